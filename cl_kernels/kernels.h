@@ -1,0 +1,49 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <vector>
+
+#include "cl_kernels/args.h"
+#include "memory/cl_device.h"
+
+namespace tandem::cl {
+
+// The compiled programs of one device and their launchers. Programs are built when first asked for
+// (per weight format where it matters) and kept; binaries are cached on disk under `cache_dir`
+// (empty: no cache), keyed by source, options, device, driver, platform version and format number,
+// with the full key stored and compared; any failure there means compiling from source.
+// Not thread-safe: one thread enqueues.
+class Kernels {
+ public:
+  Kernels(const ClDevice& device, std::filesystem::path cache_dir);
+  ~Kernels();
+
+  // Builds every program that these formats need, so that no step compiles. Throws OpenClError with
+  // options, device and build log.
+  void Prepare(const std::vector<DType>& weight_formats, DType kv_type);
+
+  void RmsNorm(const RmsNormArgs& a);
+  void Linear(const LinearArgs& a);
+  void HeadLinear(const HeadLinearArgs& a);
+  void Rope(const RopeArgs& a);
+  void KvAppend(const KvAppendArgs& a);
+  void Attention(const AttentionArgs& a);
+  void Swiglu(const SwigluArgs& a);
+  void Add(const AddArgs& a);
+  void Router(const RouterArgs& a);
+  void Experts(const ExpertsArgs& a);
+  void ExpertCombine(const ExpertCombineArgs& a);
+
+  const ClDevice& device() const { return device_; }
+
+ private:
+  struct Impl;
+  const ClDevice& device_;
+  std::unique_ptr<Impl> impl_;
+};
+
+// $XDG_CACHE_HOME/tandem/cl (or ~/.cache/tandem/cl); empty where neither variable is set.
+std::filesystem::path DefaultCacheDir();
+
+}  // namespace tandem::cl

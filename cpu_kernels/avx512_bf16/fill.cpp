@@ -1,0 +1,1 @@
+#include "cpu_kernels/kernel_table.h"

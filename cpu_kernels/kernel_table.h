@@ -1,0 +1,38 @@
+#pragma once
+
+#include <array>
+
+#include "cpu_kernels/attention.h"
+#include "cpu_kernels/isa.h"
+#include "cpu_kernels/linear.h"
+#include "cpu_kernels/router.h"
+#include "cpu_kernels/vector_ops.h"
+#include "memory/dtype.h"
+
+namespace tandem::cpu {
+
+// One function per operation, filled upward: each level overrides what it does better and inherits
+// the rest, so every entry is always callable. Arrays are indexed by weight format.
+struct KernelTable {
+  Isa isa = Isa::kRef;
+
+  // The activation type that linear kernels of this level like best where rounding is allowed
+  // (Precision::kFast): bf16 from AVX-512 BF16 on, f32 below.
+  DType fast_activation = DType::kF32;
+
+  std::array<void (*)(const LinearArgs&), kNumWeightFormats> linear{};  // takes both x types
+  std::array<void (*)(const LinearTransposedArgs&), kNumWeightFormats> linear_transposed{};
+  void (*rmsnorm)(const RmsNormArgs&) = nullptr;
+  void (*swiglu)(const SwigluArgs&) = nullptr;
+  void (*rope)(const RopeArgs&) = nullptr;
+  void (*attention)(const AttentionArgs&) = nullptr;
+  void (*router)(const RouterArgs&) = nullptr;
+  void (*to_bf16)(const ConvertArgs&) = nullptr;
+  void (*widen)(const WidenArgs&) = nullptr;
+  void (*add)(const AddArgs&) = nullptr;
+};
+
+// The table of one level. `isa` must be supported by this CPU.
+KernelTable MakeKernelTable(Isa isa);
+
+}  // namespace tandem::cpu

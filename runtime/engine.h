@@ -1,0 +1,75 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "model/tensor_source.h"
+#include "placement/plan.h"
+#include "runtime/metrics.h"
+#include "runtime/progress.h"
+
+namespace tandem {
+
+// One row of a step: one token of one sequence.
+struct Row {
+  std::int32_t sequence = 0;
+  std::int32_t position = 0;
+  std::int32_t token = 0;
+  bool wants_logits = false;
+};
+
+// Sees intermediate values of a step (`tandem logits --dump`, tests). T rows, in the step's order.
+class StepObserver {
+ public:
+  virtual ~StepObserver() = default;
+  // index 0: the embedding; 1..L-1: after each layer; L: after the last layer and the final norm.
+  virtual void OnHidden(int index, std::span<const float> hidden /* [T, D] */) = 0;
+  // ids and weights [T, K] of a MoE layer.
+  virtual void OnRouter(int layer, std::span<const std::int32_t> ids,
+                        std::span<const float> weights) = 0;
+};
+
+// Runs a plan: loads the weights to where it says and computes steps. The one public API.
+// Steps come from one thread; several engines may live in one process.
+class Engine {
+ public:
+  // Loads. Throws what loading throws; a plan that does not fit was refused by MakePlan.
+  Engine(Model model, Plan plan, ProgressSink* progress = nullptr);
+  ~Engine();
+  Engine(Engine&&) noexcept;
+
+  // A new, empty sequence. Throws UsageError if plan.max_sequences are in use.
+  std::int32_t NewSequence();
+  // Gives its KV blocks back.
+  void FreeSequence(std::int32_t sequence);
+  // A new sequence that shares the first `tokens` tokens of another: whole blocks by reference
+  // count, the last partial one copied.
+  std::int32_t Fork(std::int32_t sequence, std::int64_t tokens);
+  // Forgets all tokens from position `tokens` on.
+  void Truncate(std::int32_t sequence, std::int64_t tokens);
+  std::int64_t Length(std::int32_t sequence) const;
+  // Tokens that the free KV blocks can still take in the worst case for one sequence.
+  std::int64_t FreeTokens() const;
+
+  // One step: any rows of any sequences, at most plan.max_rows. Positions of a sequence must
+  // continue its length, in order. Returns logits [rows that want them, V], in row order, valid
+  // until the next step. Throws UsageError for an empty step, an unknown sequence, a position or
+  // token id out of range, or a full KV cache, before anything has changed.
+  std::span<const float> Step(std::span<const Row> rows, StepObserver* observer = nullptr);
+
+  const Config& config() const;
+  const Plan& plan() const;
+  const Metrics& metrics() const;
+  void ResetMetrics();
+  // "attention on PoCL..., 8 of 32 experts a layer on ..., rest on 2 CPU threads (avx512_bf16)"
+  std::string Describe() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace tandem

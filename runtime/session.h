@@ -1,0 +1,38 @@
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "model/tensor_source.h"
+#include "placement/machine.h"
+#include "placement/plan.h"
+#include "placement/profile.h"
+
+namespace tandem {
+
+// What every command that touches a model is told: --model or --synthetic, --profile, and the flags
+// that override the profile.
+struct SessionOptions {
+  std::string model_dir;  // one of these two
+  std::string synthetic;
+  std::string profile;
+  std::optional<std::string> device;
+  std::optional<std::int64_t> context;
+  std::optional<int> threads;
+  std::optional<std::int64_t> chunk;
+  Precision precision = Precision::kFast;
+};
+
+// A model, opened and planned, with nothing loaded yet.
+struct Session {
+  Model model;
+  Profile profile;
+  Machine machine;
+  Plan plan;
+};
+
+// Opens the model (headers only), reads the machine (no OpenCL call if the device is "none") and
+// plans. The weights are untouched. Throws what the parts throw.
+Session OpenSession(const SessionOptions& options);
+
+}  // namespace tandem
