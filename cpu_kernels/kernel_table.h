@@ -1,7 +1,5 @@
 #pragma once
 
-#include <array>
-
 #include "cpu_kernels/attention.h"
 #include "cpu_kernels/isa.h"
 #include "cpu_kernels/linear.h"
@@ -12,7 +10,8 @@
 namespace tandem::cpu {
 
 // One function per operation, filled upward: each level overrides what it does better and inherits
-// the rest, so every entry is always callable. Arrays are indexed by weight format.
+// the rest, so every entry is always callable. Arrays are indexed by weight format; they are plain
+// arrays because std::array's operator[] would become a weak function of the closed ISA folders.
 struct KernelTable {
   Isa isa = Isa::kRef;
 
@@ -20,8 +19,8 @@ struct KernelTable {
   // (Precision::kFast): bf16 from AVX-512 BF16 on, f32 below.
   DType fast_activation = DType::kF32;
 
-  std::array<void (*)(const LinearArgs&), kNumWeightFormats> linear{};  // takes both x types
-  std::array<void (*)(const LinearTransposedArgs&), kNumWeightFormats> linear_transposed{};
+  void (*linear[kNumWeightFormats])(const LinearArgs&) = {};  // takes both x types
+  void (*linear_transposed[kNumWeightFormats])(const LinearTransposedArgs&) = {};
   void (*rmsnorm)(const RmsNormArgs&) = nullptr;
   void (*swiglu)(const SwigluArgs&) = nullptr;
   void (*rope)(const RopeArgs&) = nullptr;

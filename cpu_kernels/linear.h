@@ -12,9 +12,9 @@ namespace tandem::cpu {
 //   y : f32, row stride y_stride elements                     xr(t) = x_rows ? x_rows[t] : t
 //                                                             yr(t) = y_rows ? y_rows[t] : t
 //   w_type f8_e4m3: w[n,k] * w_scale[(n + scale_row0) / 128 * scale_stride + k / 128], f32 scales.
-//   w points at row 0 of the shard and n counts from there; scale_row0 is 0 unless the shard's first
-//   row is not a multiple of 128.
-//   accumulate: add to y, else overwrite. Two t may share a y row only when accumulate is set.
+//   w points at row 0 of the shard and n counts from there; scale_row0 is 0 unless the shard's
+//   first row is not a multiple of 128. accumulate: add to y, else overwrite. Two t may share a y
+//   row only when accumulate is set.
 //
 // Single-threaded; the pool owns the split over n. Any K, T and n range is legal, with no alignment
 // beyond that of the element type; K * T >= 0. All products are summed in f32 (x is never rounded

@@ -11,7 +11,8 @@ enum class TopkMethod : std::uint8_t {
   kNoauxTc,             // V3: selection on score + bias, groups by the sum of their two largest
 };
 
-// Chooses experts for T rows from the router's logits (DeepSeek-V2 section 2.1.2, V3 section 2.1.2).
+// Chooses experts for T rows from the router's logits (DeepSeek-V2 section 2.1.2, V3
+// section 2.1.2).
 //   logits : f32 [T, E], stride logits_stride     bias : f32 [E] or null (e_score_correction_bias)
 //   ids    : i32 [T, K]   weights : f32 [T, K], in the order of falling selection score
 // Scores are softmax(logits) over all E, or sigmoid, in f32. Groups that are dropped count as -inf.

@@ -1,1 +1,7 @@
-#include "cpu_kernels/kernel_table.h"
+#include "cpu_kernels/levels.h"
+
+namespace tandem::cpu::avx512_bf16 {
+
+void Fill(KernelTable& /*table*/) {}
+
+}  // namespace tandem::cpu::avx512_bf16

@@ -1,0 +1,92 @@
+#include "cpu_kernels/isa.h"
+
+#include <cpuid.h>
+
+#include <cstdlib>
+#include <iterator>
+
+#include "memory/error.h"
+
+namespace tandem::cpu {
+namespace {
+
+constexpr std::string_view kNames[] = {"ref", "avx2", "avx512", "avx512_bf16"};
+
+struct Registers {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+};
+
+// Zeros for a leaf that this CPU does not have.
+Registers Cpuid(unsigned leaf, unsigned subleaf) {
+  Registers r;
+  __get_cpuid_count(leaf, subleaf, &r.eax, &r.ebx, &r.ecx, &r.edx);
+  return r;
+}
+
+constexpr bool Has(unsigned value, unsigned bits) { return (value & bits) == bits; }
+
+// The register states that the operating system (or the hypervisor below it) saves and restores.
+// A CPU may offer AVX-512 while its kernel does not, so the CPUID bits alone are not enough.
+unsigned SavedStates() {
+  if (!Has(Cpuid(1, 0).ecx, bit_OSXSAVE)) return 0;
+  unsigned low = 0;
+  unsigned high = 0;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return low;
+}
+
+bool HasAvx2() {
+  constexpr unsigned kSseAndYmm = 0x6;
+  return Has(SavedStates(), kSseAndYmm) && Has(Cpuid(1, 0).ecx, bit_AVX | bit_FMA | bit_F16C) &&
+         Has(Cpuid(7, 0).ebx, bit_AVX2);
+}
+
+bool HasAvx512() {
+  constexpr unsigned kMaskAndZmm = 0xE6;
+  return HasAvx2() && Has(SavedStates(), kMaskAndZmm) &&
+         Has(Cpuid(7, 0).ebx, bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ);
+}
+
+bool HasAvx512Bf16() {
+  return HasAvx512() && Cpuid(7, 0).eax >= 1 && Has(Cpuid(7, 1).eax, bit_AVX512BF16);
+}
+
+Isa Best() {
+  if (HasAvx512Bf16()) return Isa::kAvx512Bf16;
+  if (HasAvx512()) return Isa::kAvx512;
+  return HasAvx2() ? Isa::kAvx2 : Isa::kRef;
+}
+
+Isa ParseForced(std::string_view word) {
+  for (std::size_t i = 0; i < std::size(kNames); ++i) {
+    if (kNames[i] == word) return static_cast<Isa>(i);
+  }
+  Throw<ConfigError>(
+      "TANDEM_FORCE_ISA={}: unknown level, expected ref, avx2, avx512 or avx512_bf16 (best here: "
+      "{})",
+      word, Name(Best()));
+}
+
+}  // namespace
+
+std::string_view Name(Isa isa) { return kNames[static_cast<std::size_t>(isa)]; }
+
+std::vector<Isa> SupportedIsas() {
+  std::vector<Isa> isas;
+  const int best = static_cast<int>(Best());
+  for (int i = 0; i <= best; ++i) isas.push_back(static_cast<Isa>(i));
+  return isas;
+}
+
+Isa ChooseIsa() {
+  const char* forced = std::getenv("TANDEM_FORCE_ISA");
+  if (forced == nullptr || *forced == '\0') return Best();
+  const Isa isa = ParseForced(forced);
+  if (isa > Best()) {
+    Throw<ConfigError>("TANDEM_FORCE_ISA={}: not supported by this CPU (best: {})", forced,
+                       Name(Best()));
+  }
+  return isa;
+}
+
+}  // namespace tandem::cpu
