@@ -31,7 +31,7 @@ struct Machine {
   std::string cpu_name;
   std::vector<Node> nodes;  // at least one
   std::vector<Device> devices;
-  std::string device_problem;          // why there is no device, for messages
+  std::string device_problem;            // why there is no device, for messages
   std::uint64_t memory_limit_bytes = 0;  // what this process may use: cgroup, MemAvailable
 };
 

@@ -61,8 +61,11 @@ struct Plan {
   std::vector<PlanItem> items;
   std::uint64_t host_bytes = 0;
   std::uint64_t host_budget_bytes = 0;
+  std::vector<std::string> notes;  // choices that a user should hear of, one sentence each
 
   std::uint64_t DeviceBytes(int device) const;  // sum over items
+  // host_bytes, and what lies on devices that live in the host's memory (PoCL).
+  std::uint64_t HostMemoryBytes() const;
 };
 
 std::string ToText(const Plan& plan);  // the table

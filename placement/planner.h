@@ -16,8 +16,8 @@ namespace tandem {
 // the profile demands on the device and that does not fit is an error, not a fallback.
 //
 // Throws ConfigError if the profile asks for what the machine or model does not have, and
-// OpenClError (exit 69) if the device is absent (listing those found) or the plan does not fit (with
-// needed and free bytes per place, and the largest item that could move).
+// OpenClError (exit 69) if the device is absent (listing those found) or the plan does not fit
+// (with needed and free bytes per place, and the largest item that could move).
 Plan MakePlan(const Config& config, const TensorList& tensors, const Machine& machine,
               const Profile& profile, Precision precision);
 

@@ -16,16 +16,18 @@ enum class Side : std::uint8_t { kAuto, kHost, kDevice };
 // What profiles/*.yaml and the command line say; the defaults are those of an empty profile.
 // Schema in profiles/README.md.
 struct Profile {
-  std::string file;         // for messages; empty for the built-in default
+  std::string file;             // for messages; empty for the built-in default
   std::string device = "auto";  // "auto", "none", an index, or a part of a device's name
-  std::optional<std::uint64_t> device_memory_bytes;  // budget; absent: what the device has, less a reserve
-  std::optional<std::uint64_t> host_memory_bytes;    // budget; absent: the machine's limit, less a reserve
-  std::optional<int> threads;         // of the CPU team; absent: every core (shared out with a CPU device)
+  std::optional<std::uint64_t>
+      device_memory_bytes;  // budget; absent: what the device has, less a reserve
+  std::optional<std::uint64_t>
+      host_memory_bytes;       // budget; absent: the machine's limit, less a reserve
+  std::optional<int> threads;  // of the CPU team; absent: every core (shared out with a CPU device)
   std::optional<int> device_threads;  // of a device that shares the cores
   std::int64_t context = 4096;        // tokens of KV cache over all sequences
   std::int64_t max_sequences = 4;
-  std::int64_t chunk = 512;           // rows of one step at the most (prefill chunk)
-  std::optional<DType> kv_type;       // f32 or bf16; absent: by precision
+  std::int64_t chunk = 512;      // rows of one step at the most (prefill chunk)
+  std::optional<DType> kv_type;  // f32 or bf16; absent: by precision
 
   Side attention = Side::kAuto;
   Side dense = Side::kAuto;
@@ -33,9 +35,9 @@ struct Profile {
   Side router = Side::kAuto;
   Side head = Side::kAuto;
 
-  // Routed experts on the device: auto fills what is left of the budget; or a share in [0, 1] of the
-  // experts of every layer; or a number of bytes. `order` (expert ids, hottest first) applies to
-  // every layer; absent: 0, 1, 2, ...
+  // Routed experts on the device: auto fills what is left of the budget; or a share in [0, 1] of
+  // the experts of every layer; or a number of bytes. `order` (expert ids, hottest first) applies
+  // to every layer; absent: 0, 1, 2, ...
   enum class Experts : std::uint8_t { kAuto, kShare, kBytes } experts = Experts::kAuto;
   double experts_share = 0;
   std::uint64_t experts_bytes = 0;
@@ -45,8 +47,9 @@ struct Profile {
   std::optional<std::pair<std::int64_t, std::int64_t>> device_layers;
 };
 
-// Reads a profile. Throws ConfigError "file:line:col: ..." for syntax errors, unknown keys (with the
-// nearest known one), wrong types, impossible values and aliases; SystemError (66) if it is absent.
+// Reads a profile. Throws ConfigError "file:line:col: ..." for syntax errors, unknown keys (with
+// the nearest known one), wrong types, impossible values and aliases; SystemError (66) if it is
+// absent.
 Profile ReadProfile(const std::string& file);
 // The same from text, for tests.
 Profile ParseProfile(const std::string& yaml, const std::string& file);

@@ -1,0 +1,102 @@
+#include "placement/plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "placement/byte_size.h"
+
+namespace tandem {
+namespace {
+
+std::string CoreList(const std::vector<int>& cores) {
+  std::string text;
+  for (std::size_t i = 0; i < cores.size();) {
+    std::size_t end = i + 1;
+    while (end < cores.size() && cores[end] == cores[end - 1] + 1) ++end;
+    if (!text.empty()) text += ",";
+    text +=
+        end - i == 1 ? fmt::format("{}", cores[i]) : fmt::format("{}-{}", cores[i], cores[end - 1]);
+    i = end;
+  }
+  return text;
+}
+
+std::string Free(std::uint64_t bytes, std::uint64_t budget) {
+  return bytes <= budget ? FormatBytes(budget - bytes) : "-" + FormatBytes(bytes - budget);
+}
+
+std::string ItemTable(const Plan& plan) {
+  std::size_t width = 4;
+  for (const PlanItem& item : plan.items) width = std::max(width, item.what.size());
+  std::string text =
+      fmt::format("{:<{}}  {:<8} {:>8} {:>12}\n", "item", width, "place", "count", "bytes");
+  for (const PlanItem& item : plan.items) {
+    text += fmt::format("{:<{}}  {:<8} {:>8} {:>12}\n", item.what, width, ToString(item.place),
+                        item.count, FormatBytes(item.bytes));
+  }
+  return text;
+}
+
+std::string PlaceTable(const Plan& plan) {
+  std::string text =
+      fmt::format("{:<8} {:>12} {:>12} {:>12}\n", "place", "needed", "budget", "free");
+  const std::uint64_t host = plan.HostMemoryBytes();
+  text += fmt::format("{:<8} {:>12} {:>12} {:>12}\n", "host", FormatBytes(host),
+                      FormatBytes(plan.host_budget_bytes), Free(host, plan.host_budget_bytes));
+  for (std::size_t i = 0; i < plan.devices.size(); ++i) {
+    const PlanDevice& device = plan.devices[i];
+    const std::uint64_t bytes = plan.DeviceBytes(static_cast<int>(i));
+    text += fmt::format("{:<8} {:>12} {:>12} {:>12}  {} (OpenCL device {}){}\n",
+                        ToString(Place::Device(static_cast<int>(i))), FormatBytes(bytes),
+                        FormatBytes(device.budget_bytes), Free(bytes, device.budget_bytes),
+                        device.name, device.index,
+                        device.shares_cores ? ", in the host's memory and counted there too" : "");
+  }
+  return text;
+}
+
+std::string ThreadLines(const Plan& plan) {
+  std::string text;
+  for (const PlanNode& node : plan.nodes) {
+    text += fmt::format("threads: node {}: {} (cores {})\n", node.os_index, node.cores.size(),
+                        CoreList(node.cores));
+  }
+  for (std::size_t i = 0; i < plan.devices.size(); ++i) {
+    if (plan.devices[i].threads == 0) continue;
+    text += fmt::format("threads: {}: {}\n", ToString(Place::Device(static_cast<int>(i))),
+                        plan.devices[i].threads);
+  }
+  return text;
+}
+
+}  // namespace
+
+std::uint64_t Plan::DeviceBytes(int device) const {
+  std::uint64_t bytes = 0;
+  for (const PlanItem& item : items) {
+    if (item.place == Place::Device(device)) bytes += item.bytes;
+  }
+  return bytes;
+}
+
+std::uint64_t Plan::HostMemoryBytes() const {
+  std::uint64_t bytes = host_bytes;
+  for (std::size_t i = 0; i < devices.size(); ++i) {
+    if (devices[i].shares_cores) bytes += DeviceBytes(static_cast<int>(i));
+  }
+  return bytes;
+}
+
+std::string ToText(const Plan& plan) {
+  std::string text = ItemTable(plan) + "\n" + PlaceTable(plan) + "\n" + ThreadLines(plan);
+  text += fmt::format(
+      "KV cache: {} blocks of 64 tokens a layer, {}, up to {} sequences; steps of up to {} rows; "
+      "precision {}\n",
+      plan.kv_blocks, Name(plan.kv_type), plan.max_sequences, plan.max_rows,
+      plan.precision == Precision::kExact ? "exact" : "fast");
+  for (const std::string& note : plan.notes) text += "note: " + note + "\n";
+  return text;
+}
+
+}  // namespace tandem
