@@ -1,1 +1,3 @@
-int main() { return 0; }
+#include "runtime/cli.h"
+
+int main(int argc, char** argv) { return tandem::RunProgram(argc, argv); }

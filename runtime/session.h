@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 
@@ -20,6 +21,7 @@ struct SessionOptions {
   std::optional<std::int64_t> context;
   std::optional<int> threads;
   std::optional<std::int64_t> chunk;
+  std::optional<std::int64_t> sequences;
   Precision precision = Precision::kFast;
 };
 
@@ -34,5 +36,14 @@ struct Session {
 // Opens the model (headers only), reads the machine (no OpenCL call if the device is "none") and
 // plans. The weights are untouched. Throws what the parts throw.
 Session OpenSession(const SessionOptions& options);
+
+// The model of --model or --synthetic. Throws UsageError unless exactly one is given.
+Model OpenModel(const SessionOptions& options);
+
+// The profile that the options name (or the built-in default) with the flags on top.
+Profile ProfileOf(const SessionOptions& options);
+
+// Tokens that one sequence may hold: the profile's context, or less where the model ends.
+std::int64_t ContextLimit(const Session& session);
 
 }  // namespace tandem

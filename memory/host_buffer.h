@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+namespace tandem {
+
+// The whole mapping behind a HostBuffer, of which the aligned part is used.
+struct Unmap {
+  void* base = nullptr;
+  std::size_t mapped = 0;
+  void operator()(void* /*data*/) const noexcept;
+};
+
+// Anonymous memory straight from the kernel: zeroed on first touch, huge pages advised from 2 MiB
+// up, bound to one NUMA node when asked. Weights, KV cache and scratch live in these.
+class HostBuffer {
+ public:
+  static constexpr int kAnyNode = -1;
+
+  HostBuffer() = default;
+  // Throws SystemError naming the bytes if the kernel refuses. A binding that the kernel refuses
+  // (containers without the capability) leaves the memory unbound and bound() false.
+  explicit HostBuffer(std::size_t bytes, int node = kAnyNode);
+
+  std::byte* data() const { return static_cast<std::byte*>(memory_.get()); }
+  std::size_t bytes() const { return bytes_; }
+  bool bound() const { return bound_; }
+  template <class T>
+  T* as() const {
+    return reinterpret_cast<T*>(data());
+  }
+
+ private:
+  std::unique_ptr<void, Unmap> memory_;
+  std::size_t bytes_ = 0;
+  bool bound_ = false;
+};
+
+}  // namespace tandem

@@ -1,0 +1,283 @@
+// Attention on the CPU. MLA runs in its absorbed form (DeepSeek-V2 section 2.1.2): the query goes
+// into the latent space, so that one cached vector of R + d_r values serves all heads.
+#include <algorithm>
+#include <cstring>
+
+#include "memory/error.h"
+#include "runtime/forward.h"
+
+namespace tandem {
+namespace {
+
+// A tile of rows shares the reading of one head's W_UK and W_UV (128 KiB each in bf16).
+constexpr std::int64_t kRowTile = 16;
+constexpr std::int64_t kMaxHeadGroup = 16;
+
+// Heads of a node that one ticket takes: as many as share a pass over the latent, but enough
+// tickets for every worker.
+std::int64_t HeadGroup(std::int64_t heads, std::int64_t row_tiles, int workers) {
+  const std::int64_t tickets = static_cast<std::int64_t>(workers) * 2;
+  const std::int64_t group = heads * row_tiles / tickets;
+  return std::clamp<std::int64_t>(group, 1, std::min(heads, kMaxHeadGroup));
+}
+
+// The part of the heads that a node works on.
+struct HeadRange {
+  std::int64_t first = 0;
+  std::int64_t last = 0;
+};
+
+}  // namespace
+
+void Attention::RunOnHost(int layer) {
+  const AttentionWeights& w = f_.weights.layers[layer].attention;
+  const Config& c = f_.config;
+  RmsNormOnHost(f_.host, f_.x.host(), c.hidden_size, w.input_norm, f_.h, c.hidden_size, f_.T(),
+                c.rms_norm_eps);
+  ProjectOnHost(layer);
+  AppendOnHost(layer);
+  AttendOnHost(layer);
+  const HostLinear out{&w.o, out_.rows(), nullptr, f_.x.host(), c.hidden_size, f_.T(), true};
+  LinearOnHost(f_.host, {&out, 1});
+}
+
+void Attention::ProjectOnHost(int layer) {
+  const AttentionWeights& w = f_.weights.layers[layer].attention;
+  const Config& c = f_.config;
+  const HostRows h = f_.h.rows();
+  auto task = [&](const Matrix& m, const HostActivation& y, std::int64_t column = 0) {
+    return HostLinear{&m, h, nullptr, y.row(0) + column, y.stride(), f_.T(), false};
+  };
+  if (c.attention == AttentionKind::kMha) {
+    const HostLinear tasks[] = {task(w.q, q_), task(w.k, z_), task(w.v, z_, c.kv_width() / 2)};
+    return LinearOnHost(f_.host, tasks);
+  }
+  if (c.q_lora_rank == 0) {
+    const HostLinear tasks[] = {task(w.q, q_), task(w.kv_a, z_)};
+    return LinearOnHost(f_.host, tasks);
+  }
+  const HostLinear down[] = {task(w.q_a, q_a_), task(w.kv_a, z_)};
+  LinearOnHost(f_.host, down);
+  RmsNormOnHost(f_.host, q_a_.row(0), q_a_.stride(), w.q_a_norm, q_a_, c.q_lora_rank, f_.T(),
+                c.rms_norm_eps);
+  const HostLinear up{&w.q_b, q_a_.rows(), nullptr, q_.row(0), q_.stride(), f_.T(), false};
+  LinearOnHost(f_.host, {&up, 1});
+}
+
+void Attention::AppendOnHost(int layer) {
+  const Config& c = f_.config;
+  const AttentionWeights& w = f_.weights.layers[layer].attention;
+  const cpu::KernelTable& k = f_.host.kernels;
+  const std::int64_t d = c.qk_rope_head_dim;
+  const std::int64_t width = c.kv_width();
+  const bool mla = c.attention == AttentionKind::kMla;
+  std::byte* store = f_.kv[layer].host.data();
+  f_.host.ForRows(f_.T(), [&](std::int64_t t0, std::int64_t t1) {
+    if (mla) {  // the norm covers the latent only, not the roped key behind it
+      k.rmsnorm({z_.row(t0), width, w.kv_a_norm.host.data(), z_.row(t0), width, t1 - t0,
+                 c.kv_lora_rank, static_cast<float>(c.rms_norm_eps)});
+    }
+    for (std::int64_t t = t0; t < t1; ++t) {
+      const float* angles = f_.batch.cos_sin.data() + t * d;
+      float* z = z_.row(t);
+      if (mla) {
+        k.rope({z + c.kv_lora_rank, d, 1, d, angles, cpu::RopeLayout::kInterleaved});
+        k.rope({q_.row(t) + c.qk_nope_head_dim, c.qk_head_dim(), c.num_attention_heads, d, angles,
+                cpu::RopeLayout::kInterleaved});
+      } else {
+        k.rope({z, d, c.num_key_value_heads, d, angles, cpu::RopeLayout::kHalf});
+        k.rope({q_.row(t), d, c.num_attention_heads, d, angles, cpu::RopeLayout::kHalf});
+      }
+      const std::int64_t at = f_.batch.slots[t] * width;
+      if (f_.kv_type() == DType::kF32) {
+        std::memcpy(reinterpret_cast<float*>(store) + at, z, width * sizeof(float));
+      } else {
+        k.to_bf16({z, reinterpret_cast<std::uint16_t*>(store) + at, width});
+      }
+    }
+  });
+}
+
+namespace {
+
+// One ticket of attention on the host: some rows and some heads, from the roped query to the head
+// outputs. Works in the worker's scratch only.
+class HeadTask {
+ public:
+  HeadTask(Forward& f, int layer, const HostActivation& q, const HostActivation& out, float* scratch)
+      : f_(f), c_(f.config), w_(f.weights.layers[layer].attention), q_(q), out_(out) {
+    const std::int64_t width = c_.kv_width();
+    kv_.kv_type = f.kv_type();
+    kv_.token_stride = width;
+    kv_.scale = static_cast<float>(c_.softmax_scale());
+    store_ = f.kv[layer].host.data();
+    block_bytes_ = kKvBlock * width * static_cast<std::int64_t>(BytesOf(f.kv_type()));
+    absorbed_ = scratch;
+    latent_ = absorbed_ + kRowTile * kMaxHeadGroup * width;
+    kv_.scratch = latent_ + kRowTile * kMaxHeadGroup * c_.kv_lora_rank;
+  }
+
+  static std::int64_t ScratchFloats(const Config& c) {
+    return kRowTile * kMaxHeadGroup * (c.kv_width() + c.kv_lora_rank) +
+           cpu::AttentionScratchFloats(kMaxHeadGroup, c.v_head_dim);
+  }
+
+  void Mla(const HostShard& shard, std::int64_t head0, std::int64_t heads, std::int64_t t0,
+           std::int64_t t1) {
+    Absorb(shard, head0, heads, t0, t1);
+    kv_.heads = heads;
+    kv_.dk = c_.kv_width();
+    kv_.dv = c_.kv_lora_rank;
+    kv_.q_head_stride = kv_.dk;
+    kv_.out_head_stride = kv_.dv;
+    for (std::int64_t t = t0; t < t1; ++t) {
+      kv_.q = absorbed_ + (t - t0) * heads * kv_.dk;
+      kv_.out = latent_ + (t - t0) * heads * kv_.dv;
+      Attend(t);
+    }
+    Unabsorb(shard, head0, heads, t0, t1);
+  }
+
+  void Mha(std::int64_t head0, std::int64_t heads, std::int64_t t0, std::int64_t t1) {
+    const std::int64_t d = c_.v_head_dim;
+    kv_.heads = heads;
+    kv_.dk = kv_.dv = kv_.k_head_stride = kv_.v_head_stride = d;
+    kv_.q_head_stride = kv_.out_head_stride = d;
+    kv_.k_offset = head0 * d;
+    kv_.v_offset = c_.kv_width() / 2 + head0 * d;
+    for (std::int64_t t = t0; t < t1; ++t) {
+      kv_.q = q_.row(t) + head0 * d;
+      kv_.out = out_.row(t) + head0 * d;
+      Attend(t);
+      if (out_.shadowed()) Shadow(t, head0, heads);
+    }
+  }
+
+ private:
+  std::int64_t head_rows() const { return c_.qk_nope_head_dim + c_.v_head_dim; }
+
+  // q~_h = W_UK[h]^T q_n,h, with the roped part behind it: [rows, heads, R + d_r].
+  void Absorb(const HostShard& shard, std::int64_t head0, std::int64_t heads, std::int64_t t0,
+              std::int64_t t1) {
+    const std::int64_t width = c_.kv_width();
+    cpu::LinearTransposedArgs a;
+    a.x_stride = q_.stride();
+    a.w = shard.data;
+    a.w_scale = shard.scale;
+    a.scale_stride = w_.kv_b.info->scale_cols();
+    a.y_stride = heads * width;
+    a.T = t1 - t0;
+    a.N = c_.qk_nope_head_dim;
+    a.C = c_.kv_lora_rank;
+    for (std::int64_t i = 0; i < heads; ++i) {
+      const std::int64_t head = head0 + i;
+      const float* q = q_.row(t0) + head * c_.qk_head_dim();
+      a.x = q;
+      a.n0 = head * head_rows() - shard.row0;
+      a.y = absorbed_ + i * width;
+      f_.host.kernels.linear_transposed[static_cast<int>(w_.kv_b.dtype())](a);
+      for (std::int64_t t = 0; t < a.T; ++t) {
+        std::memcpy(a.y + t * a.y_stride + a.C, q + t * a.x_stride + c_.qk_nope_head_dim,
+                    c_.qk_rope_head_dim * sizeof(float));
+      }
+    }
+  }
+
+  // o_h = W_UV[h] u_h
+  void Unabsorb(const HostShard& shard, std::int64_t head0, std::int64_t heads, std::int64_t t0,
+                std::int64_t t1) {
+    for (std::int64_t i = 0; i < heads; ++i) {
+      const std::int64_t head = head0 + i;
+      const std::int64_t r0 = head * head_rows() + c_.qk_nope_head_dim - shard.row0;
+      cpu::LinearArgs a = ShardArgs(shard, w_.kv_b, r0, r0 + c_.v_head_dim);
+      a.x = latent_ + i * c_.kv_lora_rank;
+      a.x_stride = heads * c_.kv_lora_rank;
+      a.y = out_.row(t0) + head * c_.v_head_dim;
+      a.y_stride = out_.stride();
+      a.T = t1 - t0;
+      f_.host.kernels.linear[static_cast<int>(w_.kv_b.dtype())](a);
+    }
+    if (!out_.shadowed()) return;
+    for (std::int64_t t = t0; t < t1; ++t) Shadow(t, head0, heads);
+  }
+
+  void Shadow(std::int64_t t, std::int64_t head0, std::int64_t heads) {
+    const std::int64_t at = head0 * c_.v_head_dim;
+    f_.host.kernels.to_bf16({out_.row(t) + at, out_.bf16_row(t) + at, heads * c_.v_head_dim});
+  }
+
+  void Attend(std::int64_t t) {
+    kv_.n_keys = f_.batch.n_keys[t];
+    const std::int64_t n_blocks = (kv_.n_keys + kKvBlock - 1) / kKvBlock;
+    const std::int32_t* table = f_.batch.tables.data() + f_.batch.table_start[t];
+    blocks_.clear();
+    for (std::int64_t i = 0; i < n_blocks; ++i) blocks_.push_back(store_ + table[i] * block_bytes_);
+    kv_.blocks = blocks_.data();
+    f_.host.kernels.attention(kv_);
+  }
+
+  Forward& f_;
+  const Config& c_;
+  const AttentionWeights& w_;
+  const HostActivation& q_;
+  const HostActivation& out_;
+  cpu::AttentionArgs kv_;
+  const std::byte* store_ = nullptr;
+  std::int64_t block_bytes_ = 0;
+  std::vector<const void*> blocks_;
+  float* absorbed_ = nullptr;
+  float* latent_ = nullptr;
+};
+
+// The heads whose rows of kv_b this node holds; without kv_b (MHA) an even share.
+HeadRange HeadsOfNode(const Config& c, const Matrix& kv_b, const HostShard* shard, int node,
+                      int nodes) {
+  if (!kv_b) {
+    return {c.num_attention_heads * node / nodes, c.num_attention_heads * (node + 1) / nodes};
+  }
+  if (shard == nullptr) return {};
+  const std::int64_t rows = c.qk_nope_head_dim + c.v_head_dim;
+  return {shard->row0 / rows, shard->row1 / rows};
+}
+
+const HostShard* ShardOfNode(const Matrix& m, int node) {
+  for (const HostShard& s : m.shards) {
+    if (s.node == node) return &s;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+void Attention::AttendOnHost(int layer) {
+  const Matrix& kv_b = f_.weights.layers[layer].attention.kv_b;
+  const Config& c = f_.config;
+  const std::int64_t T = f_.T();
+  const std::int64_t tiles = (T + kRowTile - 1) / kRowTile;
+  f_.host.ReserveScratch(HeadTask::ScratchFloats(c));
+  if (kv_b) f_.host.metrics.host_weight_bytes += kv_b.info->bytes();
+  f_.host.ResetTickets();
+  f_.host.pool.Run([&](const Worker& w) {
+    const HostShard* shard = ShardOfNode(kv_b, w.node);
+    const HeadRange heads = HeadsOfNode(c, kv_b, shard, w.node, f_.host.pool.nodes());
+    const std::int64_t n = heads.last - heads.first;
+    if (n == 0) return;
+    const std::int64_t group = HeadGroup(n, tiles, w.count_in_node);
+    const std::int64_t groups = (n + group - 1) / group;
+    HeadTask task(f_, layer, q_, out_, f_.host.scratch(w));
+    for (std::int64_t i = f_.host.tickets[w.node].Take(); i < groups * tiles;
+         i = f_.host.tickets[w.node].Take()) {
+      const std::int64_t head0 = heads.first + i % groups * group;
+      const std::int64_t count = std::min(group, heads.last - head0);
+      const std::int64_t t0 = i / groups * kRowTile;
+      const std::int64_t t1 = std::min(T, t0 + kRowTile);
+      if (shard != nullptr) {
+        task.Mla(*shard, head0, count, t0, t1);
+      } else {
+        task.Mha(head0, count, t0, t1);
+      }
+    }
+  });
+}
+
+}  // namespace tandem

@@ -1,0 +1,207 @@
+#include "runtime/engine.h"
+
+#include <algorithm>
+#include <optional>
+#include <unordered_map>
+
+#include "memory/error.h"
+#include "runtime/clock.h"
+#include "runtime/decoder.h"
+
+namespace tandem {
+namespace {
+
+void CheckSupported(const Plan& plan) {
+  if (plan.devices.size() > 1) {
+    Throw<ConfigError>("the plan uses {} OpenCL devices; this version runs one (and the CPU)",
+                       plan.devices.size());
+  }
+}
+
+std::string Join(const std::vector<std::string>& parts) {
+  std::string out;
+  for (const std::string& p : parts) out += (out.empty() ? "" : ", ") + p;
+  return out;
+}
+
+}  // namespace
+
+struct Engine::Impl {
+  Impl(Model m, Plan p, ProgressSink* progress)
+      : model(std::move(m)), plan(std::move(p)), device(OpenDevice(plan)),
+        weights(model, plan, device ? &device->device : nullptr, progress),
+        host(plan, model.config), blocks(plan.kv_blocks, plan.max_sequences),
+        inv_freq(model.config.inv_freq()),
+        forward(model.config, plan, weights, host, device.get()), decoder(forward) {
+    if (!device) return;
+    PrepareKernels();
+    // Room for the largest batch from the start, so that no step allocates.
+    const auto d = static_cast<std::int64_t>(inv_freq.size()) * 2;
+    device->Scratch("batch", plan.max_rows * (d + 3) + plan.kv_blocks * plan.max_sequences);
+  }
+
+  static std::unique_ptr<DeviceSide> OpenDevice(const Plan& plan) {
+    CheckSupported(plan);
+    return plan.devices.empty() ? nullptr : std::make_unique<DeviceSide>(plan.devices[0]);
+  }
+
+  void PrepareKernels() {
+    std::vector<DType> formats;
+    for (const TensorInfo& t : model.tensors.all()) {
+      const bool matrix = t.shape.size() == 2 && IsWeightFormat(t.dtype);
+      if (matrix && std::find(formats.begin(), formats.end(), t.dtype) == formats.end()) {
+        formats.push_back(t.dtype);
+      }
+    }
+    device->kernels.Prepare(formats, plan.kv_type);
+  }
+
+  void CheckRows(std::span<const Row> rows) const;
+  void AppendRows(std::span<const Row> rows);
+  void CopyBlocks(const std::vector<KvBlocks::Copy>& copies);
+
+  Model model;
+  Plan plan;
+  std::unique_ptr<DeviceSide> device;
+  Weights weights;
+  HostSide host;
+  KvBlocks blocks;
+  std::vector<double> inv_freq;
+  Forward forward;
+  Decoder decoder;
+  mutable Metrics metrics;
+};
+
+Engine::Engine(Model model, Plan plan, ProgressSink* progress)
+    : impl_(std::make_unique<Impl>(std::move(model), std::move(plan), progress)) {}
+Engine::~Engine() = default;
+Engine::Engine(Engine&&) noexcept = default;
+
+std::int32_t Engine::NewSequence() { return impl_->blocks.New(); }
+void Engine::FreeSequence(std::int32_t sequence) { impl_->blocks.Free(sequence); }
+std::int32_t Engine::Fork(std::int32_t sequence, std::int64_t tokens) {
+  return impl_->blocks.Fork(sequence, tokens);
+}
+void Engine::Truncate(std::int32_t sequence, std::int64_t tokens) {
+  impl_->blocks.Truncate(sequence, tokens);
+}
+std::int64_t Engine::Length(std::int32_t sequence) const { return impl_->blocks.Length(sequence); }
+std::int64_t Engine::FreeTokens() const { return impl_->blocks.free_blocks() * kKvBlock; }
+
+// Everything that can be wrong with a step is found here, before anything changes.
+void Engine::Impl::CheckRows(std::span<const Row> rows) const {
+  if (rows.empty()) throw UsageError("a step needs at least one row");
+  if (static_cast<std::int64_t>(rows.size()) > plan.max_rows) {
+    Throw<UsageError>("a step of {} rows; the plan allows {} (workload.chunk)", rows.size(),
+                      plan.max_rows);
+  }
+  std::unordered_map<std::int32_t, std::int64_t> count;
+  for (const Row& row : rows) {
+    if (!blocks.Known(row.sequence)) Throw<UsageError>("sequence {} does not exist", row.sequence);
+    const std::int64_t expected = blocks.Length(row.sequence) + count[row.sequence]++;
+    if (row.position != expected) {
+      Throw<UsageError>("sequence {}: position {} given, {} comes next", row.sequence, row.position,
+                        expected);
+    }
+    if (row.token < 0 || row.token >= model.config.vocab_size) {
+      Throw<UsageError>("token id {} is outside the vocabulary of {}", row.token,
+                        model.config.vocab_size);
+    }
+    if (row.position >= model.config.max_position_embeddings) {
+      Throw<UsageError>("position {} is beyond the model's max_position_embeddings {}",
+                        row.position, model.config.max_position_embeddings);
+    }
+  }
+  std::int64_t needed = 0;
+  for (const auto& [sequence, n] : count) needed += blocks.BlocksFor(sequence, n);
+  if (needed > blocks.free_blocks()) {
+    Throw<UsageError>("the KV cache is full: the step needs {} blocks of {} tokens, {} are free of "
+                      "{}; raise workload.context (--ctx) or free a sequence",
+                      needed, kKvBlock, blocks.free_blocks(), plan.kv_blocks);
+  }
+}
+
+void Engine::Impl::AppendRows(std::span<const Row> rows) {
+  std::vector<KvBlocks::Copy> copies;
+  for (const Row& row : rows) blocks.Append(row.sequence, 1, copies);
+  if (!copies.empty()) CopyBlocks(copies);
+}
+
+void Engine::Impl::CopyBlocks(const std::vector<KvBlocks::Copy>& copies) {
+  const std::size_t bytes = kKvBlock * model.config.kv_width() * BytesOf(plan.kv_type);
+  for (const KvStore& store : forward.kv) {
+    for (const KvBlocks::Copy& copy : copies) {
+      if (store.device) {
+        device->device.Copy(store.device.get(), copy.from * bytes, store.device.get(),
+                            copy.to * bytes, bytes);
+      } else {
+        std::copy_n(store.host.data() + copy.from * bytes, bytes, store.host.data() + copy.to * bytes);
+      }
+    }
+  }
+}
+
+std::span<const float> Engine::Step(std::span<const Row> rows, StepObserver* observer) {
+  Impl& s = *impl_;
+  s.CheckRows(rows);
+  const double start = Now();
+  const WorkerPool::CallerPin pin(s.host.pool);
+  s.AppendRows(rows);
+  FillBatch(s.forward.batch, rows, s.blocks, s.inv_freq, s.model.config.rope_attention_factor());
+  if (s.device) s.device->Upload(s.forward.batch);
+  s.forward.observer = observer;
+  const std::span<const float> logits = s.decoder.Step();
+  s.metrics.steps += 1;
+  s.metrics.rows += static_cast<std::int64_t>(rows.size());
+  s.metrics.step_s += Now() - start;
+  return logits;
+}
+
+const Config& Engine::config() const { return impl_->model.config; }
+const Plan& Engine::plan() const { return impl_->plan; }
+
+const Metrics& Engine::metrics() const {
+  Metrics& m = impl_->metrics;
+  const Metrics& host = impl_->host.metrics;
+  m.host_moe_s = host.host_moe_s;
+  m.expert_rows_host = host.expert_rows_host;
+  m.host_weight_bytes = host.host_weight_bytes;
+  m.loaded_bytes = impl_->weights.loaded_bytes();
+  m.load_s = impl_->weights.load_s();
+  if (impl_->device) {
+    const Metrics& device = impl_->device->metrics;
+    m.device_wait_s = device.device_wait_s;
+    m.expert_rows_device = device.expert_rows_device;
+    m.device_weight_bytes = device.device_weight_bytes;
+  }
+  return m;
+}
+
+void Engine::ResetMetrics() {
+  impl_->metrics = {};
+  impl_->host.metrics = {};
+  if (impl_->device) impl_->device->metrics = {};
+}
+
+std::string Engine::Describe() const {
+  const Plan& p = impl_->plan;
+  std::int64_t on_device = 0;
+  std::int64_t experts = 0;
+  std::int64_t attention = 0;
+  for (const LayerPlan& layer : p.layers) {
+    attention += layer.attention.on_device() ? 1 : 0;
+    experts += static_cast<std::int64_t>(layer.experts.size());
+    on_device += std::count_if(layer.experts.begin(), layer.experts.end(),
+                               [](Place e) { return e.on_device(); });
+  }
+  std::vector<std::string> parts;
+  if (!p.devices.empty()) {
+    parts.push_back(fmt::format("{}: attention of {}/{} layers and {}/{} experts",
+                                p.devices[0].name, attention, p.layers.size(), on_device, experts));
+  }
+  parts.push_back(fmt::format("CPU: {} ({} threads, {})", p.devices.empty() ? "everything" : "the rest",
+                              impl_->host.pool.size(), cpu::Name(impl_->host.kernels.isa)));
+  return Join(parts);
+}
+
+}  // namespace tandem

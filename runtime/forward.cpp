@@ -1,0 +1,53 @@
+#include "runtime/forward.h"
+
+#include "memory/error.h"
+
+namespace tandem {
+
+Residual::Residual(std::int64_t rows, std::int64_t width, DeviceSide* device, const char* name)
+    : width_(width), device_(device), memory_(rows * width * sizeof(float)) {
+  if (device != nullptr) span_ = device->Scratch(name, rows * width);
+}
+
+float* Residual::host() {
+  TANDEM_CHECK(!on_device_);
+  return host_memory();
+}
+
+const cl::Span& Residual::on_device() const {
+  TANDEM_CHECK(on_device_);
+  return span_;
+}
+
+void Residual::MoveTo(Place place, std::int64_t T) {
+  if (place.on_device() == on_device_) return;
+  const std::size_t bytes = T * width_ * sizeof(float);
+  if (place.on_device()) {
+    device_->device.Write(span_.buffer, 0, host_memory(), bytes);
+  } else {
+    device_->device.BlockingRead(span_.buffer, 0, host_memory(), bytes);
+  }
+  on_device_ = place.on_device();
+}
+
+Forward::Forward(const Config& c, const Plan& p, const Weights& w, HostSide& h_side, DeviceSide* d)
+    : config(c),
+      plan(p),
+      weights(w),
+      host(h_side),
+      device(d),
+      x(p.max_rows, c.hidden_size, d, "x"),
+      h(p.max_rows, c.hidden_size, h_side.round_activations) {
+  if (d != nullptr) h_device = d->Scratch("h", p.max_rows * c.hidden_size);
+  const std::size_t bytes = p.kv_blocks * kKvBlock * c.kv_width() * BytesOf(p.kv_type);
+  for (const LayerPlan& layer : p.layers) {
+    KvStore& store = kv.emplace_back();
+    if (layer.attention.on_device()) {
+      store.device = d->device.Allocate(bytes);
+    } else {
+      store.host = HostBuffer(bytes);
+    }
+  }
+}
+
+}  // namespace tandem

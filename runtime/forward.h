@@ -1,0 +1,176 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "model/config.h"
+#include "placement/plan.h"
+#include "runtime/batch.h"
+#include "runtime/device_side.h"
+#include "runtime/engine.h"
+#include "runtime/host_side.h"
+#include "runtime/weights.h"
+
+namespace tandem {
+
+// Legend for the shapes below: T rows of the step, D hidden_size, H heads, R kv_lora_rank,
+// E experts, K experts per token, F moe_intermediate_size, V vocab_size.
+
+// Values [T, D] that live on one side at a time. Moving is explicit, so that every transfer of a
+// step can be read off the code.
+class Residual {
+ public:
+  Residual(std::int64_t rows, std::int64_t width, DeviceSide* device, const char* name);
+
+  float* host();                     // must be there: MoveToHost, or written there
+  const cl::Span& on_device() const;  // must be there
+  bool is_on_device() const { return on_device_; }
+  void MoveTo(Place place, std::int64_t T);
+  void SetOnHost() { on_device_ = false; }
+  void SetOnDevice() { on_device_ = true; }
+  float* host_memory() const { return memory_.as<float>(); }
+  const cl::Span& device_memory() const { return span_; }
+
+ private:
+  std::int64_t width_;
+  DeviceSide* device_;  // non-owning; null without a device
+  HostBuffer memory_;
+  cl::Span span_;
+  bool on_device_ = false;
+};
+
+// The KV cache of one layer: [blocks * 64, kv_width] in kv_type, at the layer's attention place.
+struct KvStore {
+  HostBuffer host;
+  ClBuffer device;
+};
+
+// The routed experts of the rows of one layer, as the host sees them.
+struct Routing {
+  std::vector<std::int32_t> ids;  // [T, K]
+  std::vector<float> weights;     // [T, K]
+};
+
+// Everything that the parts of the forward pass share. Built once; a step fills batch and x.
+struct Forward {
+  Forward(const Config& config, const Plan& plan, const Weights& weights, HostSide& host,
+          DeviceSide* device);
+
+  const Config& config;
+  const Plan& plan;
+  const Weights& weights;
+  HostSide& host;
+  DeviceSide* device;  // null: a plan without one
+
+  std::vector<KvStore> kv;  // per layer
+  Batch batch;
+  Residual x;         // [T, D] the residual stream
+  HostActivation h;   // [T, D] normed input of a block, host side
+  cl::Span h_device;  // the same, device side
+  Routing routing;
+  StepObserver* observer = nullptr;
+
+  std::int64_t T() const { return batch.T; }
+  DType kv_type() const { return plan.kv_type; }
+};
+
+// x += attention(rmsnorm(x)) of one layer, at the plan's place, appending to its KV cache.
+class Attention {
+ public:
+  explicit Attention(Forward& f);
+  void Run(int layer);
+
+ private:
+  void RunOnHost(int layer);
+  void ProjectOnHost(int layer);        // q and this step's KV rows
+  void AppendOnHost(int layer);         // norms, rope, KV cache
+  void AttendOnHost(int layer);         // scores and outputs of all heads
+  void RunOnDevice(int layer);
+  void ProjectOnDevice(int layer);
+  void AttendOnDevice(int layer);
+  void CopyRopedQuery();
+
+  Forward& f_;
+  HostActivation q_, q_a_, z_, out_;                       // host
+  cl::Span dq_, dq_a_, dz_, dabsorbed_, dlatent_, dout_;  // device
+};
+
+// x += mlp(rmsnorm(x)) of a dense layer; x += shared(h) + routed experts(h) of a MoE layer, with the
+// device's part and the host's part at the same time.
+class FeedForward {
+ public:
+  explicit FeedForward(Forward& f);
+  void Run(int layer);
+
+ private:
+  // An MLP with the rows that it serves: a dense or shared one all of them, an expert its pairs.
+  struct HostMlp {
+    const MlpWeights* w = nullptr;
+    std::int64_t T = 0;
+    const std::int32_t* rows = nullptr;  // [T] rows of h, null: 0..T-1
+    const float* row_weights = nullptr;  // [T], null: 1
+    std::int64_t act0 = 0;               // first element in act_
+  };
+
+  // Consecutive jobs whose weights lie in one buffer.
+  struct Launch {
+    cl_mem buffer = nullptr;
+    DType dtype = DType::kBF16;
+    std::int64_t first_job = 0;
+    std::int64_t n_jobs = 0;
+    std::int64_t max_pairs = 0;
+  };
+
+  void RunDense(int layer);
+  void RunMoe(int layer);
+  HostMlp AllRows(const MlpWeights& w) const;
+
+  // moe_route.cpp: fills f_.routing, and h on the sides that need it
+  void NormAndRoute(int layer);
+  void RouteOnHost(int layer);
+  void RouteOnDevice(int layer);
+  void SelectOnHost(int layer, const float* logits);
+
+  // moe_host.cpp
+  bool HasHostWork(int layer) const;
+  void SortPairs();
+  void CollectHostMlps(int layer);
+  void RunHostPart(int layer);
+  // y[t, :] += the MLPs' outputs, on the whole team with one barrier.
+  void RunOnHost(std::span<const HostMlp> mlps, float* y, std::int64_t y_stride);
+  void GateAndUp(std::span<const HostMlp> mlps, std::int64_t step, const Worker& w);
+  void GateAndUpRows(const HostMlp& m, const HostShard& gate, const HostShard& up, std::int64_t r0,
+                     std::int64_t r1, const Worker& w);
+  void Down(std::span<const HostMlp> mlps, std::int64_t step, float* y, std::int64_t y_stride,
+            const Worker& w);
+
+  // moe_device.cpp
+  void MlpOnDevice(const MlpWeights& w, const cl::Span& y);
+  cl::Span DeviceTarget() const;
+  void StartDevicePart(int layer);  // enqueues; does not wait
+  bool CollectJobs(int layer);
+  void UploadJobs(int layer);
+  void EnqueueExperts(int layer);
+  void Join(int layer);  // both parts into x
+
+  Forward& f_;
+  HostBuffer act_f32_, act_bf16_;
+  HostActivation logits_;
+  HostBuffer host_part_;               // [T, D] the host's sum when x is on the device
+  std::vector<HostMlp> mlps_;
+  // The pairs (row, expert) of the layer in progress, sorted by expert.
+  std::vector<std::int64_t> pair_begin_, pair_next_;  // [E + 1]
+  std::vector<std::int32_t> pair_rows_, pair_of_;     // [T K]; pair_of_: from t * K + k
+  std::vector<float> pair_weights_;
+  std::vector<cl::ExpertJob> jobs_;
+  std::vector<Launch> launches_;
+  std::vector<std::vector<std::byte>> job_memory_;  // per layer: read by the device until the step ends
+  cl::Span dgate_, dup_, dact_, dgate_up_, dpair_out_, dpart_, dhost_part_, dlogits_, dids_,
+      dweights_, djobs_;
+  bool device_part_ = false;     // of the layer in progress: waits in dpart_
+  bool started_shared_ = false;  // the router's launch already enqueued the shared experts
+};
+
+}  // namespace tandem

@@ -1,0 +1,118 @@
+#include "runtime/host_side.h"
+
+#include <algorithm>
+
+#include "memory/error.h"
+
+namespace tandem {
+namespace {
+
+// Steps follow each other within microseconds, except where a device that is the CPU itself wants
+// the cores.
+constexpr int kSpinUs = 50;
+constexpr int kSpinSharedUs = 3;
+
+bool SharesCores(const Plan& plan) {
+  return std::any_of(plan.devices.begin(), plan.devices.end(),
+                     [](const PlanDevice& d) { return d.shares_cores; });
+}
+
+}  // namespace
+
+HostSide::HostSide(const Plan& plan, const Config& /*config*/)
+    : pool(plan.nodes, SharesCores(plan) ? kSpinSharedUs : kSpinUs),
+      kernels(cpu::MakeKernelTable(cpu::ChooseIsa())),
+      round_activations(plan.precision == Precision::kFast &&
+                        kernels.fast_activation == DType::kBF16),
+      tickets(plan.nodes.size()),
+      tickets2(plan.nodes.size()),
+      worker_scratch_(pool.size()) {}
+
+void HostSide::ResetTickets() {
+  for (TicketCounter& t : tickets) t.Reset();
+  for (TicketCounter& t : tickets2) t.Reset();
+}
+
+void HostSide::ReserveScratch(std::int64_t floats) {
+  if (floats <= scratch_floats_) return;
+  scratch_floats_ = floats;
+  for (HostBuffer& b : worker_scratch_) b = HostBuffer(floats * sizeof(float));
+}
+
+void RmsNormOnHost(HostSide& host, const float* x, std::int64_t x_stride, const Vector& w,
+                   const HostActivation& y, std::int64_t width, std::int64_t T, double eps) {
+  host.ForRows(T, [&](std::int64_t t0, std::int64_t t1) {
+    host.kernels.rmsnorm({x + t0 * x_stride, x_stride, w.host.data(), y.row(t0), y.stride(), t1 - t0,
+                          width, static_cast<float>(eps)});
+    if (!y.shadowed()) return;
+    for (std::int64_t t = t0; t < t1; ++t) {
+      host.kernels.to_bf16({y.row(t), y.bf16_row(t), width});
+    }
+  });
+}
+
+cpu::LinearArgs ShardArgs(const HostShard& shard, const Matrix& m, std::int64_t r0,
+                          std::int64_t r1) {
+  cpu::LinearArgs a;
+  a.w = shard.data + r0 * m.cols() * static_cast<std::int64_t>(BytesOf(m.dtype()));
+  a.w_scale = shard.scale;
+  a.scale_stride = m.info->scale_cols();
+  a.scale_row0 = r0;
+  a.K = m.cols();
+  a.n1 = r1 - r0;
+  return a;
+}
+
+void SetX(cpu::LinearArgs& args, const HostRows& x) {
+  args.x = x.bf16 != nullptr ? static_cast<const void*>(x.bf16) : x.f32;
+  args.x_type = x.bf16 != nullptr ? DType::kBF16 : DType::kF32;
+  args.x_stride = x.stride;
+}
+
+std::int64_t TicketRows(std::int64_t total_rows, int workers, std::int64_t T) {
+  const std::int64_t share = total_rows / (static_cast<std::int64_t>(workers) * 6);
+  // With many rows of x, x is streamed once per ticket: larger tickets reread it less.
+  return std::clamp<std::int64_t>((share + 7) / 8 * 8, 8, T > 32 ? 128 : 64);
+}
+
+void LinearOnHost(HostSide& host, std::span<const HostLinear> tasks) {
+  std::int64_t total = 0;
+  std::int64_t most_rows = 0;
+  for (const HostLinear& task : tasks) {
+    total += task.w->rows();
+    most_rows = std::max(most_rows, task.T);
+    host.metrics.host_weight_bytes += task.w->info->bytes();
+  }
+  const std::int64_t step = TicketRows(total, host.pool.size(), most_rows);
+  host.ResetTickets();
+  host.pool.Run([&](const Worker& w) {
+    while (true) {
+      std::int64_t ticket = host.tickets[w.node].Take();
+      bool found = false;
+      for (const HostLinear& task : tasks) {
+        for (const HostShard& shard : task.w->shards) {
+          if (shard.node != w.node || found) continue;
+          const std::int64_t rows = shard.row1 - shard.row0;
+          const std::int64_t chunks = (rows + step - 1) / step;
+          if (ticket >= chunks) {
+            ticket -= chunks;
+            continue;
+          }
+          found = true;
+          const std::int64_t r0 = ticket * step;
+          cpu::LinearArgs a = ShardArgs(shard, *task.w, r0, std::min(rows, r0 + step));
+          SetX(a, task.x);
+          a.x_rows = task.x_rows;
+          a.y = task.y + shard.row0 + r0;
+          a.y_stride = task.y_stride;
+          a.T = task.T;
+          a.accumulate = task.accumulate;
+          host.kernels.linear[static_cast<int>(task.w->dtype())](a);
+        }
+      }
+      if (!found) return;
+    }
+  });
+}
+
+}  // namespace tandem

@@ -1,0 +1,169 @@
+// The host's part of a MoE layer, and dense MLPs on the host: one hand-out to the team with one
+// barrier. Each node computes the rows of gate, up and down that it holds.
+#include <algorithm>
+#include <cstring>
+
+#include "memory/error.h"
+#include "runtime/clock.h"
+#include "runtime/forward.h"
+
+namespace tandem {
+
+bool FeedForward::HasHostWork(int layer) const {
+  const LayerPlan& p = f_.plan.layers[layer];
+  if (!p.shared.on_device() && f_.weights.layers[layer].shared.gate) return true;
+  return std::any_of(p.experts.begin(), p.experts.end(), [](Place e) { return !e.on_device(); });
+}
+
+// Groups the (row, expert) pairs whose experts live on the host by expert, in order of ids: rows of
+// one expert stay in row order, so sums do not depend on what else is in the step.
+void FeedForward::CollectHostMlps(int layer) {
+  const LayerWeights& w = f_.weights.layers[layer];
+  const LayerPlan& p = f_.plan.layers[layer];
+  const Config& c = f_.config;
+  mlps_.clear();
+  std::int64_t act = 0;
+  if (w.shared.gate && !p.shared.on_device()) {
+    mlps_.push_back(AllRows(w.shared));
+    act = f_.T() * w.shared.gate.rows();
+  }
+  if (f_.device == nullptr) SortPairs();  // else StartDevicePart has
+  for (std::size_t e = 0; e < w.experts.size(); ++e) {
+    const std::int64_t begin = pair_begin_[e];
+    const std::int64_t n = pair_begin_[e + 1] - begin;
+    if (n == 0 || p.experts[e].on_device()) continue;
+    mlps_.push_back({&w.experts[e], n, pair_rows_.data() + begin, pair_weights_.data() + begin, act});
+    act += n * c.moe_intermediate_size;
+    f_.host.metrics.expert_rows_host += n;
+  }
+}
+
+// pair_order_: all pairs t * K + k sorted by expert (a counting sort, stable in t);
+// pair_begin_[e]: the first pair of expert e.
+void FeedForward::SortPairs() {
+  const std::int64_t K = f_.config.num_experts_per_tok;
+  const std::int64_t pairs = f_.T() * K;
+  const std::int64_t E = f_.config.n_routed_experts;
+  pair_begin_.assign(E + 1, 0);
+  for (std::int64_t i = 0; i < pairs; ++i) ++pair_begin_[f_.routing.ids[i] + 1];
+  for (std::int64_t e = 0; e < E; ++e) pair_begin_[e + 1] += pair_begin_[e];
+  pair_rows_.resize(pairs);
+  pair_weights_.resize(pairs);
+  pair_of_.resize(pairs);
+  std::vector<std::int64_t>& next = pair_next_;
+  next.assign(pair_begin_.begin(), pair_begin_.end());
+  for (std::int64_t i = 0; i < pairs; ++i) {
+    const std::int64_t at = next[f_.routing.ids[i]]++;
+    pair_rows_[at] = static_cast<std::int32_t>(i / K);
+    pair_weights_[at] = f_.routing.weights[i];
+    pair_of_[i] = static_cast<std::int32_t>(at);
+  }
+}
+
+void FeedForward::RunHostPart(int layer) {
+  if (!HasHostWork(layer)) return;
+  const double start = Now();
+  CollectHostMlps(layer);
+  const std::int64_t D = f_.config.hidden_size;
+  float* y = f_.x.is_on_device() ? host_part_.as<float>() : f_.x.host();
+  if (f_.x.is_on_device()) std::memset(y, 0, f_.T() * D * sizeof(float));
+  if (!mlps_.empty()) RunOnHost(mlps_, y, D);
+  f_.host.metrics.host_moe_s += Now() - start;
+}
+
+void FeedForward::RunOnHost(std::span<const HostMlp> mlps, float* y, std::int64_t y_stride) {
+  std::int64_t rows = 0;
+  std::int64_t most = 0;
+  for (const HostMlp& m : mlps) {
+    rows += 2 * m.w->gate.rows();
+    most = std::max(most, m.T);
+    f_.host.metrics.host_weight_bytes +=
+        m.w->gate.info->bytes() + m.w->up.info->bytes() + m.w->down.info->bytes();
+  }
+  const std::int64_t up_step = TicketRows(rows, f_.host.pool.size() * 2, most);
+  const std::int64_t down_step = TicketRows(mlps[0].w->down.rows(), f_.host.pool.size(), most);
+  f_.host.ReserveScratch(2 * most * up_step);
+  f_.host.ResetTickets();
+  f_.host.pool.Run([&](const Worker& w) {
+    GateAndUp(mlps, up_step, w);
+    f_.host.pool.Barrier();
+    Down(mlps, down_step, y, y_stride, w);
+  });
+}
+
+// act[t, f] = weight[t] * silu(gate_f . h[t]) * (up_f . h[t]) for the node's rows f of every MLP.
+void FeedForward::GateAndUp(std::span<const HostMlp> mlps, std::int64_t step, const Worker& w) {
+  TicketCounter& tickets = f_.host.tickets[w.node];
+  std::int64_t ticket = tickets.Take();
+  std::int64_t first = 0;  // ticket number of the shard's first chunk; tickets only grow
+  for (const HostMlp& m : mlps) {
+    for (std::size_t s = 0; s < m.w->gate.shards.size(); ++s) {
+      const HostShard& gate = m.w->gate.shards[s];
+      if (gate.node != w.node) continue;
+      const std::int64_t rows = gate.row1 - gate.row0;
+      const std::int64_t chunks = (rows + step - 1) / step;
+      for (; ticket < first + chunks; ticket = tickets.Take()) {
+        const std::int64_t r0 = (ticket - first) * step;
+        GateAndUpRows(m, gate, m.w->up.shards[s], r0, std::min(rows, r0 + step), w);
+      }
+      first += chunks;
+    }
+  }
+}
+
+void FeedForward::GateAndUpRows(const HostMlp& m, const HostShard& gate, const HostShard& up,
+                                std::int64_t r0, std::int64_t r1, const Worker& w) {
+  const std::int64_t n = r1 - r0;
+  const std::int64_t width = m.w->gate.rows();
+  float* g = f_.host.scratch(w);
+  float* u = g + m.T * n;
+  auto product = [&](const Matrix& matrix, const HostShard& shard, float* y) {
+    cpu::LinearArgs a = ShardArgs(shard, matrix, r0, r1);
+    SetX(a, f_.h.rows());
+    a.x_rows = m.rows;
+    a.y = y;
+    a.y_stride = n;
+    a.T = m.T;
+    f_.host.kernels.linear[static_cast<int>(matrix.dtype())](a);
+  };
+  product(m.w->gate, gate, g);
+  product(m.w->up, up, u);
+  const std::int64_t at = m.act0 + gate.row0 + r0;
+  cpu::SwigluArgs s{g, n, u, n, m.row_weights, nullptr, DType::kF32, width, m.T, n};
+  if (f_.host.round_activations) {
+    s.y = act_bf16_.as<std::uint16_t>() + at;
+    s.y_type = DType::kBF16;
+  } else {
+    s.y = act_f32_.as<float>() + at;
+  }
+  f_.host.kernels.swiglu(s);
+}
+
+// y[t, d] += down_d . act[t] for the node's rows d, all MLPs one after another in a fixed order.
+void FeedForward::Down(std::span<const HostMlp> mlps, std::int64_t step, float* y,
+                       std::int64_t y_stride, const Worker& w) {
+  for (std::size_t s = 0; s < mlps[0].w->down.shards.size(); ++s) {
+    const HostShard& first = mlps[0].w->down.shards[s];
+    if (first.node != w.node) continue;
+    const std::int64_t rows = first.row1 - first.row0;
+    for (std::int64_t r0 = f_.host.tickets2[w.node].Take() * step; r0 < rows;
+         r0 = f_.host.tickets2[w.node].Take() * step) {
+      for (const HostMlp& m : mlps) {
+        const HostShard& shard = m.w->down.shards[s];
+        cpu::LinearArgs a = ShardArgs(shard, m.w->down, r0, std::min(rows, r0 + step));
+        const std::int64_t width = m.w->gate.rows();
+        SetX(a, {act_f32_.as<float>() + m.act0,
+                 f_.host.round_activations ? act_bf16_.as<std::uint16_t>() + m.act0 : nullptr,
+                 width});
+        a.y = y + shard.row0 + r0;
+        a.y_stride = y_stride;
+        a.y_rows = m.rows;
+        a.T = m.T;
+        a.accumulate = true;
+        f_.host.kernels.linear[static_cast<int>(m.w->down.dtype())](a);
+      }
+    }
+  }
+}
+
+}  // namespace tandem
