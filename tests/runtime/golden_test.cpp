@@ -1,0 +1,134 @@
+// ctest: opencl
+// Whole-model logits against the reference outputs, on every placement.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "tests/support/golden.h"
+
+namespace tandem::test {
+namespace {
+
+constexpr float kExactTolerance = 1e-3F;
+constexpr float kFastTolerance = 0.1F;
+constexpr float kClearMargin = 1e-2F;
+
+struct Case {
+  std::string model;
+  std::string placement;
+};
+void PrintTo(const Case& c, std::ostream* out) { *out << c.model << " on " << c.placement; }
+
+class GoldenTest : public testing::TestWithParam<Case> {
+ protected:
+  void SetUp() override {
+    if (NeedsDevice(GetParam().placement) && !HaveDevice()) GTEST_SKIP() << "no OpenCL device";
+  }
+  std::string dir() const { return GoldenDir(GetParam().model); }
+  Engine Make(Precision precision) const {
+    return MakeEngine(dir(), Placement(GetParam().placement), precision);
+  }
+};
+
+// As sets per row: the order between nearly equal scores is not defined.
+std::vector<std::int32_t> SortedRows(std::vector<std::int32_t> ids, std::size_t k) {
+  for (std::size_t i = 0; i < ids.size(); i += k) std::sort(ids.begin() + i, ids.begin() + i + k);
+  return ids;
+}
+
+TEST_P(GoldenTest, LogitsInOnePieceInChunksAndTokenByToken) {
+  const Golden golden = ReadGolden(dir());
+  Engine engine = Make(Precision::kExact);
+  for (std::int64_t chunk : {std::int64_t{256}, std::int64_t{7}, std::int64_t{1}}) {
+    const std::int32_t s = engine.NewSequence();
+    Recorder seen;
+    const auto logits = Prefill(engine, s, golden.prompt_ids, chunk, &seen);
+    const Worst worst = WorstDifference(logits, golden.logits);
+    EXPECT_LE(worst.difference, kExactTolerance) << worst << ", chunk " << chunk;
+    for (const auto& [layer, ids] : golden.experts) {
+      const auto k = static_cast<std::size_t>(engine.config().num_experts_per_tok);
+      EXPECT_EQ(SortedRows(seen.experts[layer], k), SortedRows(ids, k)) << "layer " << layer;
+    }
+    for (std::size_t i = 0; i < golden.hidden.size(); ++i) {
+      const Worst h = WorstDifference(seen.hidden[static_cast<int>(i)], golden.hidden[i]);
+      EXPECT_LE(h.difference, kExactTolerance) << "hidden." << i << ": " << h << ", chunk " << chunk;
+    }
+    engine.FreeSequence(s);
+  }
+}
+
+TEST_P(GoldenTest, GreedyTokensWhereTheMarginIsClear) {
+  const Golden golden = ReadGolden(dir());
+  Engine engine = Make(Precision::kExact);
+  const std::int32_t s = engine.NewSequence();
+  auto logits = Prefill(engine, s, golden.prompt_ids, 256);
+  logits.erase(logits.begin(), logits.end() - engine.config().vocab_size);
+  const auto ids = Greedy(engine, s, logits, 32);
+  for (std::size_t i = 0; i < ids.size() && golden.greedy_margin[i] > kClearMargin; ++i) {
+    ASSERT_EQ(ids[i], golden.greedy_ids[i]) << "token " << i << ", margin " << golden.greedy_margin[i];
+  }
+}
+
+TEST_P(GoldenTest, FastStaysNear) {
+  const Golden golden = ReadGolden(dir());
+  Engine engine = Make(Precision::kFast);
+  const auto logits = Prefill(engine, engine.NewSequence(), golden.prompt_ids, 256);
+  const Worst worst = WorstDifference(logits, golden.logits);
+  EXPECT_LE(worst.difference, kFastTolerance) << worst;
+}
+
+TEST_P(GoldenTest, TwoSequencesTogetherGiveWhatEachGivesAlone) {
+  const Golden golden = ReadGolden(dir());
+  Engine engine = Make(Precision::kExact);
+  const std::vector<std::int32_t> a(golden.prompt_ids.begin(), golden.prompt_ids.begin() + 40);
+  const std::vector<std::int32_t> b(golden.prompt_ids.begin() + 9, golden.prompt_ids.begin() + 32);
+  const auto V = engine.config().vocab_size;
+  std::vector<std::vector<std::int32_t>> alone;
+  for (const auto& prompt : {a, b}) {
+    const std::int32_t s = engine.NewSequence();
+    auto logits = Prefill(engine, s, prompt, 256);
+    logits.erase(logits.begin(), logits.end() - V);
+    alone.push_back(Greedy(engine, s, logits, 12));
+    engine.FreeSequence(s);
+  }
+  const std::int32_t sa = engine.NewSequence();
+  const std::int32_t sb = engine.NewSequence();
+  std::vector<Row> rows;  // both prompts in one ragged step, interleaved
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    rows.push_back({sa, static_cast<std::int32_t>(i), a[i], i + 1 == a.size()});
+    if (i < b.size()) rows.push_back({sb, static_cast<std::int32_t>(i), b[i], i + 1 == b.size()});
+  }
+  auto out = engine.Step(rows);
+  std::vector<std::vector<std::int32_t>> together(2);
+  // b is the shorter one, so its logits come first.
+  std::int32_t next_b = ArgMax(out.subspan(0, V));
+  std::int32_t next_a = ArgMax(out.subspan(V, V));
+  for (int i = 0; i < 12; ++i) {
+    together[0].push_back(next_a);
+    together[1].push_back(next_b);
+    const Row step[] = {{sa, static_cast<std::int32_t>(engine.Length(sa)), next_a, true},
+                        {sb, static_cast<std::int32_t>(engine.Length(sb)), next_b, true}};
+    out = engine.Step(step);
+    next_a = ArgMax(out.subspan(0, V));
+    next_b = ArgMax(out.subspan(V, V));
+  }
+  EXPECT_EQ(together[0], alone[0]);
+  EXPECT_EQ(together[1], alone[1]);
+}
+
+std::vector<Case> AllCases() {
+  std::vector<Case> cases;
+  for (const char* model : {"v2-lite", "v2", "v3", "deepseek"}) {
+    for (const std::string& placement : AllPlacements()) cases.push_back({model, placement});
+  }
+  return cases;
+}
+std::string CaseName(const testing::TestParamInfo<Case>& info) {
+  std::string name = info.param.model + "_" + info.param.placement;
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+}
+INSTANTIATE_TEST_SUITE_P(Models, GoldenTest, testing::ValuesIn(AllCases()), CaseName);
+
+}  // namespace
+}  // namespace tandem::test
