@@ -77,12 +77,6 @@ ModelUnits MeasureModel(const Config& config, const TensorList& tensors, int nod
   for (const TensorInfo& tensor : tensors.all()) {
     if (tensor.role != Role::kMtp) UnitOf(tensor, units).Add(tensor, nodes);
   }
-  const TensorInfo* embedding = tensors.Find(Role::kEmbedding, Part::kEmbed);
-  if (embedding && !tensors.Find(Role::kHead, Part::kLmHead)) {
-    const std::uint64_t host_bytes = units.head.host_bytes;
-    units.head.Add(*embedding, nodes);
-    units.head.host_bytes = host_bytes;
-  }
   return units;
 }
 
@@ -94,47 +88,52 @@ std::uint64_t KvLayerBytes(const Config& config, std::int64_t blocks, DType type
   return static_cast<std::uint64_t>(blocks * kKvBlockTokens * config.kv_width()) * BytesOf(type);
 }
 
-// Per row, with D hidden, H heads, E experts, K chosen, F expert width, R kv_lora_rank, V
-// vocabulary:
-//   residual, its norm, the sums of attention and MLP on both sides, one to spare      8 D
-//   queries (low-rank, full, absorbed) and attention output (latent, per head)         see below
-//   gate and up of the dense or shared MLP, and their product                          3 I
-//   router logits, ids, weights                                                        E + 2 K
-//   gate, up, product and output of every chosen expert                                K (3 F + D)
-//   logits                                                                             V
-std::vector<ScratchBuffer> ScratchBuffers(const Config& c, std::int64_t max_rows, Place::Kind kind,
-                                          int workers) {
+// Values per row, with D hidden, H heads, E experts, K chosen, F expert width, R kv_lora_rank,
+// V vocabulary, I width of the dense or shared MLP, W = R + rope or, for MHA, the cached width:
+//   residual, its norms, the sums of attention and MLP on both sides      8 D
+//   queries: low-rank, full, absorbed                                     q_lora + H (qk + W) + W
+//   attention output: latent, per head                                    H (W + v) + W
+//   gate and up of the dense or shared MLP, and their product             3 I
+//   router logits, ids, weights, and pairs sorted by expert               E + 6 K
+//   gate, up, product and output of every chosen expert                   K (3 F + D)
+//   logits, positions and rotations                                       V + qk + 3
+// Per worker of the CPU team: 16 heads of 16 rows in attention, 256 values a row in an MLP.
+std::vector<ScratchBuffer> ScratchBuffers(const Config& c, const StepShape& step,
+                                          Place::Kind kind) {
+  const bool host = kind == Place::Kind::kHost;
   const std::int64_t heads = c.num_attention_heads;
-  const bool mla = c.attention == AttentionKind::kMla;
-  const std::int64_t latent = mla ? c.kv_lora_rank + c.qk_rope_head_dim : 0;
+  const std::int64_t latent =
+      c.attention == AttentionKind::kMla ? c.kv_lora_rank + c.qk_rope_head_dim : 0;
   const std::int64_t mlp =
       std::max(c.intermediate_size, c.n_shared_experts * c.moe_intermediate_size);
-  // f32, and a bf16 copy on the host, where fast kernels read one.
-  const std::uint64_t value_bytes = kind == Place::Kind::kHost ? 6 : 4;
+  const std::int64_t chosen = c.num_experts_per_tok;
   const auto bytes = [&](std::int64_t values_per_row) {
-    return static_cast<std::uint64_t>(max_rows * values_per_row) * value_bytes;
+    return static_cast<std::uint64_t>(step.max_rows * values_per_row * (host ? 6 : 4));
   };
-  return {
+  const auto plain = [](std::int64_t values) { return static_cast<std::uint64_t>(values) * 4; };
+  std::vector<ScratchBuffer> buffers{
       {"hidden states", bytes(8 * c.hidden_size)},
       {"queries", bytes(c.q_lora_rank + heads * (c.qk_head_dim() + latent) + latent)},
       {"attention output", bytes(heads * (latent + c.v_head_dim) + c.kv_width())},
       {"MLP", bytes(3 * mlp)},
-      {"router", bytes(c.n_routed_experts + 2 * c.num_experts_per_tok)},
-      {"gate and up of chosen experts", bytes(c.num_experts_per_tok * 3 * c.moe_intermediate_size)},
-      {"output of chosen experts", bytes(c.num_experts_per_tok * c.hidden_size)},
-      {"logits", static_cast<std::uint64_t>(max_rows * c.vocab_size) * sizeof(float)},
-      // Block tables, positions, hand-over buffers of a few values a row, and rounding.
-      {"tables", std::uint64_t{4} << 20},
-      {"workers", static_cast<std::uint64_t>(workers) << 20},  // attention scores, widened rows
-  };
+      {"router", bytes(c.n_routed_experts + 6 * chosen)},
+      {"gate and up of chosen experts", bytes(chosen * 3 * c.moe_intermediate_size)},
+      {"output of chosen experts", bytes(chosen * c.hidden_size)},
+      {"logits", plain(step.max_rows * c.vocab_size)},
+      {"block tables",
+       plain(step.max_rows * (c.qk_head_dim() + 3) + step.kv_blocks * step.max_sequences)},
+      {"rounding and small tables", host ? std::uint64_t{16} << 20 : std::uint64_t{4} << 20}};
+  if (host) {
+    const std::int64_t per_worker =
+        256 * (c.kv_width() + c.kv_lora_rank + 2 * step.max_rows) + 16384;
+    buffers.push_back({"workers", plain(step.workers * per_worker)});
+  }
+  return buffers;
 }
 
-std::uint64_t ScratchBytes(const Config& config, std::int64_t max_rows, Place::Kind kind,
-                           int workers) {
+std::uint64_t ScratchBytes(const Config& config, const StepShape& step, Place::Kind kind) {
   std::uint64_t sum = 0;
-  for (const ScratchBuffer& buffer : ScratchBuffers(config, max_rows, kind, workers)) {
-    sum += buffer.bytes;
-  }
+  for (const ScratchBuffer& buffer : ScratchBuffers(config, step, kind)) sum += buffer.bytes;
   return sum;
 }
 

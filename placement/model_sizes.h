@@ -44,8 +44,7 @@ struct ModelUnits {
 };
 
 // Sorts the tensors into units, for host weights shared out over `nodes` nodes. MTP tensors are not
-// loaded and not counted. A head tied to the embedding costs nothing on the host (the embedding
-// serves) and a copy of the embedding on a device.
+// loaded and not counted.
 ModelUnits MeasureModel(const Config& config, const TensorList& tensors, int nodes);
 
 // Blocks of the KV cache: `context` tokens, and a partial block for each sequence.
@@ -53,18 +52,25 @@ std::int64_t KvBlockCount(std::int64_t context, std::int64_t max_sequences);
 // One layer's KV cache.
 std::uint64_t KvLayerBytes(const Config& config, std::int64_t blocks, DType type);
 
+// What the buffers of a step depend on, beside the model.
+struct StepShape {
+  std::int64_t max_rows = 0;
+  std::int64_t kv_blocks = 0;
+  std::int64_t max_sequences = 0;
+  int workers = 0;  // of the CPU team
+};
+
 // A buffer for activations of one step.
 struct ScratchBuffer {
   const char* what;
   std::uint64_t bytes;
 };
 
-// What a step of up to `max_rows` rows may allocate on one side: an upper bound per purpose, from
-// which the runtime takes what it needs. Values are f32; the host may keep a bf16 copy of the
-// inputs of linear layers beside them, and partial sums per node.
-std::vector<ScratchBuffer> ScratchBuffers(const Config& config, std::int64_t max_rows,
-                                          Place::Kind kind, int workers);
-std::uint64_t ScratchBytes(const Config& config, std::int64_t max_rows, Place::Kind kind,
-                           int workers);
+// What a step may allocate on one side: an upper bound per purpose, from which the runtime takes
+// what it needs. Values are f32; the host may keep a bf16 copy of the inputs of linear layers
+// beside them.
+std::vector<ScratchBuffer> ScratchBuffers(const Config& config, const StepShape& step,
+                                          Place::Kind kind);
+std::uint64_t ScratchBytes(const Config& config, const StepShape& step, Place::Kind kind);
 
 }  // namespace tandem

@@ -100,6 +100,11 @@ class TreeBuilder : public YAML::EventHandler {
     } else if (!level.has_key) {
       PutKey(level, value);
     } else {
+      // "key:" with nothing after it: the mark of the nothing is wherever the next thing starts.
+      if (value.kind == YamlValue::Kind::kNull) {
+        value.line = level.key.line;
+        value.column = level.key.column;
+      }
       level.key.value = std::move(value);
       level.value.map.push_back(std::move(level.key));
       level.has_key = false;
@@ -142,7 +147,9 @@ YamlValue ParseYaml(const std::string& text, const std::string& file) {
     if (!parser.HandleNextDocument(builder)) return {};
     YamlValue root = builder.Take();
     if (parser.HandleNextDocument(builder)) {
-      Throw<ConfigError>("{}:{}: a second document; a profile is one", file, builder.Take().line);
+      const YamlValue second = builder.Take();
+      Throw<ConfigError>("{}:{}:{}: a second document; a profile is one", file, second.line,
+                         second.column);
     }
     return root;
   } catch (const YAML::Exception& error) {
