@@ -1,0 +1,25 @@
+#pragma once
+
+#include "cpu_kernels/attention.h"
+#include "cpu_kernels/linear.h"
+#include "cpu_kernels/vector_ops.h"
+
+namespace tandem::cpu::avx512 {
+
+void LinearF32(const LinearArgs& args);
+void LinearBf16(const LinearArgs& args);
+void LinearF16(const LinearArgs& args);
+void LinearF8(const LinearArgs& args);
+void LinearTransposedF32(const LinearTransposedArgs& args);
+void LinearTransposedBf16(const LinearTransposedArgs& args);
+void LinearTransposedF16(const LinearTransposedArgs& args);
+void LinearTransposedF8(const LinearTransposedArgs& args);
+void RmsNorm(const RmsNormArgs& args);
+void Swiglu(const SwigluArgs& args);
+void Rope(const RopeArgs& args);
+void Attention(const AttentionArgs& args);
+void ToBf16(const ConvertArgs& args);
+void Widen(const WidenArgs& args);
+void Add(const AddArgs& args);
+
+}  // namespace tandem::cpu::avx512

@@ -1,0 +1,22 @@
+#include "cpu_kernels/linear.h"
+
+#include "cpu_kernels/avx512/kernels.h"
+#include "cpu_kernels/avx512/simd.h"
+#include "cpu_kernels/linear_body.h"
+
+namespace tandem::cpu::avx512 {
+namespace {
+
+template <class W>
+void Linear(const LinearArgs& a) {
+  a.x_type == DType::kF32 ? LinearOf<Simd, F32Format, W>(a) : LinearOf<Simd, Bf16Format, W>(a);
+}
+
+}  // namespace
+
+void LinearF32(const LinearArgs& args) { Linear<F32Format>(args); }
+void LinearBf16(const LinearArgs& args) { Linear<Bf16Format>(args); }
+void LinearF16(const LinearArgs& args) { Linear<F16Format>(args); }
+void LinearF8(const LinearArgs& args) { Linear<F8Format>(args); }
+
+}  // namespace tandem::cpu::avx512

@@ -1,0 +1,88 @@
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "memory/dtype.h"
+
+// The vectors of AVX-512 and every storage format as a way to load 32 values of it. Included by the
+// files of this folder only; in an unnamed namespace, so that no symbol leaves an object file.
+
+namespace tandem::cpu {
+namespace {
+
+struct Simd {
+  using F = __m512;
+  struct Pair {
+    F low, high;
+  };
+  static constexpr int kLanes = 16;
+  // 24 accumulators, 4 vectors of x and one of w in 32 registers; a tile of w is 24 KiB in L1.
+  static constexpr int kDirectCols[] = {8, 8, 6, 6};
+  static constexpr std::int64_t kMicroRows = 4;
+  static constexpr std::int64_t kMicroCols = 6;
+  static constexpr std::int64_t kTileRows = 64;
+  static constexpr std::int64_t kTileCols = 24;
+  static constexpr std::int64_t kTileK = 256;
+
+  static F Zero() { return _mm512_setzero_ps(); }
+  static F Set1(float v) { return _mm512_set1_ps(v); }
+  static F Load(const float* p) { return _mm512_loadu_ps(p); }
+  static void Store(float* p, F v) { _mm512_storeu_ps(p, v); }
+  static F Mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  static F Add(F a, F b) { return _mm512_add_ps(a, b); }
+  static F Fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  static float Sum(F v) { return _mm512_reduce_add_ps(v); }
+  static void Prefetch(const void* p) {
+    _mm_prefetch(static_cast<const char*>(p) + 1024, _MM_HINT_T0);
+  }
+};
+
+struct F32Format {
+  using Bits = float;
+  static constexpr bool kIsF32 = true;
+  static constexpr bool kScaled = false;
+  static Simd::Pair Decode(const float* p) { return {_mm512_loadu_ps(p), _mm512_loadu_ps(p + 16)}; }
+};
+
+struct Bf16Format {
+  using Bits = std::uint16_t;
+  static constexpr bool kIsF32 = false;
+  static constexpr bool kScaled = false;
+  static Simd::F Widen(const std::uint16_t* p) {
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+  }
+  static Simd::Pair Decode(const std::uint16_t* p) { return {Widen(p), Widen(p + 16)}; }
+};
+
+struct F16Format {
+  using Bits = std::uint16_t;
+  static constexpr bool kIsF32 = false;
+  static constexpr bool kScaled = false;
+  static Simd::F Widen(const std::uint16_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static Simd::Pair Decode(const std::uint16_t* p) { return {Widen(p), Widen(p + 16)}; }
+};
+
+// e4m3 is f16 with three exponent and mantissa bits fewer: seeeemmm becomes s0eeeemmm0000000, which
+// as f16 is the value / 256, exactly, subnormals included. The factor goes into the scale.
+struct F8Format {
+  using Bits = std::uint8_t;
+  static constexpr bool kIsF32 = false;
+  static constexpr bool kScaled = true;
+  static constexpr float kScaleFactor = 256;
+  static Simd::Pair Decode(const std::uint8_t* p) {
+    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    const __m512i high = _mm512_slli_epi16(_mm512_cvtepu8_epi16(bytes), 8);
+    const __m512i halves =
+        _mm512_and_si512(_mm512_srai_epi16(high, 1), _mm512_set1_epi16(static_cast<short>(0xBF80)));
+    return {_mm512_cvtph_ps(_mm512_castsi512_si256(halves)),
+            _mm512_cvtph_ps(_mm512_extracti64x4_epi64(halves, 1))};
+  }
+};
+
+}  // namespace
+}  // namespace tandem::cpu
