@@ -160,8 +160,8 @@ struct RouterArgs {
   float routed_scaling_factor = 1;
 };
 
-// One expert with the pairs (token row, expert) that it serves, as the device reads it. Byte offsets
-// into the weights buffer of the launch.
+// One expert with the pairs (token row, expert) that it serves, as the device reads it. Byte
+// offsets into the weights buffer of the launch.
 struct ExpertJob {
   cl_ulong gate = 0, gate_scale = 0;
   cl_ulong up = 0, up_scale = 0;

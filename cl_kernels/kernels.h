@@ -9,6 +9,8 @@
 
 namespace tandem::cl {
 
+struct DeviceTraits;
+
 // The compiled programs of one device and their launchers. Programs are built when first asked for
 // (per weight format where it matters) and kept; binaries are cached on disk under `cache_dir`
 // (empty: no cache), keyed by source, options, device, driver, platform version and format number,
@@ -17,6 +19,8 @@ namespace tandem::cl {
 class Kernels {
  public:
   Kernels(const ClDevice& device, std::filesystem::path cache_dir);
+  // With other shapes than TraitsOf(device) chooses, for tests and tuning.
+  Kernels(const ClDevice& device, std::filesystem::path cache_dir, const DeviceTraits& traits);
   ~Kernels();
 
   // Builds every program that these formats need, so that no step compiles. Throws OpenClError with

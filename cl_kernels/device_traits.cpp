@@ -1,0 +1,58 @@
+#include "cl_kernels/device_traits.h"
+
+#include <fmt/format.h>
+
+namespace tandem::cl {
+namespace {
+
+// What the GPU shapes need: the partial sums of few_rows for 8 x 4, and 256 work-items.
+constexpr std::uint64_t kGpuLocalBytes = 40'000;
+constexpr std::uint64_t kGpuGroup = 256;
+
+bool HasDenormals(const ClDevice& device) {
+  cl_device_fp_config config = 0;
+  ClCheck(
+      clGetDeviceInfo(device.id(), CL_DEVICE_SINGLE_FP_CONFIG, sizeof(config), &config, nullptr),
+      "clGetDeviceInfo(CL_DEVICE_SINGLE_FP_CONFIG)");
+  return (config & CL_FP_DENORM) != 0;
+}
+
+}  // namespace
+
+std::string DeviceTraits::Options() const {
+  return fmt::format("-cl-std=CL1.2 -DTEAM={} -DTEAMS={} -DWROWS={} -DGROUP={} -DDENORMALS={}",
+                     team, teams, wide_rows, group, denormals ? 1 : 0);
+}
+
+DeviceTraits CpuTraits(std::int64_t compute_units) {
+  DeviceTraits traits;
+  // x86 takes a microcode trap for subnormal operands, so `denormals` stays off.
+  traits.wide_min_groups = 2 * compute_units;
+  return traits;
+}
+
+DeviceTraits GpuTraits(std::int64_t compute_units) {
+  DeviceTraits traits;
+  traits.team = 32;
+  traits.teams = 8;
+  traits.group = 256;
+  traits.denormals = true;
+  traits.attention_items = false;
+  traits.few_rows_max = 32;
+  traits.wide_min_groups = 2 * compute_units;
+  return traits;
+}
+
+DeviceTraits TraitsOf(const ClDevice& device) {
+  const ClDeviceInfo& info = device.info();
+  const bool gpu_shapes = !info.is_cpu && info.local_mem_bytes >= kGpuLocalBytes &&
+                          info.max_work_group_size >= kGpuGroup;
+  DeviceTraits traits = gpu_shapes ? GpuTraits(info.compute_units) : CpuTraits(info.compute_units);
+  traits.denormals = traits.denormals && HasDenormals(device);
+  // PoCL keeps the machine code of its kernels on disk itself; asking it for binaries makes it
+  // compile every kernel at once, in a slower general form.
+  traits.cache_binaries = info.platform != "Portable Computing Language";
+  return traits;
+}
+
+}  // namespace tandem::cl

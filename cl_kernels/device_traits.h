@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "memory/cl_device.h"
+
+namespace tandem::cl {
+
+// Every quirk of a vendor and every tunable of the kernels, in one place. The defaults are legal on
+// any OpenCL 1.2 device and suit a CPU; TraitsOf chooses for a device. Tests force other shapes.
+struct DeviceTraits {
+  int team = 1;                 // work-items that share one dot product
+  int teams = 1;                // teams in a work-group
+  int wide_rows = 4;            // weight rows of a team
+  int group = 1;                // work-items of a work-group that reduces over one row of x
+  bool denormals = false;       // f32 subnormals are exact and cost nothing
+  bool attention_items = true;  // a work-item per row and head, else a work-group
+  bool cache_binaries = true;   // CL_PROGRAM_BINARIES are worth keeping on disk
+  // Up to so many rows the few-rows form runs, 8 rows at a time; beyond, the tiles.
+  std::int64_t few_rows_max = INT64_MAX;
+  // With fewer work-groups than this a launch gives each team one weight row instead of wide_rows.
+  std::int64_t wide_min_groups = 1;
+
+  int group_size() const { return team * teams; }
+  // The -D options that the .cl files take.
+  std::string Options() const;
+};
+
+DeviceTraits CpuTraits(std::int64_t compute_units);
+DeviceTraits GpuTraits(std::int64_t compute_units);
+DeviceTraits TraitsOf(const ClDevice& device);
+
+}  // namespace tandem::cl

@@ -1,0 +1,63 @@
+#include "cl_kernels/kernels.h"
+
+#include <cstdlib>
+#include <utility>
+
+#include "cl_kernels/attention.h"
+#include "cl_kernels/device_traits.h"
+#include "cl_kernels/elementwise.h"
+#include "cl_kernels/experts.h"
+#include "cl_kernels/kv_append.h"
+#include "cl_kernels/linear.h"
+#include "cl_kernels/programs.h"
+#include "cl_kernels/rmsnorm.h"
+#include "cl_kernels/rope.h"
+#include "cl_kernels/router.h"
+
+namespace tandem::cl {
+
+struct Kernels::Impl {
+  Programs programs;
+};
+
+Kernels::Kernels(const ClDevice& device, std::filesystem::path cache_dir)
+    : Kernels(device, std::move(cache_dir), TraitsOf(device)) {}
+
+Kernels::Kernels(const ClDevice& device, std::filesystem::path cache_dir,
+                 const DeviceTraits& traits)
+    : device_(device),
+      impl_(std::make_unique<Impl>(Impl{Programs(device, traits, std::move(cache_dir))})) {}
+
+Kernels::~Kernels() = default;
+
+void Kernels::Prepare(const std::vector<DType>& weight_formats, DType kv_type) {
+  for (const ProgramSource& source : kProgramSources) {
+    if (source.typed_by == TypedBy::kWeight) {
+      for (const DType format : weight_formats) impl_->programs.Build(source.program, format);
+    } else {
+      impl_->programs.Build(source.program, kv_type);
+    }
+  }
+}
+
+void Kernels::RmsNorm(const RmsNormArgs& a) { LaunchRmsNorm(impl_->programs, a); }
+void Kernels::Linear(const LinearArgs& a) { LaunchLinear(impl_->programs, a); }
+void Kernels::HeadLinear(const HeadLinearArgs& a) { LaunchHeadLinear(impl_->programs, a); }
+void Kernels::Rope(const RopeArgs& a) { LaunchRope(impl_->programs, a); }
+void Kernels::KvAppend(const KvAppendArgs& a) { LaunchKvAppend(impl_->programs, a); }
+void Kernels::Attention(const AttentionArgs& a) { LaunchAttention(impl_->programs, a); }
+void Kernels::Swiglu(const SwigluArgs& a) { LaunchSwiglu(impl_->programs, a); }
+void Kernels::Add(const AddArgs& a) { LaunchAdd(impl_->programs, a); }
+void Kernels::Router(const RouterArgs& a) { LaunchRouter(impl_->programs, a); }
+void Kernels::Experts(const ExpertsArgs& a) { LaunchExperts(impl_->programs, a); }
+void Kernels::ExpertCombine(const ExpertCombineArgs& a) { LaunchExpertCombine(impl_->programs, a); }
+
+std::filesystem::path DefaultCacheDir() {
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  if (cache != nullptr && *cache != '\0') return std::filesystem::path(cache) / "tandem" / "cl";
+  const char* home = std::getenv("HOME");
+  if (home == nullptr || *home == '\0') return {};
+  return std::filesystem::path(home) / ".cache" / "tandem" / "cl";
+}
+
+}  // namespace tandem::cl

@@ -1,0 +1,19 @@
+// kv[slots[t] * width + i] = x[t, i]      i < width, t < T
+//   x : f32, rows x_stride apart     kv : KVTYPE, bf16 rounds to nearest even     slots : i32 [T]
+//   kv_append  global (ceil(width / 64) * 64, T)   local (64, 1)
+kernel __attribute__((reqd_work_group_size(64, 1, 1))) void kv_append(
+    const global float* x, long x_offset, long x_stride, global uchar* kv, long width,
+    const global int* slots, long slots_offset) {
+  const long i = get_global_id(0);
+  const long t = get_global_id(1);
+  if (i >= width) return;
+  const float value = x[x_offset + t * x_stride + i];
+  const long at = (long)slots[slots_offset + t] * width + i;
+#if KVTYPE == 0
+  ((global float*)kv)[at] = value;
+#else
+  const uint u = as_uint(value);
+  const uint rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  ((global ushort*)kv)[at] = (ushort)(isnan(value) ? (u >> 16) | 0x40u : rounded);
+#endif
+}

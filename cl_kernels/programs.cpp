@@ -1,0 +1,132 @@
+#include "cl_kernels/programs.h"
+
+#include <utility>
+#include <vector>
+
+#include "memory/error.h"
+
+namespace tandem::cl {
+namespace {
+
+constexpr int kCacheFormat = 1;  // raise when a binary's meaning changes but no text does
+
+// One entry per program, whatever type the caller names, for programs without a type.
+DType KeyType(Program program, DType type) {
+  return SourceOf(program).typed_by == TypedBy::kNothing ? DType::kF32 : type;
+}
+
+std::string BuildLog(cl_program program, cl_device_id device) {
+  std::size_t bytes = 0;
+  clGetProgramBuildInfo(program, device, CL_PROGRAM_BUILD_LOG, 0, nullptr, &bytes);
+  std::string log(bytes, '\0');
+  clGetProgramBuildInfo(program, device, CL_PROGRAM_BUILD_LOG, bytes, log.data(), nullptr);
+  while (!log.empty() && (log.back() == '\0' || log.back() == '\n')) log.pop_back();
+  return log;
+}
+
+// Empty where the driver has none to give.
+std::vector<unsigned char> BinaryOf(cl_program program) {
+  std::size_t bytes = 0;  // the program is built for one device
+  if (clGetProgramInfo(program, CL_PROGRAM_BINARY_SIZES, sizeof(bytes), &bytes, nullptr) !=
+      CL_SUCCESS) {
+    return {};
+  }
+  std::vector<unsigned char> binary(bytes);
+  unsigned char* data = binary.data();
+  const bool given = bytes > 0 && clGetProgramInfo(program, CL_PROGRAM_BINARIES, sizeof(data),
+                                                   &data, nullptr) == CL_SUCCESS;
+  return given ? binary : std::vector<unsigned char>();
+}
+
+// The kernels fix their work-group sizes; a device that cannot run one is told apart here, by name,
+// and not at some later enqueue.
+void CheckGroupSize(cl_kernel kernel, const ClDevice& device, std::string_view name) {
+  std::size_t fixed[3] = {};
+  std::size_t most = 0;
+  ClCheck(clGetKernelWorkGroupInfo(kernel, device.id(), CL_KERNEL_COMPILE_WORK_GROUP_SIZE,
+                                   sizeof(fixed), fixed, nullptr),
+          "clGetKernelWorkGroupInfo");
+  ClCheck(clGetKernelWorkGroupInfo(kernel, device.id(), CL_KERNEL_WORK_GROUP_SIZE, sizeof(most),
+                                   &most, nullptr),
+          "clGetKernelWorkGroupInfo");
+  if (fixed[0] * fixed[1] * fixed[2] > most) {
+    Throw<OpenClError>(
+        "kernel {} needs work-groups of {} items, '{}' runs at most {} of it; use "
+        "another device",
+        name, fixed[0] * fixed[1] * fixed[2], device.info().name, most);
+  }
+}
+
+}  // namespace
+
+Programs::Programs(const ClDevice& device, DeviceTraits traits, std::filesystem::path cache_dir)
+    : device_(device),
+      traits_(std::move(traits)),
+      cache_(traits_.cache_binaries ? std::move(cache_dir) : std::filesystem::path()) {}
+
+std::string Programs::CacheKey(Program program, DType type) const {
+  const ClDeviceInfo& info = device_.info();
+  return fmt::format("format {}\noptions {}{}\ndevice {}\nvendor {}\ndriver {}\nplatform {} {}\n{}",
+                     kCacheFormat, traits_.Options(), TypeOption(program, type), info.name,
+                     info.vendor, info.driver_version, info.platform, info.platform_version,
+                     TextOf(program));
+}
+
+ClProgramHandle Programs::FromCache(const std::string& key, const std::string& options) const {
+  const auto binary = cache_.Load(key);
+  if (!binary || binary->empty()) return nullptr;
+  const unsigned char* data = binary->data();
+  const std::size_t bytes = binary->size();
+  const cl_device_id id = device_.id();
+  cl_int status = CL_SUCCESS;
+  cl_int error = CL_SUCCESS;
+  ClProgramHandle program(
+      clCreateProgramWithBinary(device_.context(), 1, &id, &bytes, &data, &status, &error));
+  if (error != CL_SUCCESS || status != CL_SUCCESS) return nullptr;
+  error = clBuildProgram(program.get(), 1, &id, options.c_str(), nullptr, nullptr);
+  return error == CL_SUCCESS ? std::move(program) : nullptr;
+}
+
+ClProgramHandle Programs::FromSource(Program program, const std::string& options) const {
+  const std::string text = TextOf(program);
+  const char* data = text.data();
+  const std::size_t bytes = text.size();
+  const cl_device_id id = device_.id();
+  cl_int error = CL_SUCCESS;
+  ClProgramHandle built(clCreateProgramWithSource(device_.context(), 1, &data, &bytes, &error));
+  ClCheck(error, "clCreateProgramWithSource");
+  error = clBuildProgram(built.get(), 1, &id, options.c_str(), nullptr, nullptr);
+  if (error != CL_SUCCESS) {
+    Throw<OpenClError>("{}.cl does not compile: {} on '{}' (driver {}) with options '{}':\n{}",
+                       SourceOf(program).name, ClErrorName(error), device_.info().name,
+                       device_.info().driver_version, options, BuildLog(built.get(), id));
+  }
+  return built;
+}
+
+cl_program Programs::Get(Program program, DType type) {
+  ClProgramHandle& slot = programs_[{program, KeyType(program, type)}];
+  if (slot) return slot.get();
+  const std::string options = traits_.Options() + TypeOption(program, type);
+  const std::string key = CacheKey(program, type);
+  slot = FromCache(key, options);
+  if (slot) return slot.get();
+  slot = FromSource(program, options);
+  ++compiled_;
+  if (traits_.cache_binaries) cache_.Store(key, BinaryOf(slot.get()));
+  return slot.get();
+}
+
+void Programs::Build(Program program, DType type) { Get(program, type); }
+
+cl_kernel Programs::Kernel(Program program, DType type, std::string_view name) {
+  ClKernelHandle& slot = kernels_[{program, KeyType(program, type), name}];
+  if (slot) return slot.get();
+  cl_int error = CL_SUCCESS;
+  slot.reset(clCreateKernel(Get(program, type), std::string(name).c_str(), &error));
+  ClCheck(error, "clCreateKernel");
+  CheckGroupSize(slot.get(), device_, name);
+  return slot.get();
+}
+
+}  // namespace tandem::cl

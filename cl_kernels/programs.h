@@ -1,0 +1,47 @@
+#pragma once
+
+#include <map>
+#include <string>
+#include <string_view>
+#include <tuple>
+
+#include "cl_kernels/device_traits.h"
+#include "cl_kernels/program_cache.h"
+#include "cl_kernels/program_sources.h"
+#include "memory/cl_device.h"
+
+namespace tandem::cl {
+
+// The compiled programs of one device: from the cache where it has them, else from source; each is
+// built once, at the first use or by Build. Not thread-safe.
+class Programs {
+ public:
+  Programs(const ClDevice& device, DeviceTraits traits, std::filesystem::path cache_dir);
+
+  // The kernel `name` (a literal: it is kept by reference) of a program for one type. `type` is the
+  // weight format or the KV type, and of no meaning for programs that have neither.
+  cl_kernel Kernel(Program program, DType type, std::string_view name);
+  // Throws OpenClError with options, device and build log.
+  void Build(Program program, DType type);
+
+  const ClDevice& device() const { return device_; }
+  const DeviceTraits& traits() const { return traits_; }
+  // Programs that were compiled from source, not taken from the cache.
+  int compiled() const { return compiled_; }
+  // All that a binary depends on: text, options, device, driver, platform version, format number.
+  std::string CacheKey(Program program, DType type) const;
+
+ private:
+  cl_program Get(Program program, DType type);
+  ClProgramHandle FromCache(const std::string& key, const std::string& options) const;
+  ClProgramHandle FromSource(Program program, const std::string& options) const;
+
+  const ClDevice& device_;
+  DeviceTraits traits_;
+  ProgramCache cache_;
+  int compiled_ = 0;
+  std::map<std::pair<Program, DType>, ClProgramHandle> programs_;
+  std::map<std::tuple<Program, DType, std::string_view>, ClKernelHandle> kernels_;
+};
+
+}  // namespace tandem::cl

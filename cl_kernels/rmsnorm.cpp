@@ -1,0 +1,14 @@
+#include "cl_kernels/rmsnorm.h"
+
+#include "cl_kernels/launch.h"
+
+namespace tandem::cl {
+
+void LaunchRmsNorm(Programs& programs, const RmsNormArgs& a) {
+  if (a.T <= 0 || a.D <= 0) return;
+  const cl_kernel kernel = programs.Kernel(Program::kRmsNorm, DType::kF32, "rmsnorm_f32");
+  Arguments(kernel).Set(a.x, a.x_stride, a.w, a.y, a.y_stride, a.D, a.eps);
+  Enqueue(programs, kernel, {1, a.T, 1}, programs.traits().group);
+}
+
+}  // namespace tandem::cl

@@ -1,0 +1,11 @@
+#pragma once
+
+#include "cl_kernels/args.h"
+#include "cl_kernels/programs.h"
+
+namespace tandem::cl {
+
+// router.cl. Throws OpenClError for more experts or groups than the kernel holds (1024, 64).
+void LaunchRouter(Programs& programs, const RouterArgs& a);
+
+}  // namespace tandem::cl

@@ -1,0 +1,130 @@
+// ctest: opencl
+#include <gtest/gtest.h>
+
+#include "tests/support/cl_fixture.h"
+
+namespace tandem {
+namespace {
+
+using test::ClShapesTest;
+using test::Shapes;
+using test::TestWeight;
+
+constexpr DType kFormats[] = {DType::kF32, DType::kBF16, DType::kF16, DType::kF8E4M3};
+
+struct Case {
+  std::int64_t T, N, K;
+  std::int64_t x_offset = 0, x_pad = 0;
+  bool accumulate = false;
+};
+
+class LinearTest : public ClShapesTest {
+ protected:
+  std::vector<float> Run(const Case& c, const TestWeight& w, const std::vector<float>& x,
+                         const std::vector<float>& y0) {
+    test::WeightBlob blob;
+    cl::LinearArgs a;
+    a.w = blob.Add(w);
+    const ClBuffer weights = blob.Upload(device());
+    const ClBuffer xs = test::Upload(device(), x);
+    const ClBuffer ys = test::Upload(device(), y0);
+    a.w.buffer = weights.get();
+    a.x = {xs.get(), c.x_offset};
+    a.x_stride = c.K + c.x_pad;
+    a.y = {ys.get(), 1};
+    a.y_stride = c.N + 1;
+    a.T = c.T;
+    a.accumulate = c.accumulate;
+    kernels().Linear(a);
+    return test::Download<float>(device(), ys, y0.size());
+  }
+
+  static std::vector<float> Rows(const Case& c, unsigned seed) {
+    return test::RandomFloats(static_cast<std::size_t>(c.x_offset + c.T * (c.K + c.x_pad)), seed);
+  }
+
+  void Check(DType dtype, const Case& c) {
+    const TestWeight w = test::MakeWeight(dtype, c.N, c.K, 7);
+    const std::vector<float> x = Rows(c, 11);
+    const auto y0 = test::RandomFloats(static_cast<std::size_t>(1 + c.T * (c.N + 1)), 13);
+    const std::vector<float> y = Run(c, w, x, y0);
+    test::Worst worst;
+    for (std::int64_t t = 0; t < c.T; ++t) {
+      for (std::int64_t n = 0; n < c.N; ++n) {
+        const std::int64_t at = 1 + t * (c.N + 1) + n;
+        test::Reference want;
+        if (c.accumulate) want.Add(y0[at], 1);
+        for (std::int64_t k = 0; k < c.K; ++k) {
+          want.Add(x[c.x_offset + t * (c.K + c.x_pad) + k], w.values[n * c.K + k]);
+        }
+        worst.See(y[at], want, test::DotFactor(c.K), t, n);
+      }
+      EXPECT_EQ(y[t * (c.N + 1)], y0[t * (c.N + 1)]) << "wrote between the rows of y";
+    }
+    EXPECT_TRUE(worst.Verdict()) << Name(dtype) << " T " << c.T << " N " << c.N << " K " << c.K;
+  }
+};
+
+TEST_P(LinearTest, RowCounts) {
+  for (const DType dtype : kFormats) {
+    for (const std::int64_t T : {1, 2, 3, 5, 8, 16, 17, 64}) Check(dtype, {T, 70, 272});
+  }
+}
+
+TEST_P(LinearTest, Remainders) {
+  for (const DType dtype : kFormats) {
+    for (const std::int64_t K : {1, 7, 8, 9, 15, 16, 17, 127, 128, 129, 255, 257}) {
+      Check(dtype, {3, 5, K});
+      Check(dtype, {18, 5, K});
+    }
+    for (const std::int64_t N : {1, 31, 32, 33, 127, 128, 129}) {
+      Check(dtype, {1, N, 64});
+      Check(dtype, {20, N, 64});
+    }
+  }
+}
+
+TEST_P(LinearTest, OffsetsStridesAndAccumulate) {
+  for (const DType dtype : kFormats) {
+    for (const std::int64_t T : {1, 4, 19}) {
+      Check(dtype, {T, 40, 160, 3, 5, true});
+      Check(dtype, {T, 40, 160, 4, 8, true});
+    }
+  }
+}
+
+TEST_P(LinearTest, DeepSeekShapes) {
+  for (const DType dtype : kFormats) {
+    Check(dtype, {1, 40, 7168});
+    Check(dtype, {2, 24, 2048});
+    Check(dtype, {17, 24, 1408});
+    Check(dtype, {1, 1408, 512});
+  }
+}
+
+TEST_P(LinearTest, ARowDoesNotDependOnTheOthers) {
+  for (const DType dtype : kFormats) {
+    Case c{16, 300, 528};
+    const TestWeight w = test::MakeWeight(dtype, c.N, c.K, 3);
+    const std::vector<float> x = Rows(c, 5);
+    const std::vector<float> y0(static_cast<std::size_t>(1 + c.T * (c.N + 1)));
+    const std::vector<float> all = Run(c, w, x, y0);
+    for (const std::int64_t T : {1, 2, 3, 5, 8}) {
+      c.T = T;
+      const std::vector<float> some = Run(c, w, x, y0);
+      for (std::int64_t i = 1; i < T * (c.N + 1); ++i) ASSERT_EQ(some[i], all[i]) << Name(dtype);
+    }
+  }
+}
+
+TEST_P(LinearTest, NoRowsIsNoWork) {
+  const TestWeight w = test::MakeWeight(DType::kBF16, 4, 16, 3);
+  const std::vector<float> y0(16, 2.0F);
+  EXPECT_EQ(Run({0, 4, 16}, w, std::vector<float>(16), y0), y0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, LinearTest, ::testing::Values(Shapes::kCpu, Shapes::kGpu),
+                         ::testing::PrintToStringParamName());
+
+}  // namespace
+}  // namespace tandem

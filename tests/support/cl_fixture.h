@@ -1,0 +1,232 @@
+#pragma once
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "cl_kernels/device_traits.h"
+#include "cl_kernels/kernels.h"
+#include "memory/cl_device.h"
+
+namespace tandem::test {
+
+// The first OpenCL device of the machine, opened once per test program; null where there is none.
+inline const ClDevice* TheClDevice() {
+  static const std::vector<ClDeviceInfo> devices = ProbeClDevices().devices;
+  static const std::unique_ptr<ClDevice> device =
+      devices.empty() ? nullptr : std::make_unique<ClDevice>(devices.front());
+  return device.get();
+}
+
+// A test runs for the shapes that the device would take and for those of the other kind of device:
+// both must be right everywhere.
+enum class Shapes { kCpu, kGpu };
+inline void PrintTo(Shapes shapes, std::ostream* os) {
+  *os << (shapes == Shapes::kCpu ? "cpu_shapes" : "gpu_shapes");
+}
+
+class ClTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (TheClDevice() == nullptr) GTEST_SKIP() << "no OpenCL device: " << ProbeClDevices().problem;
+  }
+  const ClDevice& device() const { return *TheClDevice(); }
+};
+
+class ClShapesTest : public ClTest, public ::testing::WithParamInterface<Shapes> {
+ protected:
+  void SetUp() override {
+    ClTest::SetUp();
+    if (IsSkipped()) return;
+    const ClDeviceInfo& info = device().info();
+    if (GetParam() == Shapes::kGpu && info.max_work_group_size < 256) {
+      GTEST_SKIP() << info.name << " runs no work-groups of 256";
+    }
+  }
+  // Shared by the tests of one program, because compiling takes longer than running.
+  cl::Kernels& kernels() {
+    static std::unique_ptr<cl::Kernels> of_shapes[2];
+    auto& kernels = of_shapes[static_cast<int>(GetParam())];
+    if (!kernels) {
+      kernels = std::make_unique<cl::Kernels>(device(), "", Traits());
+    }
+    return *kernels;
+  }
+  cl::DeviceTraits Traits() const {
+    if (GetParam() == Shapes::kCpu) return cl::CpuTraits(4);
+    cl::DeviceTraits traits = cl::GpuTraits(4);
+    traits.few_rows_max = 16;  // so that 17 rows meet the tiles
+    return traits;
+  }
+};
+
+// Device memory with the values of a vector, or zeros.
+template <class T>
+ClBuffer Upload(const ClDevice& device, const std::vector<T>& values) {
+  ClBuffer buffer = device.Allocate(std::max<std::size_t>(values.size() * sizeof(T), 16));
+  device.BlockingWrite(buffer.get(), 0, values.data(), values.size() * sizeof(T));
+  return buffer;
+}
+template <class T>
+std::vector<T> Download(const ClDevice& device, const ClBuffer& buffer, std::size_t count) {
+  std::vector<T> values(count);
+  device.BlockingRead(buffer.get(), 0, values.data(), count * sizeof(T));
+  return values;
+}
+
+inline std::vector<float> RandomFloats(std::size_t count, unsigned seed, float size = 1.0F) {
+  std::mt19937 random(seed);
+  std::vector<float> values(count);
+  for (float& v : values) {
+    v = size * (static_cast<float>(random() >> 8) / static_cast<float>(1 << 23) - 1.0F);
+  }
+  return values;
+}
+
+// A matrix of weights in every form a test needs: the bytes for the device and the exact values.
+struct TestWeight {
+  DType dtype{};
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  std::vector<std::uint8_t> bytes;
+  std::vector<float> scales;  // FP8
+  std::vector<double> values;
+};
+
+inline double DecodeWeight(DType dtype, const std::uint8_t* p) {
+  std::uint16_t half = 0;
+  float whole = 0;
+  std::memcpy(&half, p, std::min<std::size_t>(BytesOf(dtype), 2));
+  switch (dtype) {
+    case DType::kBF16:
+      return Bf16ToF32(half);
+    case DType::kF16:
+      return F16ToF32(half);
+    case DType::kF8E4M3:
+      return E4M3ToF32(*p);
+    default:
+      std::memcpy(&whole, p, 4);
+      return whole;
+  }
+}
+
+inline void EncodeWeight(DType dtype, float value, std::uint8_t* p) {
+  const std::uint16_t half = dtype == DType::kBF16 ? F32ToBf16(value) : F32ToF16(value);
+  switch (dtype) {
+    case DType::kBF16:
+    case DType::kF16:
+      std::memcpy(p, &half, 2);
+      break;
+    case DType::kF8E4M3:
+      *p = F32ToE4M3(value);
+      break;
+    default:
+      std::memcpy(p, &value, 4);
+      break;
+  }
+}
+
+// Random weights, with subnormals, zeros and both signs among them.
+inline TestWeight MakeWeight(DType dtype, std::int64_t rows, std::int64_t cols, unsigned seed) {
+  TestWeight w{dtype, rows, cols, {}, {}, {}};
+  const std::size_t size = BytesOf(dtype);
+  const float top = dtype == DType::kF8E4M3 ? 448.0F : 1.0F;
+  std::vector<float> raw = RandomFloats(static_cast<std::size_t>(rows * cols), seed, top);
+  const float smallest = dtype == DType::kF16 ? 3e-6F : dtype == DType::kF8E4M3 ? 0.01F : 1e-6F;
+  for (std::size_t i = 0; i < raw.size(); i += 7) raw[i] *= smallest / top;
+  const std::int64_t scale_cols = (cols + kFp8Block - 1) / kFp8Block;
+  if (dtype == DType::kF8E4M3) {
+    w.scales =
+        RandomFloats(static_cast<std::size_t>((rows + kFp8Block - 1) / kFp8Block * scale_cols),
+                     seed + 1, 1.0F / 512);
+  }
+  w.bytes.resize(raw.size() * size);
+  w.values.resize(raw.size());
+  for (std::int64_t n = 0; n < rows; ++n) {
+    for (std::int64_t k = 0; k < cols; ++k) {
+      const std::size_t i = static_cast<std::size_t>(n * cols + k);
+      EncodeWeight(dtype, raw[i], &w.bytes[i * size]);
+      w.values[i] = DecodeWeight(dtype, &w.bytes[i * size]);
+      if (dtype == DType::kF8E4M3) {
+        w.values[i] *=
+            w.scales[static_cast<std::size_t>(n / kFp8Block * scale_cols + k / kFp8Block)];
+      }
+    }
+  }
+  return w;
+}
+
+// Lays weights out in one buffer at multiples of 256 bytes, as runtime does.
+class WeightBlob {
+ public:
+  // The weight with offsets into the buffer that Upload will make.
+  cl::Weight Add(const TestWeight& w) {
+    cl::Weight out;
+    out.dtype = w.dtype;
+    out.rows = w.rows;
+    out.cols = w.cols;
+    out.offset = Append(w.bytes.data(), w.bytes.size());
+    out.scale_offset = Append(w.scales.data(), w.scales.size() * sizeof(float));
+    return out;
+  }
+  ClBuffer Upload(const ClDevice& device) const { return test::Upload(device, bytes_); }
+
+ private:
+  std::uint64_t Append(const void* data, std::size_t size) {
+    const std::size_t at = (bytes_.size() + 255) / 256 * 256;
+    bytes_.resize(at + size);
+    if (size > 0) std::memcpy(bytes_.data() + at, data, size);
+    return at;
+  }
+  std::vector<std::uint8_t> bytes_ = std::vector<std::uint8_t>(256);  // offset 0 is no special case
+};
+
+// A dot product in double and the sum of the sizes of its terms, which the tolerance is made of.
+struct Reference {
+  double value = 0;
+  double size = 0;
+  void Add(double x, double w) {
+    value += x * w;
+    size += std::fabs(x * w);
+  }
+};
+
+// The worst ratio of error to tolerance of one test, and where it was.
+class Worst {
+ public:
+  // c * eps * size, the bound of a sum in f32 whose roundings do not all add up the same way; the
+  // least normal number covers results that vanish.
+  void See(double got, const Reference& want, double c, std::int64_t row, std::int64_t column) {
+    constexpr double kEps = std::numeric_limits<float>::epsilon();
+    const double tolerance = c * kEps * want.size + std::numeric_limits<float>::min();
+    const double ratio = std::fabs(got - want.value) / tolerance;
+    if (ratio <= ratio_ && !std::isnan(ratio)) return;
+    ratio_ = std::isnan(ratio) ? std::numeric_limits<double>::infinity() : ratio;
+    where_ = fmt::format("[{}, {}]: got {}, want {}, tolerance {}", row, column, got, want.value,
+                         tolerance);
+  }
+  ::testing::AssertionResult Verdict() const {
+    if (ratio_ <= 1) return ::testing::AssertionSuccess();
+    return ::testing::AssertionFailure()
+           << "error is " << ratio_ << " times the tolerance at " << where_;
+  }
+
+ private:
+  double ratio_ = 0;
+  std::string where_;
+};
+
+// c for a dot product of K terms: rounding errors of sums in several strands grow like the square
+// root of their length; 4 covers the products, the strands' sum and chance.
+inline double DotFactor(std::int64_t K) { return 4.0 + std::sqrt(static_cast<double>(K)) / 4.0; }
+
+}  // namespace tandem::test
