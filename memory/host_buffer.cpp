@@ -38,9 +38,10 @@ HostBuffer::HostBuffer(std::size_t bytes, int node) : bytes_(bytes) {
   void* base = mmap(nullptr, mapped, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (base == MAP_FAILED) {
-    Throw<SystemError>("host memory: {} bytes asked for, the system refused: {}; free memory or "
-                       "lower the profile's memory.host",
-                       bytes, std::strerror(errno));
+    Throw<SystemError>(
+        "host memory: {} bytes asked for, the system refused: {}; free memory or "
+        "lower the profile's memory.host",
+        bytes, std::strerror(errno));
   }
   auto address = reinterpret_cast<std::uintptr_t>(base);
   if (huge) address = (address + kHugePage - 1) / kHugePage * kHugePage;

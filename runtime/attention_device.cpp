@@ -56,7 +56,8 @@ void Attention::ProjectOnDevice(int layer) {
     k.Rope({At(dq_, c.qk_nope_head_dim), q_width, c.qk_head_dim(), c.num_attention_heads, d,
             f_.batch.device_cos_sin, true, T});
   }
-  k.KvAppend({dz_, width, f_.kv[layer].device.get(), f_.kv_type(), width, f_.batch.device_slots, T});
+  k.KvAppend(
+      {dz_, width, f_.kv[layer].device.get(), f_.kv_type(), width, f_.batch.device_slots, T});
 }
 
 void Attention::AttendOnDevice(int layer) {
@@ -115,10 +116,10 @@ void Attention::CopyRopedQuery() {
   const std::size_t src_origin[] = {c.qk_nope_head_dim * sizeof(float), 0, 0};
   const std::size_t dst_origin[] = {c.kv_lora_rank * sizeof(float), 0, 0};
   const std::size_t region[] = {c.qk_rope_head_dim * sizeof(float), rows, 1};
-  ClCheck(clEnqueueCopyBufferRect(f_.device->device.queue(), dq_.buffer, dabsorbed_.buffer,
-                                  src_origin, dst_origin, region, src_pitch, 0, dst_pitch, 0, 0,
-                                  nullptr, nullptr),
-          "clEnqueueCopyBufferRect");
+  ClCheck(
+      clEnqueueCopyBufferRect(f_.device->device.queue(), dq_.buffer, dabsorbed_.buffer, src_origin,
+                              dst_origin, region, src_pitch, 0, dst_pitch, 0, 0, nullptr, nullptr),
+      "clEnqueueCopyBufferRect");
 }
 
 }  // namespace tandem

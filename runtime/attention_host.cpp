@@ -104,7 +104,8 @@ namespace {
 // outputs. Works in the worker's scratch only.
 class HeadTask {
  public:
-  HeadTask(Forward& f, int layer, const HostActivation& q, const HostActivation& out, float* scratch)
+  HeadTask(Forward& f, int layer, const HostActivation& q, const HostActivation& out,
+           float* scratch)
       : f_(f), c_(f.config), w_(f.weights.layers[layer].attention), q_(q), out_(out) {
     const std::int64_t width = c_.kv_width();
     kv_.kv_type = f.kv_type();

@@ -73,8 +73,8 @@ void Decoder::HeadOnHost(std::int64_t wanted) {
                 f_.T(), c.rms_norm_eps);
   if (f_.observer != nullptr) ObserveHidden(static_cast<int>(c.num_hidden_layers), normed_.row(0));
   if (wanted == 0) return;
-  const HostLinear head{&f_.weights.lm_head,   normed_.rows(), wanted_.data(),
-                        logits_.as<float>(), c.vocab_size,   wanted,         false};
+  const HostLinear head{&f_.weights.lm_head, normed_.rows(), wanted_.data(), logits_.as<float>(),
+                        c.vocab_size,        wanted,         false};
   LinearOnHost(f_.host, {&head, 1});
 }
 

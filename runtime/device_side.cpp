@@ -18,10 +18,11 @@ ClDeviceInfo FindDevice(const PlanDevice& plan) {
   for (const ClDeviceInfo& info : probe.devices) {
     if (info.index == plan.index && info.name == plan.name) return info;
   }
-  Throw<OpenClError>("OpenCL device {} ('{}') of the plan is not there any more: {} found{}{}; see "
-                     "`tandem devices`",
-                     plan.index, plan.name, probe.devices.size(), probe.problem.empty() ? "" : ": ",
-                     probe.problem);
+  Throw<OpenClError>(
+      "OpenCL device {} ('{}') of the plan is not there any more: {} found{}{}; see "
+      "`tandem devices`",
+      plan.index, plan.name, probe.devices.size(), probe.problem.empty() ? "" : ": ",
+      probe.problem);
 }
 
 template <class T>

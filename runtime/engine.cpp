@@ -28,11 +28,15 @@ std::string Join(const std::vector<std::string>& parts) {
 
 struct Engine::Impl {
   Impl(Model m, Plan p, ProgressSink* progress)
-      : model(std::move(m)), plan(std::move(p)), device(OpenDevice(plan)),
+      : model(std::move(m)),
+        plan(std::move(p)),
+        device(OpenDevice(plan)),
         weights(model, plan, device ? &device->device : nullptr, progress),
-        host(plan, model.config), blocks(plan.kv_blocks, plan.max_sequences),
+        host(plan, model.config),
+        blocks(plan.kv_blocks, plan.max_sequences),
         inv_freq(model.config.inv_freq()),
-        forward(model.config, plan, weights, host, device.get()), decoder(forward) {
+        forward(model.config, plan, weights, host, device.get()),
+        decoder(forward) {
     if (!device) return;
     PrepareKernels();
     // Room for the largest batch from the start, so that no step allocates.
@@ -115,9 +119,10 @@ void Engine::Impl::CheckRows(std::span<const Row> rows) const {
   std::int64_t needed = 0;
   for (const auto& [sequence, n] : count) needed += blocks.BlocksFor(sequence, n);
   if (needed > blocks.free_blocks()) {
-    Throw<UsageError>("the KV cache is full: the step needs {} blocks of {} tokens, {} are free of "
-                      "{}; raise workload.context (--ctx) or free a sequence",
-                      needed, kKvBlock, blocks.free_blocks(), plan.kv_blocks);
+    Throw<UsageError>(
+        "the KV cache is full: the step needs {} blocks of {} tokens, {} are free of "
+        "{}; raise workload.context (--ctx) or free a sequence",
+        needed, kKvBlock, blocks.free_blocks(), plan.kv_blocks);
   }
 }
 
@@ -135,7 +140,8 @@ void Engine::Impl::CopyBlocks(const std::vector<KvBlocks::Copy>& copies) {
         device->device.Copy(store.device.get(), copy.from * bytes, store.device.get(),
                             copy.to * bytes, bytes);
       } else {
-        std::copy_n(store.host.data() + copy.from * bytes, bytes, store.host.data() + copy.to * bytes);
+        std::copy_n(store.host.data() + copy.from * bytes, bytes,
+                    store.host.data() + copy.to * bytes);
       }
     }
   }
@@ -199,7 +205,8 @@ std::string Engine::Describe() const {
     parts.push_back(fmt::format("{}: attention of {}/{} layers and {}/{} experts",
                                 p.devices[0].name, attention, p.layers.size(), on_device, experts));
   }
-  parts.push_back(fmt::format("CPU: {} ({} threads, {})", p.devices.empty() ? "everything" : "the rest",
+  parts.push_back(fmt::format("CPU: {} ({} threads, {})",
+                              p.devices.empty() ? "everything" : "the rest",
                               impl_->host.pool.size(), cpu::Name(impl_->host.kernels.isa)));
   return Join(parts);
 }

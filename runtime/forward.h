@@ -24,7 +24,7 @@ class Residual {
  public:
   Residual(std::int64_t rows, std::int64_t width, DeviceSide* device, const char* name);
 
-  float* host();                     // must be there: MoveToHost, or written there
+  float* host();                      // must be there: MoveToHost, or written there
   const cl::Span& on_device() const;  // must be there
   bool is_on_device() const { return on_device_; }
   void MoveTo(Place place, std::int64_t T);
@@ -84,21 +84,21 @@ class Attention {
 
  private:
   void RunOnHost(int layer);
-  void ProjectOnHost(int layer);        // q and this step's KV rows
-  void AppendOnHost(int layer);         // norms, rope, KV cache
-  void AttendOnHost(int layer);         // scores and outputs of all heads
+  void ProjectOnHost(int layer);  // q and this step's KV rows
+  void AppendOnHost(int layer);   // norms, rope, KV cache
+  void AttendOnHost(int layer);   // scores and outputs of all heads
   void RunOnDevice(int layer);
   void ProjectOnDevice(int layer);
   void AttendOnDevice(int layer);
   void CopyRopedQuery();
 
   Forward& f_;
-  HostActivation q_, q_a_, z_, out_;                       // host
+  HostActivation q_, q_a_, z_, out_;                      // host
   cl::Span dq_, dq_a_, dz_, dabsorbed_, dlatent_, dout_;  // device
 };
 
-// x += mlp(rmsnorm(x)) of a dense layer; x += shared(h) + routed experts(h) of a MoE layer, with the
-// device's part and the host's part at the same time.
+// x += mlp(rmsnorm(x)) of a dense layer; x += shared(h) + routed experts(h) of a MoE layer, with
+// the device's part and the host's part at the same time.
 class FeedForward {
  public:
   explicit FeedForward(Forward& f);
@@ -158,7 +158,7 @@ class FeedForward {
   Forward& f_;
   HostBuffer act_f32_, act_bf16_;
   HostActivation logits_;
-  HostBuffer host_part_;               // [T, D] the host's sum when x is on the device
+  HostBuffer host_part_;  // [T, D] the host's sum when x is on the device
   std::vector<HostMlp> mlps_;
   // The pairs (row, expert) of the layer in progress, sorted by expert.
   std::vector<std::int64_t> pair_begin_, pair_next_;  // [E + 1]
@@ -166,7 +166,8 @@ class FeedForward {
   std::vector<float> pair_weights_;
   std::vector<cl::ExpertJob> jobs_;
   std::vector<Launch> launches_;
-  std::vector<std::vector<std::byte>> job_memory_;  // per layer: read by the device until the step ends
+  std::vector<std::vector<std::byte>>
+      job_memory_;  // per layer: read by the device until the step ends
   cl::Span dgate_, dup_, dact_, dgate_up_, dpair_out_, dpart_, dhost_part_, dlogits_, dids_,
       dweights_, djobs_;
   bool device_part_ = false;     // of the layer in progress: waits in dpart_

@@ -42,8 +42,8 @@ void HostSide::ReserveScratch(std::int64_t floats) {
 void RmsNormOnHost(HostSide& host, const float* x, std::int64_t x_stride, const Vector& w,
                    const HostActivation& y, std::int64_t width, std::int64_t T, double eps) {
   host.ForRows(T, [&](std::int64_t t0, std::int64_t t1) {
-    host.kernels.rmsnorm({x + t0 * x_stride, x_stride, w.host.data(), y.row(t0), y.stride(), t1 - t0,
-                          width, static_cast<float>(eps)});
+    host.kernels.rmsnorm({x + t0 * x_stride, x_stride, w.host.data(), y.row(t0), y.stride(),
+                          t1 - t0, width, static_cast<float>(eps)});
     if (!y.shadowed()) return;
     for (std::int64_t t = t0; t < t1; ++t) {
       host.kernels.to_bf16({y.row(t), y.bf16_row(t), width});

@@ -61,7 +61,7 @@ struct HostSide {
 
   WorkerPool pool;
   cpu::KernelTable kernels;
-  bool round_activations;  // keep bf16 shadows
+  bool round_activations;              // keep bf16 shadows
   std::vector<TicketCounter> tickets;  // per node, for the Run in progress
   std::vector<TicketCounter> tickets2;
   Metrics metrics;

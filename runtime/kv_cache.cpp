@@ -22,9 +22,10 @@ const KvBlocks::Sequence& KvBlocks::Get(std::int32_t sequence) const {
 
 std::int32_t KvBlocks::New() {
   if (static_cast<std::int64_t>(sequences_.size()) >= max_sequences_) {
-    Throw<UsageError>("all {} sequences of the plan are in use; raise workload.sequences in the "
-                      "profile or free one",
-                      max_sequences_);
+    Throw<UsageError>(
+        "all {} sequences of the plan are in use; raise workload.sequences in the "
+        "profile or free one",
+        max_sequences_);
   }
   sequences_.emplace(next_id_, Sequence{});
   return next_id_++;
@@ -52,7 +53,8 @@ std::int32_t KvBlocks::Fork(std::int32_t sequence, std::int64_t tokens) {
 void KvBlocks::Truncate(std::int32_t sequence, std::int64_t tokens) {
   const std::int64_t length = Get(sequence).length;
   if (tokens < 0 || tokens > length) {
-    Throw<UsageError>("truncation of sequence {} to {} tokens: it has {}", sequence, tokens, length);
+    Throw<UsageError>("truncation of sequence {} to {} tokens: it has {}", sequence, tokens,
+                      length);
   }
   Sequence& s = sequences_.at(sequence);
   while (static_cast<std::int64_t>(s.blocks.size()) > BlocksOf(tokens)) {
@@ -64,7 +66,8 @@ void KvBlocks::Truncate(std::int32_t sequence, std::int64_t tokens) {
 
 std::int64_t KvBlocks::BlocksFor(std::int32_t sequence, std::int64_t tokens) const {
   const Sequence& s = Get(sequence);
-  const std::int64_t fresh = BlocksOf(s.length + tokens) - static_cast<std::int64_t>(s.blocks.size());
+  const std::int64_t fresh =
+      BlocksOf(s.length + tokens) - static_cast<std::int64_t>(s.blocks.size());
   const bool shared_tail = tokens > 0 && s.length % kKvBlock != 0 && refs_[s.blocks.back()] > 1;
   return fresh + (shared_tail ? 1 : 0);
 }

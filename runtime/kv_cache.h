@@ -33,8 +33,8 @@ class KvBlocks {
     std::int32_t from = 0;
     std::int32_t to = 0;
   };
-  // Makes room for `tokens` more tokens and counts them in. Lists the block copies that must be made
-  // in every store before anything is written. The caller has checked BlocksFor.
+  // Makes room for `tokens` more tokens and counts them in. Lists the block copies that must be
+  // made in every store before anything is written. The caller has checked BlocksFor.
   void Append(std::int32_t sequence, std::int64_t tokens, std::vector<Copy>& copies);
 
  private:

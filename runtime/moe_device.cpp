@@ -57,8 +57,8 @@ bool FeedForward::CollectJobs(int layer) {
     if (n == 0 || !p.experts[e].on_device()) continue;
     const MlpWeights& m = w.experts[e];
     if (launches_.empty() || launches_.back().buffer != m.gate.device.buffer) {
-      launches_.push_back({m.gate.device.buffer, m.gate.dtype(),
-                           static_cast<std::int64_t>(jobs_.size()), 0, 0});
+      launches_.push_back(
+          {m.gate.device.buffer, m.gate.dtype(), static_cast<std::int64_t>(jobs_.size()), 0, 0});
     }
     Launch& launch = launches_.back();
     ++launch.n_jobs;

@@ -32,7 +32,8 @@ void FeedForward::CollectHostMlps(int layer) {
     const std::int64_t begin = pair_begin_[e];
     const std::int64_t n = pair_begin_[e + 1] - begin;
     if (n == 0 || p.experts[e].on_device()) continue;
-    mlps_.push_back({&w.experts[e], n, pair_rows_.data() + begin, pair_weights_.data() + begin, act});
+    mlps_.push_back(
+        {&w.experts[e], n, pair_rows_.data() + begin, pair_weights_.data() + begin, act});
     act += n * c.moe_intermediate_size;
     f_.host.metrics.expert_rows_host += n;
   }
@@ -152,9 +153,9 @@ void FeedForward::Down(std::span<const HostMlp> mlps, std::int64_t step, float* 
         const HostShard& shard = m.w->down.shards[s];
         cpu::LinearArgs a = ShardArgs(shard, m.w->down, r0, std::min(rows, r0 + step));
         const std::int64_t width = m.w->gate.rows();
-        SetX(a, {act_f32_.as<float>() + m.act0,
-                 f_.host.round_activations ? act_bf16_.as<std::uint16_t>() + m.act0 : nullptr,
-                 width});
+        SetX(a,
+             {act_f32_.as<float>() + m.act0,
+              f_.host.round_activations ? act_bf16_.as<std::uint16_t>() + m.act0 : nullptr, width});
         a.y = y + shard.row0 + r0;
         a.y_stride = y_stride;
         a.y_rows = m.rows;

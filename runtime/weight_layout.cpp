@@ -32,8 +32,7 @@ struct WeightLayout::Pass {
     return std::exchange(host_used[node], host_used[node] + AlignUp(bytes, kHostAlign));
   }
   std::uint64_t TakeDevice(std::uint64_t bytes) {
-    return std::exchange(device_used.back(),
-                         device_used.back() + AlignUp(bytes, kDeviceAlign));
+    return std::exchange(device_used.back(), device_used.back() + AlignUp(bytes, kDeviceAlign));
   }
 };
 
@@ -160,7 +159,8 @@ void WeightLayout::PlaceOnHost(Pass& pass, Matrix& m, std::int64_t row_unit) {
     AddTasks(t, Piece::kData, shard.row0 * row_bytes, bytes, shard.data, nullptr, 0);
     if (scale_bytes > 0) {
       shard.scale = reinterpret_cast<float*>(base + scale_at);
-      AddTasks(t, Piece::kScale, scale0 * scale_row_bytes, scale_bytes, base + scale_at, nullptr, 0);
+      AddTasks(t, Piece::kScale, scale0 * scale_row_bytes, scale_bytes, base + scale_at, nullptr,
+               0);
     }
     m.shards.push_back(shard);
   }

@@ -68,9 +68,10 @@ void WorkerPool::StartTeam() {
   const int got = team_size_.load(std::memory_order_acquire);
   if (got == size() - 1) return;
   team_.join();
-  Throw<SystemError>("CPU team: {} threads asked for, {} could be started; raise the limit on "
-                     "processes or lower --threads",
-                     size(), got + 1);
+  Throw<SystemError>(
+      "CPU team: {} threads asked for, {} could be started; raise the limit on "
+      "processes or lower --threads",
+      size(), got + 1);
 }
 
 void WorkerPool::WaitWhile(const std::atomic<std::uint32_t>& value, std::uint32_t old) const {

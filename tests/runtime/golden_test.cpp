@@ -1,10 +1,10 @@
 // ctest: opencl
 // Whole-model logits against the reference outputs, on every placement.
+#include "tests/support/golden.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
-
-#include "tests/support/golden.h"
 
 namespace tandem::test {
 namespace {
@@ -51,7 +51,8 @@ TEST_P(GoldenTest, LogitsInOnePieceInChunksAndTokenByToken) {
     }
     for (std::size_t i = 0; i < golden.hidden.size(); ++i) {
       const Worst h = WorstDifference(seen.hidden[static_cast<int>(i)], golden.hidden[i]);
-      EXPECT_LE(h.difference, kExactTolerance) << "hidden." << i << ": " << h << ", chunk " << chunk;
+      EXPECT_LE(h.difference, kExactTolerance)
+          << "hidden." << i << ": " << h << ", chunk " << chunk;
     }
     engine.FreeSequence(s);
   }
@@ -65,7 +66,8 @@ TEST_P(GoldenTest, GreedyTokensWhereTheMarginIsClear) {
   logits.erase(logits.begin(), logits.end() - engine.config().vocab_size);
   const auto ids = Greedy(engine, s, logits, 32);
   for (std::size_t i = 0; i < ids.size() && golden.greedy_margin[i] > kClearMargin; ++i) {
-    ASSERT_EQ(ids[i], golden.greedy_ids[i]) << "token " << i << ", margin " << golden.greedy_margin[i];
+    ASSERT_EQ(ids[i], golden.greedy_ids[i])
+        << "token " << i << ", margin " << golden.greedy_margin[i];
   }
 }
 

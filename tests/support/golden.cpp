@@ -35,7 +35,8 @@ std::string GoldenDir(const std::string& name) {
 std::string DemoDir() { return std::string(TANDEM_SOURCE_DIR) + "/model/demo"; }
 
 std::vector<std::string> AllPlacements() {
-  return {"none", "device", "half", "experts_only", "attention_only", "late_layers", "router_on_host"};
+  return {"none",           "device",      "half",          "experts_only",
+          "attention_only", "late_layers", "router_on_host"};
 }
 
 Profile Placement(const std::string& name) {
@@ -127,7 +128,8 @@ std::vector<std::int32_t> Greedy(Engine& engine, std::int32_t sequence,
 
 Worst WorstDifference(std::span<const float> a, std::span<const float> b) {
   Worst worst;
-  if (a.size() != b.size()) return {INFINITY, 0, static_cast<float>(a.size()), static_cast<float>(b.size())};
+  if (a.size() != b.size())
+    return {INFINITY, 0, static_cast<float>(a.size()), static_cast<float>(b.size())};
   for (std::size_t i = 0; i < a.size(); ++i) {
     const float d = std::fabs(a[i] - b[i]);
     if (!(d <= worst.difference)) worst = {d, i, a[i], b[i]};

@@ -13,8 +13,8 @@ namespace tandem::test {
 // The reference outputs beside a tiny model (tests/golden/<name>/golden.safetensors).
 struct Golden {
   std::vector<std::int32_t> prompt_ids;
-  std::vector<float> logits;                     // [T, V]
-  std::vector<std::vector<float>> hidden;        // [L + 1][T, D]
+  std::vector<float> logits;                         // [T, V]
+  std::vector<std::vector<float>> hidden;            // [L + 1][T, D]
   std::map<int, std::vector<std::int32_t>> experts;  // by layer: [T, K]
   std::map<int, std::vector<float>> weights;
   std::vector<std::int32_t> greedy_ids;
