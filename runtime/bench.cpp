@@ -1,0 +1,147 @@
+#include "runtime/bench.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstring>
+#include <span>
+
+#include "memory/error.h"
+#include "runtime/interrupt.h"
+#include "runtime/sampler.h"
+
+namespace tandem {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double SecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// FNV-1a over the bits.
+std::uint64_t Hash(std::span<const float> values) {
+  std::uint64_t hash = 0xCBF29CE484222325U;
+  for (const float value : values) {
+    std::uint32_t bits = 0;
+    std::memcpy(&bits, &value, sizeof(bits));
+    hash = (hash ^ bits) * 0x100000001B3U;
+  }
+  return hash;
+}
+
+// One repetition: its own sequences, freed at the end.
+class Repetition {
+ public:
+  Repetition(Engine& engine, const BenchOptions& options, const std::function<bool()>& interrupted)
+      : engine_(engine), options_(options), interrupted_(interrupted), random_(/*seed=*/1) {
+    for (std::int64_t i = 0; i < options.sequences; ++i) sequences_.push_back(engine.NewSequence());
+  }
+  ~Repetition() {
+    for (const std::int32_t sequence : sequences_) engine_.FreeSequence(sequence);
+  }
+  Repetition(const Repetition&) = delete;
+  Repetition& operator=(const Repetition&) = delete;
+
+  // Seconds for the prompts of all sequences.
+  double Prefill() {
+    const auto start = Clock::now();
+    for (const std::int32_t sequence : sequences_) {
+      for (std::int64_t at = 0; at < options_.prompt_tokens; at += engine_.plan().max_rows) {
+        const std::int64_t end = std::min(at + engine_.plan().max_rows, options_.prompt_tokens);
+        std::vector<Row> rows;
+        for (std::int64_t p = at; p < end; ++p) rows.push_back(RandomRow(sequence, p));
+        rows.back().wants_logits = end == options_.prompt_tokens;
+        Step(rows);
+      }
+    }
+    return SecondsSince(start);
+  }
+
+  // Seconds for gen_tokens steps, each with one token of every sequence. The tokens are random and
+  // not sampled: a model of random weights would repeat itself, and choose the same experts.
+  double Decode() {
+    const auto start = Clock::now();
+    for (std::int64_t i = 0; i < options_.gen_tokens; ++i) {
+      std::vector<Row> rows;
+      for (const std::int32_t sequence : sequences_) {
+        rows.push_back(RandomRow(sequence, options_.prompt_tokens + i));
+        rows.back().wants_logits = true;
+      }
+      Step(rows);
+    }
+    return SecondsSince(start);
+  }
+
+  std::uint64_t hash() const { return hash_; }
+
+ private:
+  Row RandomRow(std::int32_t sequence, std::int64_t position) {
+    const double vocab = static_cast<double>(engine_.config().vocab_size);
+    const auto token = static_cast<std::int32_t>(random_.Uniform() * vocab);
+    return {sequence, static_cast<std::int32_t>(position), token, false};
+  }
+  void Step(const std::vector<Row>& rows) {
+    if (interrupted_()) ThrowInterrupted();
+    const std::span<const float> logits = engine_.Step(rows);
+    if (!logits.empty()) hash_ = Hash(logits);
+  }
+
+  Engine& engine_;
+  const BenchOptions& options_;
+  const std::function<bool()>& interrupted_;
+  Random random_;
+  std::vector<std::int32_t> sequences_;
+  std::uint64_t hash_ = 0;
+};
+
+void Repeat(Engine& engine, const BenchOptions& options, const std::function<bool()>& interrupted,
+            BenchResult& result) {
+  Repetition repetition(engine, options, interrupted);
+  const auto sequences = static_cast<double>(options.sequences);
+  if (options.prompt_tokens > 0) {
+    const double seconds = repetition.Prefill();
+    result.prefill_tokens_per_s.push_back(sequences * static_cast<double>(options.prompt_tokens) /
+                                          seconds);
+  }
+  if (options.gen_tokens > 0) {
+    engine.ResetMetrics();
+    const double seconds = repetition.Decode();
+    const Metrics& metrics = engine.metrics();
+    result.decode_tokens_per_s.push_back(sequences * static_cast<double>(options.gen_tokens) /
+                                         seconds);
+    result.host_bytes_per_s.push_back(static_cast<double>(metrics.host_weight_bytes) / seconds);
+    result.device_bytes_per_s.push_back(static_cast<double>(metrics.device_weight_bytes) / seconds);
+  }
+  result.logits_hash = repetition.hash();
+}
+
+}  // namespace
+
+BenchResult Bench(Engine& engine, const BenchOptions& options,
+                  const std::function<double()>& measure_read,
+                  const std::function<bool()>& interrupted) {
+  constexpr std::int64_t kWarmUpTokens = 8;
+  BenchOptions warm_up = options;
+  warm_up.prompt_tokens = std::min(options.prompt_tokens, engine.plan().max_rows);
+  warm_up.gen_tokens = std::min(options.gen_tokens, kWarmUpTokens);
+  BenchResult discarded;
+  Repeat(engine, warm_up, interrupted, discarded);
+
+  BenchResult result;
+  for (int i = 0; i < options.repetitions; ++i) {
+    Repeat(engine, options, interrupted, result);
+    result.read_bytes_per_s.push_back(measure_read());
+  }
+  return result;
+}
+
+double Median(std::vector<double> values) {
+  TANDEM_CHECK(!values.empty());
+  std::ranges::sort(values);
+  const std::size_t middle = values.size() / 2;
+  if (values.size() % 2 == 1) return values[middle];
+  return (values[middle - 1] + values[middle]) / 2;
+}
+
+}  // namespace tandem

@@ -1,0 +1,213 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "memory/error.h"
+#include "placement/byte_size.h"
+#include "runtime/bench.h"
+#include "runtime/cli.h"
+#include "runtime/cli_options.h"
+#include "runtime/interrupt.h"
+#include "runtime/read_bandwidth.h"
+#include "runtime/table.h"
+
+namespace tandem {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr double kGb = 1e9;
+constexpr std::int64_t kBlock = 64;  // tokens of a KV block
+constexpr std::uint64_t kReadBytes = std::uint64_t{4} << 30;
+constexpr std::uint64_t kLeastReadBytes = std::uint64_t{64} << 20;
+
+constexpr const char* kExamples =
+    R"(Measures prefill and decode apart, each repetition beside a multi-threaded read of memory with the
+same threads on the same cores: decode is bound by it. Medians; smallest and largest in brackets.
+Examples:
+  tandem bench --synthetic deepseek-v2-lite:layers=8:dtype=bf16 --device none
+  tandem bench --model DIR --prompt-tokens 2048 --gen-tokens 128 --sequences 4 --output json)";
+
+struct BenchFlags {
+  SessionOptions session;
+  BenchOptions bench;
+  bool json = false;
+  bool quiet = false;
+};
+
+// What is known before the engine takes the session, and what was measured.
+struct Report {
+  std::string model;
+  std::string cpu;
+  std::string where;
+  std::size_t threads = 0;
+  std::size_t read_bytes = 0;
+  double load_s = 0;
+  std::uint64_t loaded_bytes = 0;
+  BenchResult result;
+};
+
+SessionOptions WithRoom(const BenchFlags& flags) {
+  const BenchOptions& b = flags.bench;
+  SessionOptions options = flags.session;
+  const std::int64_t blocks = (b.prompt_tokens + b.gen_tokens + kBlock - 1) / kBlock;
+  if (!options.context) options.context = b.sequences * blocks * kBlock;
+  options.sequences = b.sequences;
+  return options;
+}
+
+void CheckRoom(const BenchFlags& flags, const Session& session) {
+  const std::int64_t tokens = flags.bench.prompt_tokens + flags.bench.gen_tokens;
+  const std::int64_t needed = tokens * flags.bench.sequences;
+  if (tokens == 0) throw UsageError("--prompt-tokens and --gen-tokens are both 0");
+  if (needed > session.profile.context) {
+    Throw<UsageError>("{} sequences of {} tokens, the context has room for {}: raise --ctx",
+                      flags.bench.sequences, tokens, session.profile.context);
+  }
+  if (tokens > session.model.config.max_position_embeddings) {
+    Throw<UsageError>("{} tokens, the model has {} positions", tokens,
+                      session.model.config.max_position_embeddings);
+  }
+}
+
+// 4 GiB, or half of what the model leaves free.
+std::uint64_t ReadBytesFor(const Session& session) {
+  const std::uint64_t limit = session.machine.memory_limit_bytes;
+  const std::uint64_t used = session.plan.host_bytes;
+  const std::uint64_t free = limit > used ? limit - used : 0;
+  return std::clamp(free / 2, kLeastReadBytes, kReadBytes);
+}
+
+Report Measure(const BenchFlags& flags) {
+  Session session = OpenSession(WithRoom(flags));
+  CheckRoom(flags, session);
+  Report report;
+  report.model = session.model.name;
+  report.cpu = session.machine.cpu_name;
+  const std::uint64_t read_bytes = ReadBytesFor(session);
+  const InterruptGuard guard;
+  Engine engine = LoadEngine(session, flags.quiet);
+  report.load_s = engine.metrics().load_s;
+  report.loaded_bytes = engine.metrics().loaded_bytes;
+  report.where = engine.Describe();
+  for (const PlanNode& node : engine.plan().nodes) report.threads += node.cores.size();
+  ReadBandwidth read(engine.plan().nodes, read_bytes);
+  report.read_bytes = read.bytes();
+  report.result = Bench(
+      engine, flags.bench, [&] { return read.Measure(); }, Interrupted);
+  return report;
+}
+
+// Ratio of two medians, 0 where one was not measured.
+double Ratio(const std::vector<double>& part, const std::vector<double>& whole) {
+  if (part.empty() || whole.empty()) return 0;
+  return Median(part) / Median(whole);
+}
+
+Json Spread(const std::vector<double>& values) {
+  if (values.empty()) return nullptr;
+  const auto [least, most] = std::ranges::minmax(values);
+  return {{"median", Median(values)}, {"min", least}, {"max", most}, {"values", values}};
+}
+
+void PrintJson(const BenchFlags& flags, const Report& report) {
+  const BenchResult& r = report.result;
+  const Json json = {{"model", report.model},
+                     {"cpu", report.cpu},
+                     {"where", report.where},
+                     {"version", TANDEM_VERSION},
+                     {"threads", report.threads},
+                     {"prompt_tokens", flags.bench.prompt_tokens},
+                     {"gen_tokens", flags.bench.gen_tokens},
+                     {"sequences", flags.bench.sequences},
+                     {"repetitions", flags.bench.repetitions},
+                     {"load_s", report.load_s},
+                     {"loaded_bytes", report.loaded_bytes},
+                     {"prefill_tokens_per_s", Spread(r.prefill_tokens_per_s)},
+                     {"decode_tokens_per_s", Spread(r.decode_tokens_per_s)},
+                     {"decode_host_weight_bytes_per_s", Spread(r.host_bytes_per_s)},
+                     {"decode_device_weight_bytes_per_s", Spread(r.device_bytes_per_s)},
+                     {"read_bytes", report.read_bytes},
+                     {"read_bytes_per_s", Spread(r.read_bytes_per_s)},
+                     {"host_weight_share_of_read", Ratio(r.host_bytes_per_s, r.read_bytes_per_s)},
+                     {"logits_hash", fmt::format("{:016x}", r.logits_hash)}};
+  fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
+}
+
+void AddRow(Table& table, const std::string& what, const std::vector<double>& values, double unit,
+            const std::string& unit_name) {
+  if (values.empty()) return;
+  const auto [least, most] = std::ranges::minmax(values);
+  table.Add({what, fmt::format("{:.1f}", Median(values) / unit),
+             fmt::format("({:.1f} to {:.1f})", least / unit, most / unit), unit_name});
+}
+
+void PrintText(const BenchFlags& flags, const Report& report) {
+  const BenchResult& r = report.result;
+  const BenchOptions& b = flags.bench;
+  fmt::print("{}; {}\n{}, {} threads; {} sequence(s), {} repetitions\n\n", report.model,
+             report.where, report.cpu, report.threads, b.sequences, b.repetitions);
+  Table table({{"measured"}, {"median", Table::Align::kRight}, {"(min to max)"}, {"unit"}});
+  AddRow(table, fmt::format("prefill of {} tokens", b.prompt_tokens), r.prefill_tokens_per_s, 1,
+         "tokens/s");
+  AddRow(table, fmt::format("decode of {} tokens", b.gen_tokens), r.decode_tokens_per_s, 1,
+         "tokens/s");
+  AddRow(table, "weights read by the CPU in decode", r.host_bytes_per_s, kGb, "GB/s");
+  if (std::ranges::any_of(r.device_bytes_per_s, [](double v) { return v > 0; })) {
+    AddRow(table, "weights read by the device in decode", r.device_bytes_per_s, kGb, "GB/s");
+  }
+  AddRow(table, fmt::format("memory read, {} by all threads", FormatBytes(report.read_bytes)),
+         r.read_bytes_per_s, kGb, "GB/s");
+  fmt::print("{}", table.ToText());
+  if (!r.host_bytes_per_s.empty()) {
+    fmt::print("\nIn decode the CPU reads weights at {:.0f} % of that bandwidth.\n",
+               100 * Ratio(r.host_bytes_per_s, r.read_bytes_per_s));
+  }
+  fmt::print("Loaded {} in {:.2f} s. Logits hash {:016x}.\n", FormatBytes(report.loaded_bytes),
+             report.load_s, r.logits_hash);
+}
+
+void RunBench(const BenchFlags& flags) {
+  const Report report = Measure(flags);
+  flags.json ? PrintJson(flags, report) : PrintText(flags, report);
+}
+
+}  // namespace
+
+void AddBenchCommand(CLI::App& app, Command& chosen) {
+  constexpr std::int64_t kMost = std::int64_t{1} << 20;
+  constexpr std::int64_t kMostSequences = 1024;
+  constexpr int kMostRepetitions = 1000;
+  auto* command = app.add_subcommand("bench", "measure prefill and decode");
+  auto flags = std::make_shared<BenchFlags>();
+  AddSourceOptions(*command, flags->session, Source::kModelOrSynthetic);
+  command->add_option("--prompt-tokens", flags->bench.prompt_tokens, "tokens to prefill")
+      ->type_name("N")
+      ->check(CLI::Range(std::int64_t{0}, kMost))
+      ->capture_default_str();
+  command->add_option("--gen-tokens", flags->bench.gen_tokens, "tokens to decode")
+      ->type_name("N")
+      ->check(CLI::Range(std::int64_t{0}, kMost))
+      ->capture_default_str();
+  command->add_option("--sequences", flags->bench.sequences, "sequences decoded together")
+      ->type_name("N")
+      ->check(CLI::Range(std::int64_t{1}, kMostSequences))
+      ->capture_default_str();
+  command->add_option("--repetitions", flags->bench.repetitions, "how often all is measured")
+      ->type_name("N")
+      ->check(CLI::Range(1, kMostRepetitions))
+      ->capture_default_str();
+  AddPlacementOptions(*command, flags->session);
+  AddOutputOption(*command, flags->json);
+  command->add_flag("-q,--quiet", flags->quiet, "no progress");
+  command->footer(kExamples);
+  command->callback([flags, &chosen] { chosen = [flags] { RunBench(*flags); }; });
+}
+
+}  // namespace tandem

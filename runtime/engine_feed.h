@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "runtime/engine.h"
+#include "runtime/generate.h"
+
+namespace tandem {
+
+// One sequence of an engine as a TokenFeed. Long input goes in steps of plan.max_rows, with a look
+// at `interrupted` between them.
+class EngineFeed final : public TokenFeed {
+ public:
+  // The engine outlives the feed. `context` bounds the sequence's length.
+  EngineFeed(Engine& engine, std::int64_t context, std::function<bool()> interrupted);
+  ~EngineFeed() override;
+  EngineFeed(const EngineFeed&) = delete;
+  EngineFeed& operator=(const EngineFeed&) = delete;
+
+  std::span<const float> Feed(std::span<const std::int32_t> tokens) override;
+  std::int64_t Room() const override;
+
+  // Keeps the longest common beginning of what is cached and `ids`, forgets the rest, and gives its
+  // length: ids from there on are still to be fed. At least one id always is, for its logits.
+  std::int64_t KeepPrefix(std::span<const std::int32_t> ids);
+
+ private:
+  Engine& engine_;
+  std::int64_t context_;
+  std::function<bool()> interrupted_;
+  std::int32_t sequence_;
+  std::vector<std::int32_t> ids_;  // in the cache
+};
+
+}  // namespace tandem
