@@ -69,7 +69,8 @@ class TensorList {
   TensorList() = default;
   explicit TensorList(std::vector<TensorInfo> tensors);  // builds the index
 
-  std::span<const TensorInfo> all() const { return tensors_; }
+  std::span<const TensorInfo> all() const& { return tensors_; }
+  std::span<const TensorInfo> all() && = delete;  // would dangle in a range-for
   // The tensor of that role and part, or null. layer and expert are -1 where they do not apply.
   const TensorInfo* Find(Role role, Part part, int layer = -1, int expert = -1) const;
   // As Find, but absence is our own bug (the list was checked when it was made).
