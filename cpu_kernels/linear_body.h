@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "cpu_kernels/body.h"
 #include "cpu_kernels/linear.h"
 
 // The one body of the vectorised linear kernels, compiled by each ISA folder with its own types:
@@ -18,10 +19,6 @@
 
 namespace tandem::cpu {
 namespace {
-
-#define TANDEM_INLINE inline __attribute__((always_inline))
-
-TANDEM_INLINE std::int64_t Min(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
 template <class X>
 TANDEM_INLINE const typename X::Bits* XRow(const LinearArgs& a, std::int64_t t) {
@@ -43,15 +40,6 @@ TANDEM_INLINE void StoreY(const LinearArgs& a, std::int64_t t, std::int64_t n, f
   y = a.accumulate ? y + sum : sum;
 }
 
-// The last elements of a row, padded with zeros (zero is all bits zero in every format).
-template <class Bits, int kCount>
-struct Padded {
-  Bits bits[kCount];
-  TANDEM_INLINE void Fill(const Bits* row, std::int64_t count) {
-    for (std::int64_t i = 0; i < kCount; ++i) bits[i] = i < count ? row[i] : Bits{};
-  }
-};
-
 // ---- Few rows: weights go from memory through registers, kCols rows of w at once. -------------
 
 template <class S, class X, class W, int kRows, int kCols>
@@ -72,6 +60,7 @@ struct DirectForm {
 #pragma GCC unroll 16
     for (int c = 0; c < kCols; ++c) {
       w[c] = WRow<W>(a, Min(n0 + c, a.n1 - 1));
+      scales[c] = S::Zero();
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) sums[r][c] = S::Zero();
     }

@@ -3,6 +3,7 @@
 #include "cpu_kernels/avx512/kernels.h"
 #include "cpu_kernels/avx512/simd.h"
 #include "cpu_kernels/linear_body.h"
+#include "cpu_kernels/linear_transposed_body.h"
 
 namespace tandem::cpu::avx512 {
 namespace {
@@ -18,5 +19,18 @@ void LinearF32(const LinearArgs& args) { Linear<F32Format>(args); }
 void LinearBf16(const LinearArgs& args) { Linear<Bf16Format>(args); }
 void LinearF16(const LinearArgs& args) { Linear<F16Format>(args); }
 void LinearF8(const LinearArgs& args) { Linear<F8Format>(args); }
+
+void LinearTransposedF32(const LinearTransposedArgs& args) {
+  LinearTransposedOf<Simd, F32Format>(args);
+}
+void LinearTransposedBf16(const LinearTransposedArgs& args) {
+  LinearTransposedOf<Simd, Bf16Format>(args);
+}
+void LinearTransposedF16(const LinearTransposedArgs& args) {
+  LinearTransposedOf<Simd, F16Format>(args);
+}
+void LinearTransposedF8(const LinearTransposedArgs& args) {
+  LinearTransposedOf<Simd, F8Format>(args);
+}
 
 }  // namespace tandem::cpu::avx512

@@ -25,6 +25,9 @@ struct Simd {
   static constexpr std::int64_t kTileRows = 64;
   static constexpr std::int64_t kTileCols = 24;
   static constexpr std::int64_t kTileK = 256;
+  static constexpr int kTransposedVecs = 4;
+  static constexpr int kSharedHeads = 8;
+  static constexpr int kSharedKeys = 3;
 
   static F Zero() { return _mm512_setzero_ps(); }
   static F Set1(float v) { return _mm512_set1_ps(v); }
@@ -32,8 +35,45 @@ struct Simd {
   static void Store(float* p, F v) { _mm512_storeu_ps(p, v); }
   static F Mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static F Add(F a, F b) { return _mm512_add_ps(a, b); }
+  static F Sub(F a, F b) { return _mm512_sub_ps(a, b); }
+  static F Div(F a, F b) { return _mm512_div_ps(a, b); }
+  // Either returns b where a or b is NaN.
+  static F Min(F a, F b) { return _mm512_min_ps(a, b); }
+  static F Max(F a, F b) { return _mm512_max_ps(a, b); }
   static F Fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   static float Sum(F v) { return _mm512_reduce_add_ps(v); }
+  static float Highest(F v) { return _mm512_reduce_max_ps(v); }
+  static float SqrtOne(float v) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(v))); }
+  static F Round(F v) {
+    return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  static F ScaleByPowerOf2(F v, F n) { return _mm512_scalef_ps(v, n); }
+
+  // (a, b) -> (a cos - b sin, a sin + b cos) for the pairs of neighbours.
+  static F RotatePairs(F x, F cos_sin) {
+    const F crossed = _mm512_mul_ps(_mm512_permute_ps(x, 0xB1), _mm512_movehdup_ps(cos_sin));
+    return _mm512_fmaddsub_ps(x, _mm512_moveldup_ps(cos_sin), crossed);
+  }
+  static Pair LoadDeinterleaved(const float* p) {
+    const __m512i even =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    const F a = Load(p);
+    const F b = Load(p + 16);
+    return {_mm512_permutex2var_ps(a, even, b), _mm512_permutex2var_ps(a, odd, b)};
+  }
+  // Integer rounding: vcvtneps2bf16 would flush subnormals.
+  static void StoreBf16(std::uint16_t* p, F v) {
+    const __m512i bits = _mm512_castps_si512(v);
+    const __m512i high = _mm512_srli_epi32(bits, 16);
+    const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+    const __m512i bias = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF));
+    const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, bias), 16);
+    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    const __m512i quiet = _mm512_set1_epi32(0x40);
+    const __m512i result = _mm512_mask_or_epi32(rounded, nan, high, quiet);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(result));
+  }
   static void Prefetch(const void* p) {
     _mm_prefetch(static_cast<const char*>(p) + 1024, _MM_HINT_T0);
   }
@@ -43,28 +83,29 @@ struct F32Format {
   using Bits = float;
   static constexpr bool kIsF32 = true;
   static constexpr bool kScaled = false;
-  static Simd::Pair Decode(const float* p) { return {_mm512_loadu_ps(p), _mm512_loadu_ps(p + 16)}; }
+  static Simd::F One(const float* p) { return _mm512_loadu_ps(p); }
+  static Simd::Pair Decode(const float* p) { return {One(p), One(p + 16)}; }
 };
 
 struct Bf16Format {
   using Bits = std::uint16_t;
   static constexpr bool kIsF32 = false;
   static constexpr bool kScaled = false;
-  static Simd::F Widen(const std::uint16_t* p) {
+  static Simd::F One(const std::uint16_t* p) {
     const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
   }
-  static Simd::Pair Decode(const std::uint16_t* p) { return {Widen(p), Widen(p + 16)}; }
+  static Simd::Pair Decode(const std::uint16_t* p) { return {One(p), One(p + 16)}; }
 };
 
 struct F16Format {
   using Bits = std::uint16_t;
   static constexpr bool kIsF32 = false;
   static constexpr bool kScaled = false;
-  static Simd::F Widen(const std::uint16_t* p) {
+  static Simd::F One(const std::uint16_t* p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
-  static Simd::Pair Decode(const std::uint16_t* p) { return {Widen(p), Widen(p + 16)}; }
+  static Simd::Pair Decode(const std::uint16_t* p) { return {One(p), One(p + 16)}; }
 };
 
 // e4m3 is f16 with three exponent and mantissa bits fewer: seeeemmm becomes s0eeeemmm0000000, which
@@ -74,6 +115,12 @@ struct F8Format {
   static constexpr bool kIsF32 = false;
   static constexpr bool kScaled = true;
   static constexpr float kScaleFactor = 256;
+  static Simd::F One(const std::uint8_t* p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    const __m256i high = _mm256_slli_epi16(_mm256_cvtepu8_epi16(bytes), 8);
+    return _mm512_cvtph_ps(_mm256_and_si256(_mm256_srai_epi16(high, 1),
+                                            _mm256_set1_epi16(static_cast<short>(0xBF80))));
+  }
   static Simd::Pair Decode(const std::uint8_t* p) {
     const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
     const __m512i high = _mm512_slli_epi16(_mm512_cvtepu8_epi16(bytes), 8);

@@ -1,0 +1,219 @@
+#pragma once
+
+#include <cstdint>
+
+#include "cpu_kernels/attention.h"
+#include "cpu_kernels/body.h"
+#include "cpu_kernels/vector_body.h"
+
+// The one body of the vectorised attention; S as in linear_body.h, KV the element type of the
+// cache. Blocks of 64 keys are the outer loop, so a block comes from memory once for all heads;
+// where the heads share K and V (MLA), several of them share every load too. Each score has one
+// vector accumulator over dk and each output lane takes the keys in rising order, whatever the
+// grouping.
+
+namespace tandem::cpu {
+namespace {
+
+// One block of keys and the heads [h, h + kHeads), whose scores start at `scores`, 64 a head.
+template <class S, class KV, int kHeads>
+struct HeadGroup {
+  using F = typename S::F;
+  using Bits = typename KV::Bits;
+  static constexpr std::int64_t kStep = 2 * S::kLanes;
+
+  const AttentionArgs& a;
+  const Bits* block;
+  std::int64_t tokens;
+  std::int64_t h;
+  bool first;  // nothing in out yet
+  float* scores;
+  float rescale[kHeads];
+
+  const Bits* Key(std::int64_t j) const {
+    return block + j * a.token_stride + a.k_offset + h * a.k_head_stride;
+  }
+  const Bits* Value(std::int64_t j) const {
+    return block + j * a.token_stride + a.v_offset + h * a.v_head_stride;
+  }
+
+  template <int kKeys>
+  TANDEM_INLINE static void ScoreStep(const float* const (&q)[kHeads],
+                                      const Bits* const (&keys)[kKeys], std::int64_t k,
+                                      F (&sums)[kHeads][kKeys]) {
+#pragma GCC unroll 16
+    for (int j = 0; j < kKeys; ++j) {
+      const typename S::Pair key = KV::Decode(keys[j] + k);
+#pragma GCC unroll 16
+      for (int i = 0; i < kHeads; ++i) {
+        sums[i][j] = S::Fma(S::Load(q[i] + k), key.low, sums[i][j]);
+        sums[i][j] = S::Fma(S::Load(q[i] + k + S::kLanes), key.high, sums[i][j]);
+      }
+    }
+  }
+
+  template <int kKeys>
+  TANDEM_INLINE void ScoreTail(const float* const (&q)[kHeads], const Bits* const (&keys)[kKeys],
+                               std::int64_t k, F (&sums)[kHeads][kKeys]) const {
+    Padded<float, kStep> q_tail[kHeads];
+    Padded<Bits, kStep> key_tail[kKeys];
+    const float* q_at[kHeads];
+    const Bits* key_at[kKeys];
+    for (int i = 0; i < kHeads; ++i) {
+      q_tail[i].Fill(q[i] + k, a.dk - k);
+      q_at[i] = q_tail[i].bits;
+    }
+    for (int j = 0; j < kKeys; ++j) {
+      key_tail[j].Fill(keys[j] + k, a.dk - k);
+      key_at[j] = key_tail[j].bits;
+    }
+    ScoreStep<kKeys>(q_at, key_at, 0, sums);
+  }
+
+  // kKeys keys at once; past the last token the last key is repeated and its scores are dropped.
+  template <int kKeys>
+  void ScoreKeys(std::int64_t j0) {
+    const float* q[kHeads];
+    const Bits* keys[kKeys];
+    F sums[kHeads][kKeys];
+#pragma GCC unroll 16
+    for (int j = 0; j < kKeys; ++j) keys[j] = Key(Min(j0 + j, tokens - 1));
+#pragma GCC unroll 16
+    for (int i = 0; i < kHeads; ++i) {
+      q[i] = a.q + (h + i) * a.q_head_stride;
+#pragma GCC unroll 16
+      for (int j = 0; j < kKeys; ++j) sums[i][j] = S::Zero();
+    }
+    const std::int64_t whole = a.dk / kStep * kStep;
+    for (std::int64_t k = 0; k < whole; k += kStep) ScoreStep<kKeys>(q, keys, k, sums);
+    if (whole < a.dk) ScoreTail<kKeys>(q, keys, whole, sums);
+    for (int i = 0; i < kHeads; ++i) {
+      for (int j = 0; j < kKeys && j0 + j < tokens; ++j) {
+        scores[i * kKvBlockTokens + j0 + j] = a.scale * S::Sum(sums[i][j]);
+      }
+    }
+  }
+
+  // Scores of one head become exp(score - maximum); the old sum and outputs will be rescaled.
+  void Exponentials(int i, float* maximum, float* sum) {
+    float* s = scores + i * kKvBlockTokens;
+    for (std::int64_t j = tokens; j < kKvBlockTokens; ++j) s[j] = -__builtin_inff();
+    F top = S::Set1(maximum[h + i]);
+    for (std::int64_t j = 0; j < kKvBlockTokens; j += S::kLanes) top = S::Max(top, S::Load(s + j));
+    const float highest = S::Highest(top);
+    F total = S::Zero();
+    for (std::int64_t j = 0; j < kKvBlockTokens; j += S::kLanes) {
+      const F p = Exp<S>(S::Sub(S::Load(s + j), S::Set1(highest)));
+      S::Store(s + j, p);
+      total = S::Add(total, p);
+    }
+    float factor[S::kLanes];
+    S::Store(factor, Exp<S>(S::Set1(maximum[h + i] - highest)));
+    rescale[i] = first ? 0.0F : factor[0];
+    sum[h + i] = sum[h + i] * rescale[i] + S::Sum(total);
+    maximum[h + i] = highest;
+  }
+
+  // out[c ...] = out * rescale + sum_j p_j V_j for kVecs vectors of columns.
+  template <int kVecs>
+  void AddValues(std::int64_t c) {
+    F sums[kHeads][kVecs];
+#pragma GCC unroll 16
+    for (int i = 0; i < kHeads; ++i) {
+      const float* out = a.out + (h + i) * a.out_head_stride + c;
+#pragma GCC unroll 16
+      for (int v = 0; v < kVecs; ++v) {
+        sums[i][v] = first ? S::Zero() : S::Mul(S::Load(out + v * S::kLanes), S::Set1(rescale[i]));
+      }
+    }
+    for (std::int64_t j = 0; j < tokens; ++j) {
+      const Bits* value = Value(j) + c;
+#pragma GCC unroll 16
+      for (int v = 0; v < kVecs; ++v) {
+        const F vs = KV::One(value + v * S::kLanes);
+#pragma GCC unroll 16
+        for (int i = 0; i < kHeads; ++i) {
+          sums[i][v] = S::Fma(S::Set1(scores[i * kKvBlockTokens + j]), vs, sums[i][v]);
+        }
+      }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kHeads; ++i) {
+      float* out = a.out + (h + i) * a.out_head_stride + c;
+#pragma GCC unroll 16
+      for (int v = 0; v < kVecs; ++v) S::Store(out + v * S::kLanes, sums[i][v]);
+    }
+  }
+
+  // The last columns, fewer than a vector.
+  void AddPartValues(std::int64_t c) {
+    const std::int64_t count = a.dv - c;
+    for (int i = 0; i < kHeads; ++i) {
+      float* out = a.out + (h + i) * a.out_head_stride + c;
+      F total = first ? S::Zero() : S::Mul(LoadPart<S>(out, count), S::Set1(rescale[i]));
+      for (std::int64_t j = 0; j < tokens; ++j) {
+        Padded<Bits, S::kLanes> part;
+        part.Fill(Value(j) + c, count);
+        total = S::Fma(S::Set1(scores[i * kKvBlockTokens + j]), KV::One(part.bits), total);
+      }
+      StorePart<S>(out, total, count);
+    }
+  }
+
+  template <int kKeys, int kVecs>
+  void Run(float* maximum, float* sum) {
+    for (std::int64_t j = 0; j < tokens; j += kKeys) ScoreKeys<kKeys>(j);
+    for (int i = 0; i < kHeads; ++i) Exponentials(i, maximum, sum);
+    constexpr std::int64_t kChunk = std::int64_t{kVecs} * S::kLanes;
+    std::int64_t c = 0;
+    for (; c + kChunk <= a.dv; c += kChunk) AddValues<kVecs>(c);
+    for (; c + S::kLanes <= a.dv; c += S::kLanes) AddValues<1>(c);
+    if (c < a.dv) AddPartValues(c);
+  }
+};
+
+template <class S, class KV, int kHeads, int kKeys, int kVecs>
+TANDEM_INLINE void RunGroup(const AttentionArgs& a, std::int64_t j0, std::int64_t h) {
+  float* maximum = a.scratch + a.heads * kKvBlockTokens;
+  HeadGroup<S, KV, kHeads> group{
+      a,
+      static_cast<const typename KV::Bits*>(a.blocks[j0 / kKvBlockTokens]),
+      Min(kKvBlockTokens, a.n_keys - j0),
+      h,
+      j0 == 0,
+      a.scratch + h * kKvBlockTokens,
+      {}};
+  group.template Run<kKeys, kVecs>(maximum, maximum + a.heads);
+}
+
+template <class S, class KV>
+void AttentionBlocks(const AttentionArgs& a) {
+  const bool shared = a.k_head_stride == 0 && a.v_head_stride == 0;
+  for (std::int64_t j0 = 0; j0 < a.n_keys; j0 += kKvBlockTokens) {
+    std::int64_t h = 0;
+    while (shared && h + S::kSharedHeads <= a.heads) {
+      RunGroup<S, KV, S::kSharedHeads, S::kSharedKeys, 2>(a, j0, h);
+      h += S::kSharedHeads;
+    }
+    for (; h < a.heads; ++h) RunGroup<S, KV, 1, 8, 8>(a, j0, h);
+  }
+}
+
+template <class S, class F32, class Bf16>
+void AttentionOf(const AttentionArgs& a) {
+  float* maximum = a.scratch + a.heads * kKvBlockTokens;
+  float* sum = maximum + a.heads;
+  for (std::int64_t h = 0; h < a.heads; ++h) {
+    maximum[h] = -__builtin_inff();
+    sum[h] = 0;
+  }
+  a.kv_type == DType::kF32 ? AttentionBlocks<S, F32>(a) : AttentionBlocks<S, Bf16>(a);
+  for (std::int64_t h = 0; h < a.heads; ++h) {
+    float* out = a.out + h * a.out_head_stride;
+    const float inverse = 1.0F / sum[h];
+    for (std::int64_t c = 0; c < a.dv; ++c) out[c] *= inverse;
+  }
+}
+
+}  // namespace
+}  // namespace tandem::cpu

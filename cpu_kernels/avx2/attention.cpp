@@ -1,0 +1,11 @@
+#include "cpu_kernels/attention.h"
+
+#include "cpu_kernels/attention_body.h"
+#include "cpu_kernels/avx2/kernels.h"
+#include "cpu_kernels/avx2/simd.h"
+
+namespace tandem::cpu::avx2 {
+
+void Attention(const AttentionArgs& args) { AttentionOf<Simd, F32Format, Bf16Format>(args); }
+
+}  // namespace tandem::cpu::avx2
