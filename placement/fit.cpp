@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <string>
@@ -73,16 +74,29 @@ std::string Part(const PlanItem& item, std::uint64_t missing) {
   return fmt::format("{} of its {} parts would be enough", count, item.count);
 }
 
+// Whether there is memory that is not the host's.
+bool HasOwnMemory(const Plan& plan) {
+  return std::ranges::find(plan.devices, false, &PlanDevice::shares_cores) != plan.devices.end();
+}
+
 std::string WayOut(const Plan& plan, const Need& need) {
+  const std::string place = ToString(need.place);
   const PlanItem* item = LargestMovable(plan, need.place);
   if (!item) {
     return fmt::format("{}: nothing on it can move; lower workload.chunk, or raise memory.{}",
-                       ToString(need.place), need.place.on_device() ? "device" : "host");
+                       place, need.place.on_device() ? "device" : "host");
+  }
+  if (!need.place.on_device() && !HasOwnMemory(plan)) {
+    return fmt::format(
+        "{}: the largest item is '{}' with {}, and there is no device with memory of its own; "
+        "lower "
+        "workload.context or workload.chunk, or take a smaller model or type",
+        place, item->what, FormatBytes(item->bytes));
   }
   return fmt::format(
-      "{}: the largest item that could move is '{}', {} ({}): see {} in the profile; or lower "
+      "{}: the largest item that could move is '{}' with {} ({}): see {} in the profile; or lower "
       "workload.context or workload.chunk",
-      ToString(need.place), item->what, FormatBytes(item->bytes), Part(*item, need.missing()),
+      place, item->what, FormatBytes(item->bytes), Part(*item, need.missing()),
       SettingOf(item->what));
 }
 

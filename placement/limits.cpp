@@ -45,8 +45,9 @@ std::optional<std::uint64_t> NumberAfter(std::string_view text, std::string_view
 // Absent file, "max" and the huge number that v1 writes for "no limit" are all no limit.
 std::uint64_t ReadLimit(const std::string& path) {
   const std::optional<std::string> text = ReadText(path);
-  const std::optional<std::uint64_t> value = text ? NumberAfter(" " + *text, "") : std::nullopt;
-  return value && *value < (std::uint64_t{1} << 60) ? *value : kNoLimit;
+  std::uint64_t value = 0;
+  if (!text || !(std::istringstream(*text) >> value)) return kNoLimit;
+  return value < (std::uint64_t{1} << 60) ? value : kNoLimit;
 }
 
 std::uint64_t ResidentBytes(const std::string& root) {
@@ -101,7 +102,7 @@ std::uint64_t CgroupLimit(const std::string& root, std::uint64_t resident) {
     const std::size_t first = line.find(':');
     const std::size_t second = first == line.npos ? first : line.find(':', first + 1);
     if (second == line.npos) continue;
-    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
+    const std::string controllers = fmt::format(",{},", line.substr(first + 1, second - first - 1));
     const std::string path = line.substr(second + 1) == "/" ? "" : line.substr(second + 1);
     if (controllers == ",,") {
       smallest = std::min({smallest, SmallestOnPath(mount, path, kV2, resident),

@@ -23,7 +23,8 @@ std::string CoreList(const std::vector<int>& cores) {
 }
 
 std::string Free(std::uint64_t bytes, std::uint64_t budget) {
-  return bytes <= budget ? FormatBytes(budget - bytes) : "-" + FormatBytes(bytes - budget);
+  return bytes <= budget ? FormatBytes(budget - bytes)
+                         : fmt::format("-{}", FormatBytes(bytes - budget));
 }
 
 std::string ItemTable(const Plan& plan) {
@@ -95,7 +96,7 @@ std::string ToText(const Plan& plan) {
       "precision {}\n",
       plan.kv_blocks, Name(plan.kv_type), plan.max_sequences, plan.max_rows,
       plan.precision == Precision::kExact ? "exact" : "fast");
-  for (const std::string& note : plan.notes) text += "note: " + note + "\n";
+  for (const std::string& note : plan.notes) text += fmt::format("note: {}\n", note);
   return text;
 }
 

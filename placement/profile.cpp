@@ -92,7 +92,7 @@ const std::string& Word(const Field& field, std::span<const std::string_view> wo
     list += fmt::format("{}{}", list.empty() ? "" : ", ", known);
   }
   const std::string nearest = NearestKey(word, words);
-  Expected(field, list + (nearest.empty() ? "" : " (perhaps '" + nearest + "')"));
+  Expected(field, list + (nearest.empty() ? "" : fmt::format(" (perhaps '{}')", nearest)));
 }
 
 constexpr std::array<std::string_view, 3> kSides{"auto", "host", "device"};

@@ -99,9 +99,8 @@ void CheckNothingDemanded(const Profile& profile, const Machine& machine) {
     Throw<ConfigError>("{}: 'placement.{}' asks for a device, and the device is 'none': change one",
                        ProfileName(profile), key);
   }
-  Throw<OpenClError>("{}: 'placement.{}' asks for a device; no OpenCL device was found{}",
-                     ProfileName(profile), key,
-                     machine.device_problem.empty() ? "" : " (" + machine.device_problem + ")");
+  Throw<OpenClError>("{}: 'placement.{}' asks for a device; {}", ProfileName(profile), key,
+                     FoundDevices(machine));
 }
 
 DType KvType(const Profile& profile, Precision precision) {

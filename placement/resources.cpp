@@ -26,21 +26,10 @@ std::optional<int> ParseIndex(const std::string& text) {
   return whole ? std::optional(index) : std::nullopt;
 }
 
-// "0: NVIDIA H200, 1: pthread-..." or why there is none.
-std::string FoundDevices(const Machine& machine) {
-  std::string text;
-  for (const Device& device : machine.devices) {
-    text += fmt::format("{}{}: {} ({})", text.empty() ? "" : ", ", device.index, device.name,
-                        device.platform);
-  }
-  if (!text.empty()) return "OpenCL devices found: " + text;
-  const std::string why = machine.device_problem.empty() ? "" : " (" + machine.device_problem + ")";
-  return "no OpenCL device was found" + why;
-}
-
 const Device* AutoDevice(const Machine& machine, std::vector<std::string>& notes) {
   if (machine.devices.empty()) {
-    notes.push_back("device auto: " + FoundDevices(machine) + ", everything runs on the host");
+    notes.push_back(
+        fmt::format("device auto: {}, everything runs on the host", FoundDevices(machine)));
     return nullptr;
   }
   const auto gpu = std::ranges::find(machine.devices, false, &Device::shares_cores);
@@ -85,6 +74,17 @@ void CheckBudget(const char* key, std::optional<std::uint64_t> wanted, std::uint
 }
 
 }  // namespace
+
+std::string FoundDevices(const Machine& machine) {
+  std::string list;
+  for (const Device& device : machine.devices) {
+    list += fmt::format("{}{}: {} ({})", list.empty() ? "" : ", ", device.index, device.name,
+                        device.platform);
+  }
+  if (!list.empty()) return fmt::format("OpenCL devices found: {}", list);
+  if (machine.device_problem.empty()) return "no OpenCL device was found";
+  return fmt::format("no OpenCL device was found ({})", machine.device_problem);
+}
 
 std::string ProfileName(const Profile& profile) {
   return profile.file.empty() ? "default profile" : profile.file;

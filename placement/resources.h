@@ -31,6 +31,9 @@ struct Threads {
 };
 Threads ShareCores(const Machine& machine, const Profile& profile, const Device* device);
 
+// "no OpenCL device was found (why)", or those that were.
+std::string FoundDevices(const Machine& machine);
+
 // "the profile" as it is to be called in messages.
 std::string ProfileName(const Profile& profile);
 

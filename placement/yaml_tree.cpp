@@ -14,6 +14,15 @@
 namespace tandem {
 namespace {
 
+// A control character could end a message early or steer the terminal.
+std::string Printable(std::string text) {
+  for (char& c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7F) c = '?';
+  }
+  return text;
+}
+
 // Builds the tree from yaml-cpp's events, and refuses what is not wanted as soon as it comes, so
 // that nothing is built of it.
 class TreeBuilder : public YAML::EventHandler {
@@ -154,18 +163,14 @@ YamlValue ParseYaml(const std::string& text, const std::string& file) {
     return root;
   } catch (const YAML::Exception& error) {
     Throw<ConfigError>("{}:{}:{}: YAML syntax: {}", file, error.mark.line + 1,
-                       error.mark.column + 1, error.msg);
+                       error.mark.column + 1, Printable(error.msg));
   }
 }
 
 std::string Quoted(const std::string& text) {
   constexpr std::size_t kLongest = 60;
-  std::string quoted = "'";
-  for (std::size_t i = 0; i < text.size() && i < kLongest; ++i) {
-    const auto byte = static_cast<unsigned char>(text[i]);
-    quoted += byte < 0x20 || byte == 0x7F ? '?' : text[i];
-  }
-  return quoted + (text.size() > kLongest ? "...'" : "'");
+  const bool cut = text.size() > kLongest;
+  return fmt::format("'{}{}'", Printable(text.substr(0, kLongest)), cut ? "..." : "");
 }
 
 }  // namespace tandem
