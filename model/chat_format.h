@@ -12,7 +12,8 @@ namespace tandem {
 
 // The prompt formats of the DeepSeek models (architectures section 15).
 enum class ChatFormat : std::uint8_t { kNone, kV2, kV3, kR1, kV31 };
-std::string_view Name(ChatFormat format);  // "none", "deepseek-v2", "deepseek-v3", "deepseek-r1", "deepseek-v3.1"
+std::string_view Name(
+    ChatFormat format);  // "none", "deepseek-v2", "deepseek-v3", "deepseek-r1", "deepseek-v3.1"
 
 struct ChatMessage {
   enum class Who : std::uint8_t { kSystem, kUser, kAssistant };

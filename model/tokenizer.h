@@ -10,8 +10,9 @@
 
 namespace tandem {
 
-// Byte-level BPE as tokenizer.json describes it: any sequence of Split (regex, Isolated), Digits and
-// ByteLevel pre-tokenizers, merges, added tokens. Gives exactly the ids of the Hugging Face library.
+// Byte-level BPE as tokenizer.json describes it: any sequence of Split (regex, Isolated), Digits
+// and ByteLevel pre-tokenizers, merges, added tokens. Gives exactly the ids of the Hugging Face
+// library.
 class Tokenizer {
  public:
   // Parses tokenizer.json's text; `file` is for messages. Throws CheckpointError.
@@ -24,8 +25,8 @@ class Tokenizer {
     kText,   // control tokens in the text are ordinary characters (user content)
     kParse,  // added tokens in the text become their ids (templates)
   };
-  // Any bytes are accepted; bytes that are no UTF-8 go through byte fallback and decode back exactly.
-  // Linear in the text's length. No BOS is added. Thread-safe.
+  // Any bytes are accepted; bytes that are no UTF-8 go through byte fallback and decode back
+  // exactly. Linear in the text's length. No BOS is added. Thread-safe.
   std::vector<std::int32_t> Encode(std::string_view text, Special special = Special::kParse) const;
 
   // The exact bytes of these ids. Special tokens are skipped unless asked for.
@@ -47,7 +48,8 @@ class Tokenizer {
 // ids beyond the embedding are refused.
 Tokenizer ReadTokenizer(const std::string& model_dir, std::int64_t vocab_size);
 
-// Turns ids into text piece by piece: never half a UTF-8 character, and the pieces join to the whole.
+// Turns ids into text piece by piece: never half a UTF-8 character, and the pieces join to the
+// whole.
 class StreamDecoder {
  public:
   explicit StreamDecoder(const Tokenizer& tokenizer) : tokenizer_(&tokenizer) {}
