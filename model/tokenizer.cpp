@@ -169,7 +169,6 @@ void Tokenizer::Impl::EncodeWord(std::string_view word, EncodeState& state) cons
     return;
   }
   const WordIds& before = at->second;
-  state.ids.reserve(std::max(state.ids.capacity(), begin + before.count));
   for (std::size_t i = 0; i < before.count; ++i) state.ids.push_back(state.ids[before.begin + i]);
 }
 

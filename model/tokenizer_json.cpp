@@ -55,9 +55,9 @@ void CheckModel(const JsonFields& model) {
   // unk_token and fuse_unk may say anything: with a token for every byte nothing is unknown.
 }
 
-void CheckTokenCount(std::size_t count, std::size_t limit, const std::string& where) {
+void CheckCount(std::size_t count, std::size_t limit, const std::string& where) {
   if (count <= limit) return;
-  Throw<CheckpointError>("{}: more than {} entries", where, limit);
+  Throw<CheckpointError>("{}: {} entries; more than {} are not supported", where, count, limit);
 }
 
 void ReadVocab(const JsonFields& model, TokenizerSpec& spec) {
@@ -68,8 +68,9 @@ void ReadVocab(const JsonFields& model, TokenizerSpec& spec) {
   if (value->get(entries) != simdjson::SUCCESS) {
     Throw<CheckpointError>("{}: expected an object, found {}", where, Shown(*value));
   }
+  CheckCount(entries.size(), kMaxTokens, where);
+  spec.vocab.reserve(entries.size());
   for (const auto& [content, id] : entries) {
-    CheckTokenCount(spec.vocab.size() + 1, kMaxTokens, where);
     const auto number = WholeNumber(id);
     if (!number || *number < kIdRange.low || *number > kIdRange.high) {
       Throw<CheckpointError>("{}: {}: expected an id from {} to {}, found {}", where,
@@ -127,9 +128,11 @@ void ReadMerges(const JsonFields& model, TokenizerSpec& spec) {
   const auto value = model.Find("merges");
   if (!value) model.Missing("merges");
   const std::string list_name = model.Where("merges");
+  const simdjson::dom::array list = List(*value, list_name);
+  CheckCount(list.size(), kMaxMerges, list_name);
+  spec.bpe.Reserve(list.size());
   std::size_t rank = 0;
-  for (const element entry : List(*value, list_name)) {
-    CheckTokenCount(rank + 1, kMaxMerges, list_name);
+  for (const element entry : list) {
     const std::string where = fmt::format("{}[{}]", list_name, rank);
     const auto [left, right] = MergePair(entry, where);
     const std::int32_t left_id = IdOf(spec, std::string(left), "token", where);
@@ -166,8 +169,9 @@ void ReadAddedTokens(const JsonFields& root, const std::string& file, TokenizerS
   const auto value = root.Find("added_tokens");
   if (!value) return;
   const std::string list_name = root.Where("added_tokens");
-  for (const element entry : List(*value, list_name)) {
-    CheckTokenCount(spec.added.size() + 1, kMaxAddedTokens, list_name);
+  const simdjson::dom::array list = List(*value, list_name);
+  CheckCount(list.size(), kMaxAddedTokens, list_name);
+  for (const element entry : list) {
     const std::string name = fmt::format("added_tokens[{}]", spec.added.size());
     simdjson::dom::object object;
     if (entry.get(object) != simdjson::SUCCESS) {
