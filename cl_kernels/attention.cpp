@@ -45,7 +45,7 @@ void LaunchAttention(Programs& programs, const AttentionArgs& a) {
   }
   if (a.T <= 0 || a.heads <= 0) return;
   const Shape shape = ChooseShape(programs, a);
-  const cl_kernel kernel = programs.Kernel(Program::kAttention, a.kv_type, shape.kernel);
+  const cl_kernel kernel = programs.Kernel(Program::kKvCache, a.kv_type, shape.kernel);
   Arguments(kernel).Set(a.q, a.q_row_stride, a.q_head_stride, a.kv, a.width, a.k_offset,
                         a.k_head_stride, a.v_offset, a.v_head_stride, cl_int{KvAligned(a)},
                         a.tables, a.table_start, a.n_keys, a.out, a.out_row_stride,

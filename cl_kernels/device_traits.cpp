@@ -20,8 +20,9 @@ bool HasDenormals(const ClDevice& device) {
 }  // namespace
 
 std::string DeviceTraits::Options() const {
-  return fmt::format("-cl-std=CL1.2 -DTEAM={} -DTEAMS={} -DWROWS={} -DGROUP={} -DDENORMALS={}",
-                     team, teams, wide_rows, group, denormals ? 1 : 0);
+  return fmt::format(
+      "-cl-std=CL1.2 -DTEAM={} -DTEAMS={} -DWROWS={} -DMAX_ROWS={} -DGROUP={} -DDENORMALS={}", team,
+      teams, wide_rows, max_rows, group, denormals ? 1 : 0);
 }
 
 DeviceTraits CpuTraits(std::int64_t compute_units) {
@@ -35,6 +36,7 @@ DeviceTraits GpuTraits(std::int64_t compute_units) {
   DeviceTraits traits;
   traits.team = 32;
   traits.teams = 8;
+  traits.max_rows = 8;
   traits.group = 256;
   traits.denormals = true;
   traits.attention_items = false;

@@ -13,11 +13,12 @@ struct DeviceTraits {
   int team = 1;                 // work-items that share one dot product
   int teams = 1;                // teams in a work-group
   int wide_rows = 4;            // weight rows of a team
+  int max_rows = 4;             // rows of x that a team takes at once: 4 or 8
   int group = 1;                // work-items of a work-group that reduces over one row of x
   bool denormals = false;       // f32 subnormals are exact and cost nothing
   bool attention_items = true;  // a work-item per row and head, else a work-group
   bool cache_binaries = true;   // CL_PROGRAM_BINARIES are worth keeping on disk
-  // Up to so many rows the few-rows form runs, 8 rows at a time; beyond, the tiles.
+  // Up to so many rows the few-rows form runs, max_rows at a time; beyond, the tiles.
   std::int64_t few_rows_max = INT64_MAX;
   // With fewer work-groups than this a launch gives each team one weight row instead of wide_rows.
   std::int64_t wide_min_groups = 1;

@@ -5,7 +5,7 @@
 //   gate, up : WTYPE [F, D]     down : WTYPE [D, F]     x : f32     act : f32 [P, F]
 //   jobs : as ExpertJob of args.h, seven ulongs each, the last of them first_pair and n_pairs
 //
-//   experts_{gate_up,down}_few_<cap>[_narrow]
+//   experts_{gate_up,down}_few[_1][_narrow]
 //                            global (ceil(N / (TEAMS * wrows)) * TEAM * TEAMS, ceil(max_pairs / cap),
 //                            n_jobs)   local (TEAM * TEAMS, 1, 1)         N = F for gate_up, D for down
 //   experts_{gate_up,down}_many  global (ceil(N / BN) * 256, ceil(max_pairs / BM), n_jobs)
@@ -99,12 +99,12 @@ typedef struct {
 
 GATE_UP_FEW(experts_gate_up_few_1, 1, WROWS)
 GATE_UP_FEW(experts_gate_up_few_1_narrow, 1, 1)
-GATE_UP_FEW(experts_gate_up_few_8, MAX_ROWS, WROWS)
-GATE_UP_FEW(experts_gate_up_few_8_narrow, MAX_ROWS, 1)
+GATE_UP_FEW(experts_gate_up_few, MAX_ROWS, WROWS)
+GATE_UP_FEW(experts_gate_up_few_narrow, MAX_ROWS, 1)
 DOWN_FEW(experts_down_few_1, 1, WROWS)
 DOWN_FEW(experts_down_few_1_narrow, 1, 1)
-DOWN_FEW(experts_down_few_8, MAX_ROWS, WROWS)
-DOWN_FEW(experts_down_few_8_narrow, MAX_ROWS, 1)
+DOWN_FEW(experts_down_few, MAX_ROWS, WROWS)
+DOWN_FEW(experts_down_few_narrow, MAX_ROWS, 1)
 
 kernel __attribute__((reqd_work_group_size(TILE_GROUP, 1, 1))) void experts_gate_up_many(
     GATE_UP_ARGS) {

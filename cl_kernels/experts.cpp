@@ -7,16 +7,16 @@ namespace tandem::cl {
 namespace {
 
 constexpr MatmulForms kGateUpForms{"experts_gate_up_few_1", "experts_gate_up_few_1_narrow",
-                                   "experts_gate_up_few_8", "experts_gate_up_few_8_narrow",
+                                   "experts_gate_up_few", "experts_gate_up_few_narrow",
                                    "experts_gate_up_many"};
 constexpr MatmulForms kDownForms{"experts_down_few_1", "experts_down_few_1_narrow",
-                                 "experts_down_few_8", "experts_down_few_8_narrow",
+                                 "experts_down_few", "experts_down_few_narrow",
                                  "experts_down_many"};
 
 void LaunchGateUp(Programs& programs, const ExpertsArgs& a) {
   const MatmulLaunch launch =
       ChooseMatmul(kGateUpForms, programs.traits(), a.max_pairs, a.F, a.n_jobs);
-  const cl_kernel kernel = programs.Kernel(Program::kExperts, a.dtype, launch.kernel);
+  const cl_kernel kernel = programs.Kernel(Program::kMatmul, a.dtype, launch.kernel);
   Arguments(kernel).Set(a.weights, a.jobs, a.D, a.F, a.pair_row, a.pair_weight, a.x, a.x_stride,
                         cl_int{Aligned16(a.x.offset, a.x_stride)}, a.act);
   Enqueue(programs, kernel, launch.groups, launch.group_size);
@@ -25,7 +25,7 @@ void LaunchGateUp(Programs& programs, const ExpertsArgs& a) {
 void LaunchDown(Programs& programs, const ExpertsArgs& a) {
   const MatmulLaunch launch =
       ChooseMatmul(kDownForms, programs.traits(), a.max_pairs, a.D, a.n_jobs);
-  const cl_kernel kernel = programs.Kernel(Program::kExperts, a.dtype, launch.kernel);
+  const cl_kernel kernel = programs.Kernel(Program::kMatmul, a.dtype, launch.kernel);
   Arguments(kernel).Set(a.weights, a.jobs, a.D, a.F, a.act, cl_int{Aligned16(a.act.offset, a.F)},
                         a.pair_out);
   Enqueue(programs, kernel, launch.groups, launch.group_size);

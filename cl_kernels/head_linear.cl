@@ -2,9 +2,9 @@
 // MLA's absorbed query (DeepSeek-V2 section 2.1.1): q~ = W_UK^T q, one head at a time.
 //   x, y : f32, rows and heads *_stride apart      w : WTYPE [rows, C] row-major
 //
-// A work-item owns 8 columns of up to 8 rows t; the teams of a work-group split n and add up through
+// A work-item owns 8 columns of up to MAX_ROWS rows t; the teams of a work-group split n and add up through
 // local memory, in an order that depends on nothing but N.
-//   head_linear_transposed  global (ceil(C / (8 * TEAM)) * TEAM * TEAMS, ceil(T / 8), heads)
+//   head_linear_transposed  global (ceil(C / (8 * TEAM)) * TEAM * TEAMS, ceil(T / MAX_ROWS), heads)
 //                           local  (TEAM * TEAMS, 1, 1)
 INLINE void transposed_rows(float8* sum, matrix_t w, long base, long N, long c,
                             const global float* x, const long* row_at, const int rows, int team) {
@@ -40,10 +40,10 @@ kernel __attribute__((reqd_work_group_size(TEAM* TEAMS, 1, 1))) void head_linear
   for (int t = 0; t < MAX_ROWS; ++t) row_at[t] = (t0 + min(t, rows - 1)) * x_stride;
   if (rows == 1) {
     transposed_rows(sum, m, base, N, c, x, row_at, 1, team);
-  } else if (rows <= 4) {
+  } else if (MAX_ROWS == 4 || rows <= 4) {
     transposed_rows(sum, m, base, N, c, x, row_at, 4, team);
   } else {
-    transposed_rows(sum, m, base, N, c, x, row_at, 8, team);
+    transposed_rows(sum, m, base, N, c, x, row_at, MAX_ROWS, team);
   }
 #pragma unroll
   for (int t = 0; t < MAX_ROWS; ++t) {

@@ -31,13 +31,9 @@ Kernels::Kernels(const ClDevice& device, std::filesystem::path cache_dir,
 Kernels::~Kernels() = default;
 
 void Kernels::Prepare(const std::vector<DType>& weight_formats, DType kv_type) {
-  for (const ProgramSource& source : kProgramSources) {
-    if (source.typed_by == TypedBy::kWeight) {
-      for (const DType format : weight_formats) impl_->programs.Build(source.program, format);
-    } else {
-      impl_->programs.Build(source.program, kv_type);
-    }
-  }
+  for (const DType format : weight_formats) impl_->programs.Build(Program::kMatmul, format);
+  impl_->programs.Build(Program::kKvCache, kv_type);
+  impl_->programs.Build(Program::kRows, DType::kF32);
 }
 
 void Kernels::RmsNorm(const RmsNormArgs& a) { LaunchRmsNorm(impl_->programs, a); }

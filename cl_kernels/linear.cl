@@ -3,7 +3,7 @@
 // A plain linear layer has one head. With several this is MLA's un-absorbed value (DeepSeek-V2
 // section 2.1.1): every head multiplies its own rows of W_UV.
 //
-//   linear_few_<cap>[_narrow]  global (ceil(N / (TEAMS * wrows)) * TEAM * TEAMS, ceil(T / cap), heads)
+//   linear_few[_1][_narrow]  global (ceil(N / (TEAMS * wrows)) * TEAM * TEAMS, ceil(T / cap), heads)
 //                              local  (TEAM * TEAMS, 1, 1);  narrow: wrows 1, for N too small to fill
 //                              the device otherwise
 //   linear_many                global (ceil(N / BN) * 256, ceil(T / BM), heads)   local (256, 1, 1)
@@ -47,8 +47,8 @@ INLINE void put(global float* y, float value, int accumulate) {
 
 LINEAR_FEW(linear_few_1, 1, WROWS)
 LINEAR_FEW(linear_few_1_narrow, 1, 1)
-LINEAR_FEW(linear_few_8, MAX_ROWS, WROWS)
-LINEAR_FEW(linear_few_8_narrow, MAX_ROWS, 1)
+LINEAR_FEW(linear_few, MAX_ROWS, WROWS)
+LINEAR_FEW(linear_few_narrow, MAX_ROWS, 1)
 
 kernel __attribute__((reqd_work_group_size(TILE_GROUP, 1, 1))) void linear_many(LINEAR_ARGS) {
   local float tiles[TILE_FLOATS] __attribute__((aligned(16)));

@@ -1,7 +1,7 @@
 // The two forms of y = x W^T that linear.cl, head_linear.cl and experts.cl share; f32 accumulation.
 //
-//   few rows  : work-group of TEAMS teams; a team sums WROWS (or 1) weight rows against up to 8 rows
-//               of x and reads each weight once. Bound by the bandwidth of the weights.
+//   few rows  : work-group of TEAMS teams; a team sums WROWS (or 1) weight rows against up to MAX_ROWS
+//               rows of x and reads each weight once. Bound by the bandwidth of the weights.
 //   many rows : work-group of TILE_GROUP work-items; a tile of BM rows of x by BN weight rows, BK
 //               values of k at a time through local memory, TM x TN sums in registers each.
 //
@@ -18,10 +18,13 @@
 #define TN (BN / 16)
 #define TILE_GROUP 256
 
-#define MAX_ROWS 8
+// 8 suits a GPU; 4 x WROWS vector sums are what the registers of a CPU hold.
+#ifndef MAX_ROWS
+#define MAX_ROWS 4
+#endif
 
-// Weights of one load of a work-item: 16 bytes at least.
-#define CHUNK (WTYPE == WTYPE_F8 ? 16 : 8)
+// Weights of one step of a work-item: on a GPU 16 bytes at least.
+#define CHUNK (WTYPE == WTYPE_F8 && TEAM > 1 ? 16 : 8)
 
 #if TEAM == 1
 typedef float8 sum_t;
@@ -103,19 +106,17 @@ INLINE void few_rows(local float* partial, matrix_t w, long n0, const global flo
   for (int i = 0; i < wrows * rows; ++i) partial[i * (TEAM + 1) + lane] = TOTAL(sum[i]);
 }
 
-// Rows of x that few_rows takes: 1, 2, 4 or 8, the excess repeating the last row.
-INLINE int padded_rows(int rows) { return rows <= 2 ? rows : rows <= 4 ? 4 : 8; }
+// Rows of x that few_rows takes: 1, 4 or 8, the excess repeating the last row.
+INLINE int padded_rows(int rows) { return rows == 1 ? 1 : rows <= 4 ? 4 : 8; }
 
-// few_rows for a number of rows known only now; `cap` (1 or 8) and `wrows` are constants. The choice
-// is the same for the whole work-group, and there is no barrier inside.
+// few_rows for a number of rows known only now; `cap` (1 or MAX_ROWS) and `wrows` are constants. The
+// choice is the same for the whole work-group, and there is no barrier inside.
 INLINE void few_rows_any(local float* partial, matrix_t w, long n0, const global float* x,
                          const long* row_at, int x_aligned, int rows, const int cap,
                          const int wrows, int lane) {
   if (cap == 1 || rows == 1) {
     few_rows(partial, w, n0, x, row_at, x_aligned, 1, wrows, lane);
-  } else if (rows == 2) {
-    few_rows(partial, w, n0, x, row_at, x_aligned, 2, wrows, lane);
-  } else if (rows <= 4) {
+  } else if (cap == 4 || rows <= 4) {
     few_rows(partial, w, n0, x, row_at, x_aligned, 4, wrows, lane);
   } else {
     few_rows(partial, w, n0, x, row_at, x_aligned, 8, wrows, lane);

@@ -9,7 +9,6 @@ namespace {
 constexpr std::int64_t kTileRows = 64;
 constexpr std::int64_t kTileColumns = 128;
 constexpr std::int64_t kTileGroup = 256;
-constexpr std::int64_t kMaxRows = 8;
 
 }  // namespace
 
@@ -18,13 +17,13 @@ MatmulLaunch ChooseMatmul(const MatmulForms& forms, const DeviceTraits& traits, 
   if (rows > traits.few_rows_max) {
     return {forms.many, {CeilDiv(N, kTileColumns), CeilDiv(rows, kTileRows), batch}, kTileGroup};
   }
-  const std::int64_t blocks = CeilDiv(rows, kMaxRows);
+  const std::int64_t blocks = CeilDiv(rows, traits.max_rows);
   const std::int64_t wide = CeilDiv(N, traits.teams * traits.wide_rows);
   const bool narrow = wide * blocks * batch < traits.wide_min_groups;
   const std::int64_t columns = narrow ? CeilDiv(N, traits.teams) : wide;
   const std::string_view one = narrow ? forms.few_1_narrow : forms.few_1;
-  const std::string_view eight = narrow ? forms.few_8_narrow : forms.few_8;
-  return {rows == 1 ? one : eight, {columns, blocks, batch}, traits.group_size()};
+  const std::string_view several = narrow ? forms.few_narrow : forms.few;
+  return {rows == 1 ? one : several, {columns, blocks, batch}, traits.group_size()};
 }
 
 }  // namespace tandem::cl

@@ -11,7 +11,7 @@ namespace tandem::cl {
 // How the programs over matmul.cl are launched, from the kernels' names on: the same for linear,
 // the two halves of the experts, and heads.
 struct MatmulForms {
-  std::string_view few_1, few_1_narrow, few_8, few_8_narrow, many;
+  std::string_view few_1, few_1_narrow, few, few_narrow, many;
 };
 
 struct MatmulLaunch {

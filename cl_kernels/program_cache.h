@@ -15,6 +15,8 @@ class ProgramCache {
  public:
   explicit ProgramCache(std::filesystem::path directory) : directory_(std::move(directory)) {}
 
+  // False: asking the driver for a binary would be wasted time.
+  bool enabled() const { return !directory_.empty(); }
   std::optional<std::vector<unsigned char>> Load(const std::string& key) const;
   void Store(const std::string& key, const std::vector<unsigned char>& binary) const noexcept;
   std::filesystem::path FileOf(const std::string& key) const;

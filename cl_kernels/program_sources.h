@@ -3,36 +3,24 @@
 #include <array>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "memory/dtype.h"
 
 namespace tandem::cl {
 
+// The .cl files are compiled in three programs, by what they are typed by: a program costs a second
+// on some drivers, a kernel in it little.
 enum class Program : int {
-  kLinear,
-  kHeadLinear,
-  kExperts,
-  kAttention,
-  kKvAppend,
-  kRmsNorm,
-  kRope,
-  kElementwise,
-  kRouter,
+  kMatmul,   // per weight format: linear, head_linear, experts
+  kKvCache,  // per KV type: kv_append, attention
+  kRows,     // f32 only: rmsnorm, rope, elementwise, router
 };
-inline constexpr int kNumPrograms = 9;
+inline constexpr std::array kPrograms{Program::kMatmul, Program::kKvCache, Program::kRows};
 
-// What a program is compiled for: -DWTYPE=, -DKVTYPE= or nothing.
-enum class TypedBy : int { kNothing, kWeight, kKv };
-
-struct ProgramSource {
-  Program program;
-  std::string_view name;  // of its .cl
-  TypedBy typed_by;
-};
-extern const std::array<ProgramSource, kNumPrograms> kProgramSources;
-
-const ProgramSource& SourceOf(Program program);
-// The whole text that is compiled: the shared files, then the program's own.
+// "matmul", ...: for messages.
+std::string_view NameOf(Program program);
+// The whole text that is compiled: the shared files, then the operations'.
 std::string TextOf(Program program);
 // " -DWTYPE=1", " -DKVTYPE=0" or "": the type's number as common.cl has it.
 std::string TypeOption(Program program, DType type);

@@ -12,7 +12,7 @@ constexpr int kCacheFormat = 1;  // raise when a binary's meaning changes but no
 
 // One entry per program, whatever type the caller names, for programs without a type.
 DType KeyType(Program program, DType type) {
-  return SourceOf(program).typed_by == TypedBy::kNothing ? DType::kF32 : type;
+  return program == Program::kRows ? DType::kF32 : type;
 }
 
 std::string BuildLog(cl_program program, cl_device_id device) {
@@ -97,9 +97,10 @@ ClProgramHandle Programs::FromSource(Program program, const std::string& options
   ClCheck(error, "clCreateProgramWithSource");
   error = clBuildProgram(built.get(), 1, &id, options.c_str(), nullptr, nullptr);
   if (error != CL_SUCCESS) {
-    Throw<OpenClError>("{}.cl does not compile: {} on '{}' (driver {}) with options '{}':\n{}",
-                       SourceOf(program).name, ClErrorName(error), device_.info().name,
-                       device_.info().driver_version, options, BuildLog(built.get(), id));
+    Throw<OpenClError>(
+        "the OpenCL program '{}' does not compile: {} on '{}' (driver {}) with options '{}':\n{}",
+        NameOf(program), ClErrorName(error), device_.info().name, device_.info().driver_version,
+        options, BuildLog(built.get(), id));
   }
   return built;
 }
@@ -113,7 +114,7 @@ cl_program Programs::Get(Program program, DType type) {
   if (slot) return slot.get();
   slot = FromSource(program, options);
   ++compiled_;
-  if (traits_.cache_binaries) cache_.Store(key, BinaryOf(slot.get()));
+  if (cache_.enabled()) cache_.Store(key, BinaryOf(slot.get()));
   return slot.get();
 }
 

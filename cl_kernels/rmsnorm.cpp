@@ -6,7 +6,7 @@ namespace tandem::cl {
 
 void LaunchRmsNorm(Programs& programs, const RmsNormArgs& a) {
   if (a.T <= 0 || a.D <= 0) return;
-  const cl_kernel kernel = programs.Kernel(Program::kRmsNorm, DType::kF32, "rmsnorm_f32");
+  const cl_kernel kernel = programs.Kernel(Program::kRows, DType::kF32, "rmsnorm_f32");
   Arguments(kernel).Set(a.x, a.x_stride, a.w, a.y, a.y_stride, a.D, a.eps);
   Enqueue(programs, kernel, {1, a.T, 1}, programs.traits().group);
 }

@@ -27,7 +27,7 @@ void LaunchRouter(Programs& programs, const RouterArgs& a) {
   }
   if (a.T <= 0) return;
   const bool has_bias = a.bias.buffer != nullptr;
-  const cl_kernel kernel = programs.Kernel(Program::kRouter, DType::kF32, "router_f32");
+  const cl_kernel kernel = programs.Kernel(Program::kRows, DType::kF32, "router_f32");
   Arguments(kernel).Set(a.logits, has_bias ? a.bias : a.logits, cl_int{has_bias}, a.ids, a.weights,
                         static_cast<cl_int>(a.E), static_cast<cl_int>(a.K),
                         static_cast<cl_int>(a.n_group), static_cast<cl_int>(a.topk_group),

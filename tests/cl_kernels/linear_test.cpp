@@ -10,8 +10,6 @@ using test::ClShapesTest;
 using test::Shapes;
 using test::TestWeight;
 
-constexpr DType kFormats[] = {DType::kF32, DType::kBF16, DType::kF16, DType::kF8E4M3};
-
 struct Case {
   std::int64_t T, N, K;
   std::int64_t x_offset = 0, x_pad = 0;
@@ -66,13 +64,13 @@ class LinearTest : public ClShapesTest {
 };
 
 TEST_P(LinearTest, RowCounts) {
-  for (const DType dtype : kFormats) {
+  for (const DType dtype : Formats()) {
     for (const std::int64_t T : {1, 2, 3, 5, 8, 16, 17, 64}) Check(dtype, {T, 70, 272});
   }
 }
 
 TEST_P(LinearTest, Remainders) {
-  for (const DType dtype : kFormats) {
+  for (const DType dtype : Formats()) {
     for (const std::int64_t K : {1, 7, 8, 9, 15, 16, 17, 127, 128, 129, 255, 257}) {
       Check(dtype, {3, 5, K});
       Check(dtype, {18, 5, K});
@@ -85,7 +83,7 @@ TEST_P(LinearTest, Remainders) {
 }
 
 TEST_P(LinearTest, OffsetsStridesAndAccumulate) {
-  for (const DType dtype : kFormats) {
+  for (const DType dtype : Formats()) {
     for (const std::int64_t T : {1, 4, 19}) {
       Check(dtype, {T, 40, 160, 3, 5, true});
       Check(dtype, {T, 40, 160, 4, 8, true});
@@ -94,7 +92,7 @@ TEST_P(LinearTest, OffsetsStridesAndAccumulate) {
 }
 
 TEST_P(LinearTest, DeepSeekShapes) {
-  for (const DType dtype : kFormats) {
+  for (const DType dtype : Formats()) {
     Check(dtype, {1, 40, 7168});
     Check(dtype, {2, 24, 2048});
     Check(dtype, {17, 24, 1408});
@@ -103,7 +101,7 @@ TEST_P(LinearTest, DeepSeekShapes) {
 }
 
 TEST_P(LinearTest, ARowDoesNotDependOnTheOthers) {
-  for (const DType dtype : kFormats) {
+  for (const DType dtype : Formats()) {
     Case c{16, 300, 528};
     const TestWeight w = test::MakeWeight(dtype, c.N, c.K, 3);
     const std::vector<float> x = Rows(c, 5);
