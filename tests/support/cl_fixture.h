@@ -16,6 +16,7 @@
 #include "cl_kernels/device_traits.h"
 #include "cl_kernels/kernels.h"
 #include "memory/cl_device.h"
+#include "memory/error.h"
 
 namespace tandem::test {
 
@@ -61,8 +62,8 @@ class ClShapesTest : public ClTest, public ::testing::WithParamInterface<Shapes>
     }
     return *kernels;
   }
-  // Every weight format; but where GPU shapes run on a CPU, whose compiler takes seconds over each of
-  // them, only two: they differ in the decoding alone, which the CPU shapes test.
+  // Every weight format; but where GPU shapes run on a CPU, whose compiler takes seconds over each
+  // of them, only two: they differ in the decoding alone, which the CPU shapes test.
   std::vector<DType> Formats() const {
     if (GetParam() == Shapes::kGpu && device().info().is_cpu) {
       return {DType::kBF16, DType::kF8E4M3};

@@ -1,0 +1,189 @@
+// ctest: opencl
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include "tests/support/cl_fixture.h"
+
+namespace tandem {
+namespace {
+
+using test::Shapes;
+
+constexpr std::int64_t kBlock = 64;
+
+struct Case {
+  std::int64_t heads, dk, dv;
+  bool shared;            // MLA: one K for all heads, V its front; else MHA
+  std::vector<int> keys;  // of each row
+  DType kv_type = DType::kF32;
+  float q_size = 1.0F;
+};
+
+class AttentionTest : public test::ClShapesTest {
+ protected:
+  // Blocks of all rows in shuffled order, as after many allocations.
+  void Prepare(const Case& c) {
+    width_ = c.shared ? c.dk : c.heads * (c.dk + c.dv);
+    T_ = std::ssize(c.keys);
+    tables_.clear();
+    table_start_.clear();
+    int blocks = 0;
+    for (const int keys : c.keys) {
+      table_start_.push_back(blocks);
+      blocks += static_cast<int>((keys + kBlock - 1) / kBlock);
+    }
+    tables_.resize(static_cast<std::size_t>(blocks));
+    std::iota(tables_.begin(), tables_.end(), 0);
+    std::shuffle(tables_.begin(), tables_.end(), std::mt19937(5));
+    q_ = test::RandomFloats(static_cast<std::size_t>(T_ * c.heads * c.dk), 6, c.q_size);
+    kv_ = test::RandomFloats(static_cast<std::size_t>(blocks * kBlock * width_), 7);
+    for (float& v : kv_) {
+      if (c.kv_type == DType::kBF16) v = Bf16ToF32(F32ToBf16(v));
+    }
+  }
+
+  ClBuffer UploadKv(DType type) {
+    if (type == DType::kF32) return test::Upload(device(), kv_);
+    std::vector<std::uint16_t> halves(kv_.size());
+    std::transform(kv_.begin(), kv_.end(), halves.begin(), F32ToBf16);
+    return test::Upload(device(), halves);
+  }
+
+  std::vector<float> Run(const Case& c, std::int64_t T) {
+    const ClBuffer q = test::Upload(device(), q_);
+    const ClBuffer kv = UploadKv(c.kv_type);
+    const ClBuffer tables = test::Upload(device(), tables_);
+    const ClBuffer starts = test::Upload(device(), table_start_);
+    const ClBuffer n_keys = test::Upload(device(), c.keys);
+    const ClBuffer out =
+        test::Upload(device(), std::vector<float>(static_cast<std::size_t>(T * c.heads * c.dv)));
+    cl::AttentionArgs a;
+    a.q = {q.get(), 0};
+    a.q_head_stride = c.dk;
+    a.q_row_stride = c.heads * c.dk;
+    a.kv = kv.get();
+    a.kv_type = c.kv_type;
+    a.width = width_;
+    a.k_head_stride = c.shared ? 0 : c.dk;
+    a.v_offset = c.shared ? 0 : c.heads * c.dk;
+    a.v_head_stride = c.shared ? 0 : c.dv;
+    a.tables = {tables.get(), 0};
+    a.table_start = {starts.get(), 0};
+    a.n_keys = {n_keys.get(), 0};
+    a.out = {out.get(), 0};
+    a.out_head_stride = c.dv;
+    a.out_row_stride = c.heads * c.dv;
+    a.T = T;
+    a.heads = c.heads;
+    a.dk = c.dk;
+    a.dv = c.dv;
+    a.scale = Scale(c);
+    kernels().Attention(a);
+    return test::Download<float>(device(), out, static_cast<std::size_t>(T * c.heads * c.dv));
+  }
+
+  static float Scale(const Case& c) { return 1 / std::sqrt(static_cast<float>(c.dk)); }
+
+  const float* Token(std::int64_t t, std::int64_t j) const {
+    const std::int64_t slot = tables_[table_start_[t] + j / kBlock] * kBlock + j % kBlock;
+    return kv_.data() + slot * width_;
+  }
+
+  // An error of d in a score changes its weight by the factor 1 + d; scores are dots of dk terms.
+  void See(const Case& c, std::int64_t t, std::int64_t h, const float* out, test::Worst& worst) {
+    const float* q = q_.data() + (t * c.heads + h) * c.dk;
+    std::vector<double> p(static_cast<std::size_t>(c.keys[t]));
+    double score_size = 0;
+    for (std::int64_t j = 0; j < c.keys[t]; ++j) {
+      test::Reference score;
+      const float* k = Token(t, j) + (c.shared ? 0 : h * c.dk);
+      for (std::int64_t i = 0; i < c.dk; ++i) score.Add(q[i], k[i]);
+      p[j] = score.value * Scale(c);
+      score_size = std::max(score_size, score.size * Scale(c));
+    }
+    const double largest = *std::max_element(p.begin(), p.end());
+    double total = 0;
+    for (double& v : p) total += v = std::exp(v - largest);
+    for (std::int64_t v = 0; v < c.dv; ++v) {
+      test::Reference want;
+      for (std::int64_t j = 0; j < c.keys[t]; ++j) {
+        const float* value = Token(t, j) + (c.shared ? 0 : c.heads * c.dk + h * c.dv);
+        want.Add(p[j] / total, value[v]);
+      }
+      worst.See(out[v], want, test::DotFactor(c.keys[t]) + test::DotFactor(c.dk) * score_size, t,
+                h);
+    }
+  }
+
+  void Check(const Case& c) {
+    Prepare(c);
+    const std::vector<float> out = Run(c, T_);
+    test::Worst worst;
+    for (std::int64_t t = 0; t < T_; ++t) {
+      for (std::int64_t h = 0; h < c.heads; ++h) {
+        See(c, t, h, out.data() + (t * c.heads + h) * c.dv, worst);
+      }
+    }
+    EXPECT_TRUE(worst.Verdict()) << "heads " << c.heads << " dk " << c.dk << " dv " << c.dv << " "
+                                 << Name(c.kv_type);
+  }
+
+  std::int64_t width_ = 0, T_ = 0;
+  std::vector<std::int32_t> tables_, table_start_;
+  std::vector<float> q_, kv_;
+};
+
+TEST_P(AttentionTest, Mla) {
+  for (const DType type : {DType::kF32, DType::kBF16}) {
+    Check({16, 576, 512, true, {3, 130}, type});
+    Check({5, 40, 32, true, {1, 63, 64, 65, 128, 200}, type});
+  }
+}
+
+TEST_P(AttentionTest, Mha) {
+  for (const DType type : {DType::kF32, DType::kBF16}) {
+    Check({3, 128, 128, false, {1, 64, 77}, type});
+    Check({2, 24, 16, false, {5, 129}, type});
+  }
+}
+
+TEST_P(AttentionTest, ManyHeadsOverFewKeys) { Check({128, 576, 512, true, {2}, DType::kF32}); }
+
+TEST_P(AttentionTest, OddSizes) {
+  for (const DType type : {DType::kF32, DType::kBF16}) {
+    Check({3, 13, 9, true, {2, 66}, type});
+    Check({3, 9, 13, false, {2, 66}, type});
+  }
+}
+
+// Fifteen rows of 8 heads fill the work-groups of eight heads that GpuTraits(4) asks for.
+TEST_P(AttentionTest, ManyRows) {
+  Check({9, 72, 64, true, {1, 2, 3, 60, 61, 62, 63, 64, 65, 66, 100, 127, 128, 129, 130}});
+}
+
+TEST_P(AttentionTest, LongAndPeaked) {
+  Check({2, 64, 64, true, {2000}, DType::kF32, 1.0F});
+  Check({2, 64, 64, true, {300}, DType::kF32, 60.0F});  // nearly one-hot, maxima move far
+}
+
+TEST_P(AttentionTest, ARowDoesNotDependOnTheOthers) {
+  const Case c{8, 72, 64, true, {70, 1, 3, 60, 61, 62, 63, 64, 65, 66, 100}};
+  Prepare(c);
+  const std::vector<float> all = Run(c, T_);
+  const std::vector<float> one = Run(c, 1);
+  for (std::size_t i = 0; i < one.size(); ++i) ASSERT_EQ(one[i], all[i]) << i;
+}
+
+TEST_P(AttentionTest, RefusesLargerHeadsByName) {
+  cl::AttentionArgs a;
+  a.dk = 577;
+  a.dv = 512;
+  EXPECT_THROW(kernels().Attention(a), OpenClError);
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, AttentionTest, ::testing::Values(Shapes::kCpu, Shapes::kGpu),
+                         ::testing::PrintToStringParamName());
+
+}  // namespace
+}  // namespace tandem

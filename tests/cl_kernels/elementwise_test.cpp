@@ -1,0 +1,155 @@
+// ctest: opencl
+#include <gtest/gtest.h>
+
+#include "tests/support/cl_fixture.h"
+
+namespace tandem {
+namespace {
+
+class ElementwiseTest : public test::ClTest {
+ protected:
+  cl::Kernels& kernels() {
+    static cl::Kernels kernels(device(), "");
+    return kernels;
+  }
+};
+
+TEST_F(ElementwiseTest, Swiglu) {
+  for (const std::int64_t F : {1, 63, 64, 65, 1408}) {
+    const std::int64_t T = 3, stride = F + 2;
+    const auto gate = test::RandomFloats(static_cast<std::size_t>(T * stride), 1, 20.0F);
+    const auto up = test::RandomFloats(gate.size(), 2);
+    const ClBuffer gates = test::Upload(device(), gate);
+    const ClBuffer ups = test::Upload(device(), up);
+    kernels().Swiglu(
+        {{gates.get(), 0}, stride, {ups.get(), 0}, stride, {gates.get(), 0}, stride, T, F});
+    const auto y = test::Download<float>(device(), gates, gate.size());
+    test::Worst worst;
+    for (std::int64_t i = 0; i < T * stride; ++i) {
+      const double g = gate[i];
+      test::Reference want;
+      want.Add(i % stride < F ? g / (1 + std::exp(-g)) : g, i % stride < F ? up[i] : 1.0);
+      worst.See(y[i], want, 8, i / stride, i % stride);  // exp 4 ulp, and three operations
+    }
+    EXPECT_TRUE(worst.Verdict()) << "F " << F;
+  }
+}
+
+TEST_F(ElementwiseTest, SwigluOfLargeGatesStaysFinite) {
+  const std::vector<float> gate{-1e4F, 1e4F, -88.0F, 0.0F};
+  const ClBuffer gates = test::Upload(device(), gate);
+  const ClBuffer ups = test::Upload(device(), std::vector<float>(4, 1.0F));
+  kernels().Swiglu({{gates.get(), 0}, 4, {ups.get(), 0}, 4, {gates.get(), 0}, 4, 1, 4});
+  const auto y = test::Download<float>(device(), gates, 4);
+  EXPECT_NEAR(y[0], 0, 1e-30);
+  EXPECT_EQ(y[1], 1e4F);
+  EXPECT_NEAR(y[2], 0, 1e-30);
+  EXPECT_EQ(y[3], 0);
+}
+
+TEST_F(ElementwiseTest, Add) {
+  for (const std::int64_t n : {1, 64, 65, 1000}) {
+    const auto x = test::RandomFloats(static_cast<std::size_t>(n + 1), 1);
+    const auto y = test::RandomFloats(static_cast<std::size_t>(n + 2), 2);
+    const ClBuffer xs = test::Upload(device(), x);
+    const ClBuffer ys = test::Upload(device(), y);
+    kernels().Add({{xs.get(), 1}, {ys.get(), 1}, n});
+    const auto sum = test::Download<float>(device(), ys, y.size());
+    EXPECT_EQ(sum[0], y[0]);
+    EXPECT_EQ(sum[n + 1], y[n + 1]);
+    for (std::int64_t i = 1; i <= n; ++i) ASSERT_EQ(sum[i], x[i] + y[i]) << i;
+  }
+}
+
+TEST_F(ElementwiseTest, ExpertCombineAddsInOrderAndSkipsNone) {
+  const std::int64_t T = 3, K = 4, D = 70, P = 6;
+  const std::vector<std::int32_t> pairs{0, 5, 3, -1, -1, -1, -1, -1, 2, -1, 4, 1};
+  const auto out = test::RandomFloats(P * D, 1);
+  const auto y = test::RandomFloats(T * (D + 1), 2);
+  const ClBuffer outs = test::Upload(device(), out);
+  const ClBuffer pair_buffer = test::Upload(device(), pairs);
+  const ClBuffer ys = test::Upload(device(), y);
+  kernels().ExpertCombine({{outs.get(), 0}, {pair_buffer.get(), 0}, T, K, D, {ys.get(), 0}, D + 1});
+  const auto sum = test::Download<float>(device(), ys, y.size());
+  for (std::int64_t t = 0; t < T; ++t) {
+    for (std::int64_t d = 0; d < D; ++d) {
+      float want = y[t * (D + 1) + d];
+      for (std::int64_t k = 0; k < K; ++k) {
+        if (pairs[t * K + k] >= 0) want += out[pairs[t * K + k] * D + d];
+      }
+      ASSERT_EQ(sum[t * (D + 1) + d], want) << t << " " << d;
+    }
+    EXPECT_EQ(sum[t * (D + 1) + D], y[t * (D + 1) + D]);
+  }
+}
+
+TEST_F(ElementwiseTest, RopeBothLayouts) {
+  for (const bool interleaved : {true, false}) {
+    for (const std::int64_t d : {2, 6, 64, 128}) {
+      const std::int64_t T = 3, heads = 5, head_stride = d + 4,
+                         row_stride = heads * head_stride + 1;
+      const auto x = test::RandomFloats(static_cast<std::size_t>(T * row_stride), 1);
+      std::vector<float> cos_sin;
+      for (std::int64_t i = 0; i < T * d / 2; ++i) {
+        cos_sin.push_back(std::cos(0.7F * static_cast<float>(i)));
+        cos_sin.push_back(std::sin(0.7F * static_cast<float>(i)));
+      }
+      const ClBuffer xs = test::Upload(device(), x);
+      const ClBuffer angles = test::Upload(device(), cos_sin);
+      cl::RopeArgs a{{xs.get(), 0}, row_stride, head_stride, heads, d, {angles.get(), 0},
+                     interleaved,   T};
+      kernels().Rope(a);
+      const auto y = test::Download<float>(device(), xs, x.size());
+      std::vector<test::Reference> want(x.size());
+      for (std::size_t i = 0; i < x.size(); ++i) want[i].Add(x[i], 1);
+      for (std::int64_t p = 0; p < T * heads * d / 2; ++p) {
+        const std::int64_t i = p % (d / 2), h = p / (d / 2) % heads, t = p / (d / 2) / heads;
+        const std::int64_t base = t * row_stride + h * head_stride;
+        const std::int64_t first = base + (interleaved ? 2 * i : i);
+        const std::int64_t second = interleaved ? first + 1 : first + d / 2;
+        const double c = cos_sin[(t * d / 2 + i) * 2], s = cos_sin[(t * d / 2 + i) * 2 + 1];
+        want[first] = want[second] = {};
+        want[first].Add(x[first], c);
+        want[first].Add(x[second], -s);
+        want[second].Add(x[first], s);
+        want[second].Add(x[second], c);
+      }
+      test::Worst worst;
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        worst.See(y[i], want[i], 2, static_cast<std::int64_t>(i) / row_stride,
+                  static_cast<std::int64_t>(i) % row_stride);
+      }
+      EXPECT_TRUE(worst.Verdict()) << "d " << d << " interleaved " << interleaved;
+    }
+  }
+}
+
+TEST_F(ElementwiseTest, KvAppendF32AndBf16) {
+  const std::int64_t T = 4, width = 70, stride = 75;
+  auto x = test::RandomFloats(T * stride, 1);
+  x[3] = Bf16ToF32(0x3F80) + 0.00390625F;  // halfway between two bf16: goes to the even one
+  const std::vector<std::int32_t> slots{130, 0, 64, 3};
+  const ClBuffer xs = test::Upload(device(), x);
+  const ClBuffer slot_buffer = test::Upload(device(), slots);
+  const ClBuffer wide = test::Upload(device(), std::vector<float>(192 * width, -7.0F));
+  const ClBuffer narrow = test::Upload(device(), std::vector<std::uint16_t>(192 * width, 9));
+  kernels().KvAppend(
+      {{xs.get(), 0}, stride, wide.get(), DType::kF32, width, {slot_buffer.get(), 0}, T});
+  kernels().KvAppend(
+      {{xs.get(), 0}, stride, narrow.get(), DType::kBF16, width, {slot_buffer.get(), 0}, T});
+  const auto floats = test::Download<float>(device(), wide, 192 * width);
+  const auto halves = test::Download<std::uint16_t>(device(), narrow, 192 * width);
+  std::vector<float> want(192 * width, -7.0F);
+  std::vector<std::uint16_t> want_halves(192 * width, 9);
+  for (std::int64_t t = 0; t < T; ++t) {
+    for (std::int64_t i = 0; i < width; ++i) {
+      want[slots[t] * width + i] = x[t * stride + i];
+      want_halves[slots[t] * width + i] = F32ToBf16(x[t * stride + i]);
+    }
+  }
+  EXPECT_EQ(floats, want);
+  EXPECT_EQ(halves, want_halves);
+}
+
+}  // namespace
+}  // namespace tandem
