@@ -64,7 +64,7 @@ const FamilyRow& FindFamily(const JsonFields& fields) {
 
 std::string OneOf(const JsonFields& fields, std::string_view key,
                   std::initializer_list<std::string_view> known, std::string_view absent) {
-  const std::string value = fields.String(key, absent);
+  std::string value = fields.String(key, absent);
   if (std::find(known.begin(), known.end(), value) != known.end()) return value;
   Throw<CheckpointError>("{}: '{}' is not supported (supported: {})", fields.Where(key), value,
                          fmt::join(known, ", "));

@@ -67,6 +67,7 @@ constexpr std::array<TypeName, kNumWeightFormats> kTypeNames{
 
 [[noreturn]] void BadSpec(const std::string& spec, const std::string& what) {
   std::vector<std::string_view> names;
+  names.reserve(kShapes.size());
   for (const Shape& shape : kShapes) names.push_back(shape.name);
   Throw<ConfigError>(
       "synthetic model '{}': {}; expected SHAPE[:layers=N][:dtype=f32|bf16|f16|fp8][:experts=N]"
