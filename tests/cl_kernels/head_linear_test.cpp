@@ -72,8 +72,7 @@ class HeadLinearTest : public test::ClShapesTest {
 TEST_P(HeadLinearTest, BothForms) {
   for (const DType dtype : Formats()) {
     for (const bool transposed : {true, false}) {
-      for (const std::int64_t T : {1, 2, 5, 8, 9})
-        Check(dtype, {T, 3, 56, 24, 32, 64}, transposed);
+      for (const std::int64_t T : {1, 2, 5, 8, 9}) Check(dtype, {T, 3, 56, 24, 32, 64}, transposed);
       Check(dtype, {3, 2, 13, 5, 7, 33}, transposed);
       Check(dtype, {1, 1, 1, 0, 1, 1}, transposed);
     }
