@@ -26,6 +26,7 @@ inline constexpr int kNumRoles = 8;
 std::string_view Name(Role role);  // "embedding", "head", "attention", ...
 
 // Which matrix or vector of its layer a tensor is.
+// clang-format off
 enum class Part : std::uint8_t {
   kEmbed, kFinalNorm, kLmHead,
   kInputNorm, kPostNorm,
@@ -34,6 +35,7 @@ enum class Part : std::uint8_t {
   kRouterWeight, kRouterBias,
   kOther,                          // parts of MTP layers
 };
+// clang-format on
 
 // Bytes in a file. `file` indexes Checkpoint::files(); -1 where there is none (synthetic).
 struct Extent {
