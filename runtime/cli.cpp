@@ -64,7 +64,7 @@ std::string Suggestion(const CLI::App& app) {
   const auto known = word.starts_with("-") ? KnownFlags(Deepest(app)) : KnownCommands(app);
   const std::vector<std::string_view> views(known.begin(), known.end());
   const std::string nearest = NearestKey(word, views);
-  return nearest.empty() ? "" : "; did you mean '" + nearest + "'?";
+  return nearest.empty() ? "" : fmt::format("; '{}' is unknown, did you mean '{}'?", word, nearest);
 }
 
 // What the parser says, with a hint at the help.

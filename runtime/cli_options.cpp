@@ -1,5 +1,6 @@
 #include "runtime/cli_options.h"
 
+#include <cstdint>
 #include <cstdio>
 #include <random>
 #include <utility>
@@ -81,12 +82,13 @@ void AddSamplerOptions(CLI::App& app, SamplerFlags& flags) {
       ->type_name("X")
       ->capture_default_str();
   app.add_option("--seed", flags.seed, "the same seed gives the same text; random if not given")
-      ->type_name("N");
+      ->type_name("N")
+      ->check(CLI::Range(std::int64_t{0}, INT64_MAX));
 }
 
 SamplerOptions Resolve(const SamplerFlags& flags) {
   SamplerOptions options = flags.options;
-  options.seed = flags.seed ? *flags.seed : std::random_device{}();
+  options.seed = flags.seed ? static_cast<std::uint64_t>(*flags.seed) : std::random_device{}();
   CheckSampler(options);
   return options;
 }

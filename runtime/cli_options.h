@@ -27,7 +27,7 @@ void AddOutputOption(CLI::App& app, bool& json);
 
 struct SamplerFlags {
   SamplerOptions options{.temperature = 0.6, .top_k = 0, .top_p = 0.95, .min_p = 0, .seed = 0};
-  std::optional<std::uint64_t> seed;
+  std::optional<std::int64_t> seed;
 };
 // --temperature, --top-k, --top-p, --min-p, --seed
 void AddSamplerOptions(CLI::App& app, SamplerFlags& flags);
