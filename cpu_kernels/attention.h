@@ -14,7 +14,7 @@ inline constexpr std::int64_t kKvBlockTokens = 64;
 //   out[h, :] = sum_j softmax_j(s[h, j]) * V(j, h)[:]            dv values
 //
 //   blocks : [ceil(n_keys / 64)] pointers, one per block of 64 tokens; token j is row j % 64 of
-//            blocks[j / 64], rows token_stride elements apart, in kv_type (f32 or bf16)
+//            blocks[j / 64], rows token_stride elements apart, in kv_type (f32, bf16, f16)
 //   K(j, h) starts at element k_offset + h * k_head_stride of the row, V(j, h) at
 //   v_offset + h * v_head_stride. MLA in its absorbed form (DeepSeek-V2 section 2.1; one latent
 //   shared by all heads): k_head_stride = v_head_stride = 0, k_offset = v_offset = 0, dk = R + d_r,

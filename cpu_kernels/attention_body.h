@@ -199,7 +199,7 @@ void AttentionBlocks(const AttentionArgs& a) {
   }
 }
 
-template <class S, class F32, class Bf16>
+template <class S, class F32, class Bf16, class F16>
 void AttentionOf(const AttentionArgs& a) {
   float* maximum = a.scratch + a.heads * kKvBlockTokens;
   float* sum = maximum + a.heads;
@@ -207,7 +207,13 @@ void AttentionOf(const AttentionArgs& a) {
     maximum[h] = -__builtin_inff();
     sum[h] = 0;
   }
-  a.kv_type == DType::kF32 ? AttentionBlocks<S, F32>(a) : AttentionBlocks<S, Bf16>(a);
+  if (a.kv_type == DType::kF32) {
+    AttentionBlocks<S, F32>(a);
+  } else if (a.kv_type == DType::kBF16) {
+    AttentionBlocks<S, Bf16>(a);
+  } else {
+    AttentionBlocks<S, F16>(a);
+  }
   for (std::int64_t h = 0; h < a.heads; ++h) {
     float* out = a.out + h * a.out_head_stride;
     const float inverse = 1.0F / sum[h];

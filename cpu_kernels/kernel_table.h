@@ -27,6 +27,7 @@ struct KernelTable {
   void (*attention)(const AttentionArgs&) = nullptr;
   void (*router)(const RouterArgs&) = nullptr;
   void (*to_bf16)(const ConvertArgs&) = nullptr;
+  void (*to_f16)(const ConvertArgs&) = nullptr;
   void (*widen)(const WidenArgs&) = nullptr;
   void (*add)(const AddArgs&) = nullptr;
 };

@@ -180,6 +180,16 @@ void ToBf16Of(const ConvertArgs& a) {
   if (i < a.n) StorePart<S>(a.y + i, LoadPart<S>(a.x + i, a.n - i), a.n - i);
 }
 
+template <class S>
+void ToF16Of(const ConvertArgs& a) {
+  std::int64_t i = 0;
+  for (; i + S::kLanes <= a.n; i += S::kLanes) S::StoreF16(a.y + i, S::Load(a.x + i));
+  if (i == a.n) return;
+  std::uint16_t rest[S::kLanes];
+  S::StoreF16(rest, LoadPart<S>(a.x + i, a.n - i));
+  for (std::int64_t j = 0; i + j < a.n; ++j) a.y[i + j] = rest[j];
+}
+
 template <class S, class W>
 void WidenRow(const typename W::Bits* w, float* y, std::int64_t n) {
   std::int64_t i = 0;

@@ -53,7 +53,7 @@ struct RopeArgs {
   RopeLayout layout = RopeLayout::kInterleaved;
 };
 
-// y[i] = bf16(x[i]) (round to nearest even), and back.
+// y[i] = bf16(x[i]), or f16(x[i]) saturated to +-65504; round to nearest even.
 struct ConvertArgs {
   const float* x = nullptr;
   std::uint16_t* y = nullptr;

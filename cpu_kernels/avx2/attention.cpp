@@ -6,6 +6,8 @@
 
 namespace tandem::cpu::avx2 {
 
-void Attention(const AttentionArgs& args) { AttentionOf<Simd, F32Format, Bf16Format>(args); }
+void Attention(const AttentionArgs& args) {
+  AttentionOf<Simd, F32Format, Bf16Format, F16Format>(args);
+}
 
 }  // namespace tandem::cpu::avx2

@@ -80,6 +80,13 @@ struct Simd {
     return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(shuffled), 0xD8));
   }
 
+  static void StoreF16(std::uint16_t* p, F v) {
+    // Saturates; NaN stays, because min and max return their second argument then.
+    const F top = _mm256_set1_ps(65504.0F);
+    const F clamped = _mm256_max_ps(_mm256_sub_ps(_mm256_setzero_ps(), top), _mm256_min_ps(top, v));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                     _mm256_cvtps_ph(clamped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
   static void StoreBf16(std::uint16_t* p, F v) {
     const __m256i bits = _mm256_castps_si256(v);
     const __m256i high = _mm256_srli_epi32(bits, 16);
@@ -92,9 +99,6 @@ struct Simd {
     const __m256i packed = _mm256_packus_epi32(result, result);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
                      _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0xD8)));
-  }
-  static void Prefetch(const void* p) {
-    _mm_prefetch(static_cast<const char*>(p) + 1024, _MM_HINT_T0);
   }
 };
 

@@ -17,6 +17,7 @@ void Fill(KernelTable& table) {
   table.rope = Rope;
   table.attention = Attention;
   table.to_bf16 = ToBf16;
+  table.to_f16 = ToF16;
   table.widen = Widen;
   table.add = Add;
 }

@@ -19,6 +19,7 @@ void Swiglu(const SwigluArgs& args);
 void Rope(const RopeArgs& args);
 void Attention(const AttentionArgs& args);
 void ToBf16(const ConvertArgs& args);
+void ToF16(const ConvertArgs& args);
 void Widen(const WidenArgs& args);
 void Add(const AddArgs& args);
 

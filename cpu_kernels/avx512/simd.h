@@ -22,7 +22,7 @@ struct Simd {
   static constexpr int kDirectCols[] = {8, 8, 6, 6};
   static constexpr std::int64_t kMicroRows = 4;
   static constexpr std::int64_t kMicroCols = 6;
-  static constexpr std::int64_t kTileRows = 64;
+  static constexpr std::int64_t kTileRows = 128;
   static constexpr std::int64_t kTileCols = 24;
   static constexpr std::int64_t kTileK = 256;
   static constexpr int kTransposedVecs = 4;
@@ -62,6 +62,13 @@ struct Simd {
     const F b = Load(p + 16);
     return {_mm512_permutex2var_ps(a, even, b), _mm512_permutex2var_ps(a, odd, b)};
   }
+  static void StoreF16(std::uint16_t* p, F v) {
+    // Saturates; NaN stays, because min and max return their second argument then.
+    const F top = _mm512_set1_ps(65504.0F);
+    const F clamped = _mm512_max_ps(_mm512_sub_ps(_mm512_setzero_ps(), top), _mm512_min_ps(top, v));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm512_cvtps_ph(clamped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
   // Integer rounding: vcvtneps2bf16 would flush subnormals.
   static void StoreBf16(std::uint16_t* p, F v) {
     const __m512i bits = _mm512_castps_si512(v);
@@ -73,9 +80,6 @@ struct Simd {
     const __m512i quiet = _mm512_set1_epi32(0x40);
     const __m512i result = _mm512_mask_or_epi32(rounded, nan, high, quiet);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(result));
-  }
-  static void Prefetch(const void* p) {
-    _mm_prefetch(static_cast<const char*>(p) + 1024, _MM_HINT_T0);
   }
 };
 

@@ -10,6 +10,7 @@ void RmsNorm(const RmsNormArgs& args) { RmsNormOf<Simd>(args); }
 void Swiglu(const SwigluArgs& args) { SwigluOf<Simd>(args); }
 void Rope(const RopeArgs& args) { RopeOf<Simd>(args); }
 void ToBf16(const ConvertArgs& args) { ToBf16Of<Simd>(args); }
+void ToF16(const ConvertArgs& args) { ToF16Of<Simd>(args); }
 void Widen(const WidenArgs& args) { WidenOf<Simd, F32Format, Bf16Format, F16Format>(args); }
 void Add(const AddArgs& args) { AddOf<Simd>(args); }
 

@@ -10,7 +10,8 @@ namespace {
 
 float KvValue(const AttentionArgs& a, const void* block, std::int64_t index) {
   if (a.kv_type == DType::kF32) return static_cast<const float*>(block)[index];
-  return Bf16ToF32(static_cast<const std::uint16_t*>(block)[index]);
+  const std::uint16_t bits = static_cast<const std::uint16_t*>(block)[index];
+  return a.kv_type == DType::kBF16 ? Bf16ToF32(bits) : F16ToF32(bits);
 }
 
 float Score(const AttentionArgs& a, const void* block, std::int64_t token, std::int64_t h) {

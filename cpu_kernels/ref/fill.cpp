@@ -18,6 +18,7 @@ void Fill(KernelTable& table) {
   table.attention = Attention;
   table.router = Router;
   table.to_bf16 = ToBf16;
+  table.to_f16 = ToF16;
   table.widen = Widen;
   table.add = Add;
 }

@@ -21,6 +21,7 @@ void Rope(const RopeArgs& args);
 void Attention(const AttentionArgs& args);
 void Router(const RouterArgs& args);
 void ToBf16(const ConvertArgs& args);
+void ToF16(const ConvertArgs& args);
 void Widen(const WidenArgs& args);
 void Add(const AddArgs& args);
 

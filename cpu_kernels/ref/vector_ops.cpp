@@ -61,6 +61,14 @@ void Rope(const RopeArgs& args) {
   }
 }
 
+void ToF16(const ConvertArgs& args) {
+  constexpr float kMax = 65504.0F;
+  for (std::int64_t i = 0; i < args.n; ++i) {
+    const float x = args.x[i];
+    args.y[i] = F32ToF16(x > kMax ? kMax : (x < -kMax ? -kMax : x));
+  }
+}
+
 void ToBf16(const ConvertArgs& args) {
   for (std::int64_t i = 0; i < args.n; ++i) args.y[i] = F32ToBf16(args.x[i]);
 }
