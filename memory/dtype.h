@@ -49,7 +49,7 @@ std::uint8_t F32ToE4M3(float value);  // saturates at +-448, as the reference ke
 // How a run treats activations.
 enum class Precision : std::uint8_t {
   kExact,  // f32 on both sides, f32 KV cache
-  kFast,   // kernels may round activations to bf16; bf16 KV cache
+  kFast,   // kernels may round activations to bf16; f16 KV cache
 };
 
 }  // namespace tandem

@@ -137,8 +137,9 @@ void ReadDevice(const Field& field, Profile& profile) {
 }
 
 void ReadKvType(const Field& field, Profile& profile) {
-  static constexpr std::array<std::string_view, 2> kTypes{"f32", "bf16"};
-  profile.kv_type = Word(field, kTypes) == "f32" ? DType::kF32 : DType::kBF16;
+  static constexpr std::array<std::string_view, 3> kTypes{"f32", "bf16", "f16"};
+  const std::string_view word = Word(field, kTypes);
+  profile.kv_type = word == "f32" ? DType::kF32 : word == "bf16" ? DType::kBF16 : DType::kF16;
 }
 
 constexpr std::array kExpertKeys{

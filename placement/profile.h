@@ -27,7 +27,7 @@ struct Profile {
   std::int64_t context = 4096;        // tokens of KV cache over all sequences
   std::int64_t max_sequences = 4;
   std::int64_t chunk = 512;      // rows of one step at the most (prefill chunk)
-  std::optional<DType> kv_type;  // f32 or bf16; absent: by precision
+  std::optional<DType> kv_type;  // f32, bf16 or f16; absent: by precision
 
   Side attention = Side::kAuto;
   Side dense = Side::kAuto;

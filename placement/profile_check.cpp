@@ -75,8 +75,8 @@ void CheckProfile(const Profile& profile, const Config& config) {
                        ProfileName(profile), profile.experts_share);
   }
   const DType kv = profile.kv_type.value_or(DType::kF32);
-  if (kv != DType::kF32 && kv != DType::kBF16) {
-    Throw<ConfigError>("{}: 'kv.type': expected f32 or bf16, found {}", ProfileName(profile),
+  if (kv != DType::kF32 && kv != DType::kBF16 && kv != DType::kF16) {
+    Throw<ConfigError>("{}: 'kv.type': expected f32, bf16 or f16, found {}", ProfileName(profile),
                        Name(kv));
   }
   CheckOrder(profile, config);
@@ -104,7 +104,7 @@ void CheckNothingDemanded(const Profile& profile, const Machine& machine) {
 }
 
 DType KvType(const Profile& profile, Precision precision) {
-  return profile.kv_type.value_or(precision == Precision::kExact ? DType::kF32 : DType::kBF16);
+  return profile.kv_type.value_or(precision == Precision::kExact ? DType::kF32 : DType::kF16);
 }
 
 }  // namespace tandem

@@ -28,7 +28,7 @@ bool WantsDevice(const Profile& profile);
 // role on it; OpenClError if a device was looked for, is demanded, and there is none.
 void CheckNothingDemanded(const Profile& profile, const Machine& machine);
 
-// The profile's, or f32 for exact and bf16 for fast runs.
+// The profile's, or f32 for exact and f16 for fast runs.
 DType KvType(const Profile& profile, Precision precision);
 
 }  // namespace tandem

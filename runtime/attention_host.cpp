@@ -92,7 +92,8 @@ void Attention::AppendOnHost(int layer) {
       if (f_.kv_type() == DType::kF32) {
         std::memcpy(reinterpret_cast<float*>(store) + at, z, width * sizeof(float));
       } else {
-        k.to_bf16({z, reinterpret_cast<std::uint16_t*>(store) + at, width});
+        const auto convert = f_.kv_type() == DType::kBF16 ? k.to_bf16 : k.to_f16;
+        convert({z, reinterpret_cast<std::uint16_t*>(store) + at, width});
       }
     }
   });

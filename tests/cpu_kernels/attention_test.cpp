@@ -138,7 +138,7 @@ void Check(DType kv_type, bool mla, std::int64_t n_keys, std::int64_t heads, std
 }
 
 TEST(Attention, MlaIsRightForAnyNumberOfKeys) {
-  for (const DType type : {DType::kF32, DType::kBF16}) {
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kF16}) {
     for (const std::int64_t n_keys : {1, 2, 63, 64, 65, 128, 200}) {
       Check(type, true, n_keys, 16, 576, 512);
       Check(type, true, n_keys, 3, 40, 32);
@@ -148,7 +148,7 @@ TEST(Attention, MlaIsRightForAnyNumberOfKeys) {
 }
 
 TEST(Attention, MhaIsRightForAnyNumberOfKeys) {
-  for (const DType type : {DType::kF32, DType::kBF16}) {
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kF16}) {
     for (const std::int64_t n_keys : {1, 63, 64, 65, 200}) {
       Check(type, false, n_keys, 4, 128, 128);
       Check(type, false, n_keys, 5, 24, 20);
@@ -158,7 +158,7 @@ TEST(Attention, MhaIsRightForAnyNumberOfKeys) {
 }
 
 TEST(Attention, SurvivesHugeScores) {
-  for (const DType type : {DType::kF32, DType::kBF16}) {
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kF16}) {
     for (const float q_limit : {1e3F, 1e6F}) {
       // Only exact ties could be rounded differently; the largest score takes everything else.
       Check(type, true, 200, 9, 64, 48, q_limit);

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -178,6 +179,25 @@ TEST(ToBf16, EqualsTheScalarConversionForAllKindsOfValues) {
     MakeKernelTable(isa).to_bf16({x.data(), y.data(), static_cast<std::int64_t>(x.size())});
     for (std::size_t i = 0; i < x.size(); ++i) {
       ASSERT_EQ(y[i], F32ToBf16(x[i])) << Name(isa) << " of " << x[i];
+    }
+  }
+}
+
+TEST(ToF16, EqualsTheScalarConversionAndSaturates) {
+  Random random(2);
+  std::vector<float> x = {0.0F, -0.0F, kInfinity, -kInfinity, kNan, 65504.0F, 65520.0F, -1e9F, 1e-8F, 6e-8F};
+  for (int i = 0; i < 100003; ++i) {
+    x.push_back(std::bit_cast<float>(static_cast<std::uint32_t>(random.Integer(0, 0xFFFFFFFF))));
+  }
+  for (const Isa isa : SupportedIsas()) {
+    std::vector<std::uint16_t> y(x.size());
+    MakeKernelTable(isa).to_f16({x.data(), y.data(), static_cast<std::int64_t>(x.size())});
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      if (std::isnan(x[i])) {
+        ASSERT_TRUE(std::isnan(F16ToF32(y[i]))) << Name(isa);
+      } else {
+        ASSERT_EQ(y[i], F32ToF16(std::clamp(x[i], -65504.0F, 65504.0F))) << Name(isa) << " of " << x[i];
+      }
     }
   }
 }

@@ -393,7 +393,7 @@ TEST(Planner, ThreadsOfBothSidesMustFitTheCores) {
 TEST(Planner, KvCacheByPrecisionContextAndSequences) {
   const Machine machine = test::CpuMachine(1, 2, 8 * kGiB);
   Profile profile;
-  EXPECT_EQ(PlanTiny(machine, profile).kv_type, DType::kBF16);
+  EXPECT_EQ(PlanTiny(machine, profile).kv_type, DType::kF16);
   EXPECT_EQ(PlanTiny(machine, profile, Precision::kExact).kv_type, DType::kF32);
   profile.kv_type = DType::kF32;
   profile.context = 1000;
