@@ -6,7 +6,6 @@
 #include <clocale>
 #include <cstdio>
 #include <iostream>
-#include <string_view>
 #include <utility>
 
 #include "memory/error.h"
@@ -60,7 +59,10 @@ class TerminalReader final : public LineReader {
       std::puts("");
       return std::string();
     }
-    if (line == nullptr || count <= 0) return std::nullopt;
+    if (line == nullptr || count <= 0) {
+      std::puts("");  // the shell's prompt begins on a line of its own
+      return std::nullopt;
+    }
     std::string text(line, static_cast<std::size_t>(count));
     while (text.ends_with('\n') || text.ends_with('\r')) text.pop_back();
     if (!text.empty()) {
