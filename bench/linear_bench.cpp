@@ -37,12 +37,18 @@ std::uint8_t* WorkingSet() {
   return memory;
 }
 
-// Copies of one random matrix; bytes below 0x70 are finite in every format.
+std::uint8_t RandomByte(std::mt19937& random, std::size_t position) {
+  const auto bits = static_cast<std::uint8_t>(random());
+  return position % 2 == 1 ? 0x38 | (bits & 7) : bits & 0x3F;
+}
+
+// Copies of one random matrix. Odd bytes 0x38 to 0x3F make every format's values normal and below
+// 2: subnormal inputs would measure the slow path of the multiplier.
 std::size_t FillWeights(DType format) {
   const std::size_t bytes = static_cast<std::size_t>(kN * kK) * BytesOf(format);
   std::mt19937 random(1);
   std::uint8_t* memory = WorkingSet();
-  for (std::size_t i = 0; i < bytes; ++i) memory[i] = static_cast<std::uint8_t>(random() % 0x40);
+  for (std::size_t i = 0; i < bytes; ++i) memory[i] = RandomByte(random, i);
   const std::size_t copies = kWorkingSet / bytes;
   for (std::size_t i = 1; i < copies; ++i) std::memcpy(memory + i * bytes, memory, bytes);
   return copies;

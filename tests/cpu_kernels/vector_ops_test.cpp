@@ -185,7 +185,8 @@ TEST(ToBf16, EqualsTheScalarConversionForAllKindsOfValues) {
 
 TEST(ToF16, EqualsTheScalarConversionAndSaturates) {
   Random random(2);
-  std::vector<float> x = {0.0F, -0.0F, kInfinity, -kInfinity, kNan, 65504.0F, 65520.0F, -1e9F, 1e-8F, 6e-8F};
+  std::vector<float> x = {0.0F,     -0.0F,    kInfinity, -kInfinity, kNan,
+                          65504.0F, 65520.0F, -1e9F,     1e-8F,      6e-8F};
   for (int i = 0; i < 100003; ++i) {
     x.push_back(std::bit_cast<float>(static_cast<std::uint32_t>(random.Integer(0, 0xFFFFFFFF))));
   }
@@ -196,7 +197,8 @@ TEST(ToF16, EqualsTheScalarConversionAndSaturates) {
       if (std::isnan(x[i])) {
         ASSERT_TRUE(std::isnan(F16ToF32(y[i]))) << Name(isa);
       } else {
-        ASSERT_EQ(y[i], F32ToF16(std::clamp(x[i], -65504.0F, 65504.0F))) << Name(isa) << " of " << x[i];
+        ASSERT_EQ(y[i], F32ToF16(std::clamp(x[i], -65504.0F, 65504.0F)))
+            << Name(isa) << " of " << x[i];
       }
     }
   }
