@@ -1,8 +1,10 @@
-// s[h, j] = scale * q[t, h] . K(j, h)      out[t, h, :] = sum_j softmax_j(s[h, j]) V(j, h)   j < n_keys[t]
+// s[h, j] = scale * q[t, h] . K(j, h)
+// out[t, h, :] = sum_j softmax_j(s[h, j]) V(j, h)      j < n_keys[t]
 //   q, out : f32, rows and heads *_stride apart
-//   kv     : KVTYPE [slots, width]; token j of row t lies in slot tables[table_start[t] + j / 64] * 64
-//            + j % 64; K(j, h) starts at k_offset + h * k_head_stride of it, V(j, h) at v_offset +
-//            h * v_head_stride. MLA in its absorbed form (DeepSeek-V2 section 2.1) has both strides 0.
+//   kv     : KVTYPE [slots, width]; token j of row t lies in slot
+//            tables[table_start[t] + j / 64] * 64 + j % 64. K(j, h) starts at k_offset +
+//            h * k_head_stride of it, V(j, h) at v_offset + h * v_head_stride. MLA in its absorbed
+//            form (DeepSeek-V2 section 2.1) has both strides 0.
 //   dk <= MAX_DK, dv <= MAX_DV
 // Online softmax: after each block of 64 keys the running maximum and sum are corrected, so any
 // n_keys fits. A row's result depends on that row alone.
@@ -10,9 +12,9 @@
 //   attention_item     for CPUs: a work-item per row and head.
 //                      global (heads, T)   local (1, 1)
 //   attention_group_8, attention_group_1
-//                      for GPUs: a work-group per row and 8 heads that share K and V (MLA), or per row
-//                      and head. 64 keys x 4 parts of dk in the scores, dv columns in the sum.
-//                      global (ceil(heads / H) * 256, T)   local (256, 1)
+//                      for GPUs: a work-group per row and H = 8 heads that share K and V (MLA), or
+//                      per row and head. 64 keys x 4 parts of dk in the scores, dv columns in the
+//                      sum.   global (ceil(heads / H) * 256, T)   local (256, 1)
 #define MAX_DK 576
 #define MAX_DV 512
 #define BLOCK 64

@@ -4,7 +4,7 @@
 //   WTYPE      format of the weights: 0 f32, 1 bf16, 2 f16, 3 f8_e4m3 with an f32 scale per 128x128
 //   KVTYPE     format of the KV cache: 0 f32, 1 bf16
 //   TEAM       work-items that share one dot product. 1 suits a CPU, where a work-item sums in
-//              vectors of 8 and no barrier is needed; 32 suits a GPU, where it makes coalesced loads
+//              vectors of 8 and needs no barrier; 32 suits a GPU, where loads become coalesced
 //   TEAMS      teams in a work-group, so that a work-group has TEAM * TEAMS work-items
 //   WROWS      weight rows of a team, which reuse the x that it loads
 //   GROUP      work-items of a work-group in kernels that reduce over a row

@@ -1,6 +1,7 @@
 // swiglu_f32     y[t, i] = silu(gate[t, i]) * up[t, i]      i < F; y may be gate
 // add_f32        y[i] += x[i]                               i < n
-// combine_f32    y[t, d] += sum_k pair_out[token_pairs[t, k], d] over token_pairs[t, k] >= 0, in order
+// combine_f32    y[t, d] += sum_k pair_out[token_pairs[t, k], d], in order, over the k with
+//                token_pairs[t, k] >= 0
 //   all values f32, token_pairs i32 [T, K], pair_out [P, D]
 // Each: global (ceil(columns / 64) * 64, T)   local (64, 1)
 kernel __attribute__((reqd_work_group_size(64, 1, 1))) void swiglu_f32(

@@ -1,13 +1,13 @@
-// Routed experts of a MoE layer (DeepSeek-V3 section 2.1.2), grouped: the third dimension of the grid
-// is the job, one expert with its pairs p (a row of x and its weight), which are consecutive.
+// Routed experts of a MoE layer (DeepSeek-V3 section 2.1.2), grouped: the third dimension of the
+// grid is the job, one expert with its pairs p (a row of x and its weight), which are consecutive.
 //   act[p, f]      = pair_weight[p] * silu(gate_e . x[pair_row[p]])[f] * (up_e . x[pair_row[p]])[f]
 //   pair_out[p, d] = (down_e . act[p])[d]
 //   gate, up : WTYPE [F, D]     down : WTYPE [D, F]     x : f32     act : f32 [P, F]
 //   jobs : as ExpertJob of args.h, seven ulongs each, the last of them first_pair and n_pairs
 //
-//   experts_{gate_up,down}_few[_1][_narrow]
-//                            global (ceil(N / (TEAMS * wrows)) * TEAM * TEAMS, ceil(max_pairs / cap),
-//                            n_jobs)   local (TEAM * TEAMS, 1, 1)         N = F for gate_up, D for down
+//   experts_{gate_up,down}_few[_1][_narrow]         N = F for gate_up, D for down
+//       global (ceil(N / (TEAMS * wrows)) * TEAM * TEAMS, ceil(max_pairs / cap), n_jobs)
+//       local  (TEAM * TEAMS, 1, 1)
 //   experts_{gate_up,down}_many  global (ceil(N / BN) * 256, ceil(max_pairs / BM), n_jobs)
 //                                local  (256, 1, 1)
 // Work-groups beyond a job's own pairs leave at once, whole.

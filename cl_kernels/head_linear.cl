@@ -2,8 +2,8 @@
 // MLA's absorbed query (DeepSeek-V2 section 2.1.1): q~ = W_UK^T q, one head at a time.
 //   x, y : f32, rows and heads *_stride apart      w : WTYPE [rows, C] row-major
 //
-// A work-item owns 8 columns of up to MAX_ROWS rows t; the teams of a work-group split n and add up through
-// local memory, in an order that depends on nothing but N.
+// A work-item owns 8 columns of up to MAX_ROWS rows t; the teams of a work-group split n and add up
+// through local memory, in an order that depends on nothing but N.
 //   head_linear_transposed  global (ceil(C / (8 * TEAM)) * TEAM * TEAMS, ceil(T / MAX_ROWS), heads)
 //                           local  (TEAM * TEAMS, 1, 1)
 INLINE void transposed_rows(float8* sum, matrix_t w, long base, long N, long c,

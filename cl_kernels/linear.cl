@@ -3,10 +3,11 @@
 // A plain linear layer has one head. With several this is MLA's un-absorbed value (DeepSeek-V2
 // section 2.1.1): every head multiplies its own rows of W_UV.
 //
-//   linear_few[_1][_narrow]  global (ceil(N / (TEAMS * wrows)) * TEAM * TEAMS, ceil(T / cap), heads)
-//                              local  (TEAM * TEAMS, 1, 1);  narrow: wrows 1, for N too small to fill
-//                              the device otherwise
-//   linear_many                global (ceil(N / BN) * 256, ceil(T / BM), heads)   local (256, 1, 1)
+//   linear_few[_1][_narrow]
+//       global (ceil(N / (TEAMS * wrows)) * TEAM * TEAMS, ceil(T / cap), heads)
+//       local  (TEAM * TEAMS, 1, 1);  narrow: wrows 1, for N too small to fill the device otherwise
+//   linear_many
+//       global (ceil(N / BN) * 256, ceil(T / BM), heads)   local (256, 1, 1)
 #define LINEAR_ARGS                                                                              \
   const global float *x, long x_offset, long x_stride, long x_head_stride, int x_aligned,        \
       const global uchar *w, ulong w_offset, ulong scale_offset, long K, long head_rows,         \

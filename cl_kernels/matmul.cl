@@ -1,7 +1,7 @@
 // The two forms of y = x W^T that linear.cl, head_linear.cl and experts.cl share; f32 accumulation.
 //
-//   few rows  : work-group of TEAMS teams; a team sums WROWS (or 1) weight rows against up to MAX_ROWS
-//               rows of x and reads each weight once. Bound by the bandwidth of the weights.
+//   few rows  : work-group of TEAMS teams; a team sums WROWS (or 1) weight rows against up to
+//               MAX_ROWS rows of x and reads each weight once: bound by the bandwidth of weights.
 //   many rows : work-group of TILE_GROUP work-items; a tile of BM rows of x by BN weight rows, BK
 //               values of k at a time through local memory, TM x TN sums in registers each.
 //
@@ -109,8 +109,8 @@ INLINE void few_rows(local float* partial, matrix_t w, long n0, const global flo
 // Rows of x that few_rows takes: 1, 4 or 8, the excess repeating the last row.
 INLINE int padded_rows(int rows) { return rows == 1 ? 1 : rows <= 4 ? 4 : 8; }
 
-// few_rows for a number of rows known only now; `cap` (1 or MAX_ROWS) and `wrows` are constants. The
-// choice is the same for the whole work-group, and there is no barrier inside.
+// few_rows for a number of rows known only now; `cap` (1 or MAX_ROWS) and `wrows` are constants.
+// The choice is the same for the whole work-group, and there is no barrier inside.
 INLINE void few_rows_any(local float* partial, matrix_t w, long n0, const global float* x,
                          const long* row_at, int x_aligned, int rows, const int cap,
                          const int wrows, int lane) {

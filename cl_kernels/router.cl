@@ -3,9 +3,10 @@
 //   score  = softmax(logits) over E, or sigmoid        key = score + bias
 //   groups : the topk_group of n_group with the largest (1) maximum of key, or (2) sum of the two
 //            largest keys; the other groups' keys become -inf
-//   ids    = the K largest keys, falling, the lower index first among equals; weights = their scores
+//   ids    = the K largest keys, falling, the lower index first among equals
+//   weights = their scores
 // A work-group per row. An expert's place is the number of keys that beat its own: no rounds of
-// maxima, no barriers between choices. NaN counts as -inf, so that ids are always K different experts.
+// maxima, no barriers between choices. NaN counts as -inf: ids are always K different experts.
 //   router_f32  global (ROUTER_GROUP, T)   local (ROUTER_GROUP, 1)      E <= 1024, n_group <= 64
 #ifndef ROUTER_GROUP
 #define ROUTER_GROUP 64

@@ -62,17 +62,18 @@ class ClShapesTest : public ClTest, public ::testing::WithParamInterface<Shapes>
     }
     return *kernels;
   }
-  // Every weight format; but where GPU shapes run on a CPU, whose compiler takes seconds over each
-  // of them, only two: they differ in the decoding alone, which the CPU shapes test.
+  // GPU shapes on a CPU, whose compiler takes seconds over each large kernel.
+  bool slow_to_compile() const { return GetParam() == Shapes::kGpu && device().info().is_cpu; }
+  // Every weight format, or where compiling is slow FP8 alone: the formats differ in the decoding,
+  // which the CPU shapes test, and linear_test has bf16 in every shape.
   std::vector<DType> Formats() const {
-    if (GetParam() == Shapes::kGpu && device().info().is_cpu) {
-      return {DType::kBF16, DType::kF8E4M3};
-    }
+    if (slow_to_compile()) return {DType::kF8E4M3};
     return {DType::kF32, DType::kBF16, DType::kF16, DType::kF8E4M3};
   }
   cl::DeviceTraits Traits() const {
     if (GetParam() == Shapes::kCpu) return cl::CpuTraits(4);
     cl::DeviceTraits traits = cl::GpuTraits(4);
+    if (slow_to_compile()) traits.wide_rows = 2;
     traits.few_rows_max = 16;  // so that 17 rows meet the tiles
     return traits;
   }
