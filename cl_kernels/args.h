@@ -83,7 +83,8 @@ struct RopeArgs {
   std::int64_t T = 0;
 };
 
-// kv[slots[t] * width + i] = x[t, i]      i < width; kv in kv_type (f32 or bf16, RNE)
+// kv[slots[t] * width + i] = x[t, i]      i < width; kv in kv_type (f32, bf16 or f16: to nearest
+// even, f16 saturating at 65504)
 //   slots : i32 [T], block * 64 + position % 64
 struct KvAppendArgs {
   Span x;

@@ -19,23 +19,28 @@
 #define MAX_DV 512
 #define BLOCK 64
 
-#if KVTYPE == 0
+#if KVTYPE == KVTYPE_F32
 typedef float kv_t;
 #else
 typedef ushort kv_t;
 #endif
 
 INLINE float kv1(const global kv_t* p) {
-#if KVTYPE == 0
+#if KVTYPE == KVTYPE_F32
   return *p;
+#elif KVTYPE == KVTYPE_F16
+  return vload_half(0, (const global half*)p);
 #else
   return as_float((uint)*p << 16);
 #endif
 }
 
 INLINE float8 kv8(const global kv_t* p, int aligned) {
-#if KVTYPE == 0
+#if KVTYPE == KVTYPE_F32
   return load8(p, aligned);
+#elif KVTYPE == KVTYPE_F16
+  if (!aligned) return f32_of_f16(convert_uint8(vload8(0, p)));
+  return vloada_half8(0, (const global half*)p);
 #else
   if (!aligned) return f32_of_bf16(convert_uint8(vload8(0, p)));
   return f32_of_bf16(convert_uint8(as_ushort8(*(const global uint4*)p)));

@@ -2,7 +2,7 @@
 //
 // Parameters, each -D with a default that is legal everywhere:
 //   WTYPE      format of the weights: 0 f32, 1 bf16, 2 f16, 3 f8_e4m3 with an f32 scale per 128x128
-//   KVTYPE     format of the KV cache: 0 f32, 1 bf16
+//   KVTYPE     format of the KV cache: 0 f32, 1 bf16, 2 f16
 //   TEAM       work-items that share one dot product. 1 suits a CPU, where a work-item sums in
 //              vectors of 8 and needs no barrier; 32 suits a GPU, where loads become coalesced
 //   TEAMS      teams in a work-group, so that a work-group has TEAM * TEAMS work-items
@@ -31,6 +31,9 @@
 #define DENORMALS 0
 #endif
 
+#define KVTYPE_F32 0
+#define KVTYPE_BF16 1
+#define KVTYPE_F16 2
 #define WTYPE_F32 0
 #define WTYPE_BF16 1
 #define WTYPE_F16 2

@@ -1,5 +1,6 @@
 // kv[slots[t] * width + i] = x[t, i]      i < width, t < T
-//   x : f32, rows x_stride apart     kv : KVTYPE, bf16 rounds to nearest even     slots : i32 [T]
+//   x : f32, rows x_stride apart     kv : KVTYPE     slots : i32 [T]
+// bf16 and f16 round to nearest even; f16 saturates at its largest value, 65504.
 //   kv_append  global (ceil(width / 64) * 64, T)   local (64, 1)
 kernel __attribute__((reqd_work_group_size(64, 1, 1))) void kv_append(
     const global float* x, long x_offset, long x_stride, global uchar* kv, long width,
@@ -9,8 +10,11 @@ kernel __attribute__((reqd_work_group_size(64, 1, 1))) void kv_append(
   if (i >= width) return;
   const float value = x[x_offset + t * x_stride + i];
   const long at = (long)slots[slots_offset + t] * width + i;
-#if KVTYPE == 0
+#if KVTYPE == KVTYPE_F32
   ((global float*)kv)[at] = value;
+#elif KVTYPE == KVTYPE_F16
+  const float bounded = isnan(value) ? value : clamp(value, -65504.0f, 65504.0f);
+  vstore_half_rte(bounded, at, (global half*)kv);
 #else
   const uint u = as_uint(value);
   const uint rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;

@@ -32,7 +32,7 @@ std::string TypeOption(Program program, DType type) {
     case Program::kMatmul:
       return fmt::format(" -DWTYPE={}", static_cast<int>(type));
     case Program::kKvCache:
-      return fmt::format(" -DKVTYPE={}", type == DType::kBF16 ? 1 : 0);
+      return fmt::format(" -DKVTYPE={}", static_cast<int>(type));
     case Program::kRows:
       break;
   }

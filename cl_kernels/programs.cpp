@@ -106,6 +106,8 @@ ClProgramHandle Programs::FromSource(Program program, const std::string& options
 }
 
 cl_program Programs::Get(Program program, DType type) {
+  TANDEM_CHECK(program == Program::kRows || IsWeightFormat(type));
+  TANDEM_CHECK(program != Program::kKvCache || type != DType::kF8E4M3);
   ClProgramHandle& slot = programs_[{program, KeyType(program, type)}];
   if (slot) return slot.get();
   const std::string options = traits_.Options() + TypeOption(program, type);

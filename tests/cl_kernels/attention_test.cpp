@@ -40,13 +40,15 @@ class AttentionTest : public test::ClShapesTest {
     kv_ = test::RandomFloats(static_cast<std::size_t>(blocks * kBlock * width_), 7);
     for (float& v : kv_) {
       if (c.kv_type == DType::kBF16) v = Bf16ToF32(F32ToBf16(v));
+      if (c.kv_type == DType::kF16) v = F16ToF32(F32ToF16(v));
     }
   }
 
   ClBuffer UploadKv(DType type) {
     if (type == DType::kF32) return test::Upload(device(), kv_);
     std::vector<std::uint16_t> halves(kv_.size());
-    std::transform(kv_.begin(), kv_.end(), halves.begin(), F32ToBf16);
+    std::transform(kv_.begin(), kv_.end(), halves.begin(),
+                   type == DType::kBF16 ? F32ToBf16 : F32ToF16);
     return test::Upload(device(), halves);
   }
 
@@ -135,14 +137,14 @@ class AttentionTest : public test::ClShapesTest {
 };
 
 TEST_P(AttentionTest, Mla) {
-  for (const DType type : {DType::kF32, DType::kBF16}) {
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kF16}) {
     Check({16, 576, 512, true, {3, 130}, type});
     Check({5, 40, 32, true, {1, 63, 64, 65, 128, 200}, type});
   }
 }
 
 TEST_P(AttentionTest, Mha) {
-  for (const DType type : {DType::kF32, DType::kBF16}) {
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kF16}) {
     Check({3, 128, 128, false, {1, 64, 77}, type});
     Check({2, 24, 16, false, {5, 129}, type});
   }
@@ -151,7 +153,7 @@ TEST_P(AttentionTest, Mha) {
 TEST_P(AttentionTest, ManyHeadsOverFewKeys) { Check({128, 576, 512, true, {2}, DType::kF32}); }
 
 TEST_P(AttentionTest, OddSizes) {
-  for (const DType type : {DType::kF32, DType::kBF16}) {
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kF16}) {
     Check({3, 13, 9, true, {2, 66}, type});
     Check({3, 9, 13, false, {2, 66}, type});
   }

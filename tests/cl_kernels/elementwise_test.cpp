@@ -124,31 +124,56 @@ TEST_F(ElementwiseTest, RopeBothLayouts) {
   }
 }
 
-TEST_F(ElementwiseTest, KvAppendF32AndBf16) {
-  const std::int64_t T = 4, width = 70, stride = 75;
-  auto x = test::RandomFloats(T * stride, 1);
-  x[3] = Bf16ToF32(0x3F80) + 0.00390625F;  // halfway between two bf16: goes to the even one
+// Values on which the formats differ or round: ties, subnormals of f16, overflow, NaN.
+std::vector<float> HardToRound(std::size_t count) {
+  std::vector<float> x = test::RandomFloats(count, 1);
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const float infinity = std::numeric_limits<float>::infinity();
+  const std::vector<float> hard{1.00390625F, 1.01171875F, 1.00048828125F, 1.00146484375F, 65504.0F,
+                                65520.0F,    -1e9F,       infinity,       -infinity,      nan,
+                                6e-8F,       3e-8F,       -2e-5F,         0.0F,           -0.0F};
+  std::copy(hard.begin(), hard.end(), x.begin());
+  return x;
+}
+
+std::uint16_t ToHalf(float value) {
+  return F32ToF16(std::isnan(value) ? value : std::clamp(value, -65504.0F, 65504.0F));
+}
+
+TEST_F(ElementwiseTest, KvAppendRoundsAsTheHostDoes) {
+  const std::int64_t T = 4, width = 70, stride = 75, slots_in_cache = 192;
+  const std::vector<float> x = HardToRound(T * stride);
   const std::vector<std::int32_t> slots{130, 0, 64, 3};
   const ClBuffer xs = test::Upload(device(), x);
   const ClBuffer slot_buffer = test::Upload(device(), slots);
-  const ClBuffer wide = test::Upload(device(), std::vector<float>(192 * width, -7.0F));
-  const ClBuffer narrow = test::Upload(device(), std::vector<std::uint16_t>(192 * width, 9));
-  kernels().KvAppend(
-      {{xs.get(), 0}, stride, wide.get(), DType::kF32, width, {slot_buffer.get(), 0}, T});
-  kernels().KvAppend(
-      {{xs.get(), 0}, stride, narrow.get(), DType::kBF16, width, {slot_buffer.get(), 0}, T});
-  const auto floats = test::Download<float>(device(), wide, 192 * width);
-  const auto halves = test::Download<std::uint16_t>(device(), narrow, 192 * width);
-  std::vector<float> want(192 * width, -7.0F);
-  std::vector<std::uint16_t> want_halves(192 * width, 9);
-  for (std::int64_t t = 0; t < T; ++t) {
-    for (std::int64_t i = 0; i < width; ++i) {
-      want[slots[t] * width + i] = x[t * stride + i];
-      want_halves[slots[t] * width + i] = F32ToBf16(x[t * stride + i]);
+  const std::size_t count = slots_in_cache * width;
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kF16}) {
+    const ClBuffer kv = test::Upload(device(), std::vector<std::uint8_t>(count * BytesOf(type), 9));
+    kernels().KvAppend({{xs.get(), 0}, stride, kv.get(), type, width, {slot_buffer.get(), 0}, T});
+    const auto bytes = test::Download<std::uint8_t>(device(), kv, count * BytesOf(type));
+    std::vector<std::uint8_t> want(bytes.size(), 9);
+    for (std::int64_t t = 0; t < T; ++t) {
+      for (std::int64_t i = 0; i < width; ++i) {
+        const float value = x[t * stride + i];
+        std::uint8_t* at = &want[(slots[t] * width + i) * BytesOf(type)];
+        const std::uint16_t half = type == DType::kBF16 ? F32ToBf16(value) : ToHalf(value);
+        if (type == DType::kF32) {
+          std::memcpy(at, &value, 4);
+        } else {
+          std::memcpy(at, &half, 2);
+        }
+        if (std::isnan(value) && type == DType::kF16) {  // any NaN will do
+          std::uint16_t got = 0;
+          std::memcpy(&got, &bytes[at - want.data()], 2);
+          ASSERT_TRUE(std::isnan(F16ToF32(got)));
+          std::memcpy(at, &got, 2);
+        }
+        ASSERT_TRUE(std::equal(at, at + BytesOf(type), &bytes[at - want.data()]))
+            << Name(type) << " of " << value;
+      }
     }
+    EXPECT_EQ(bytes, want) << Name(type) << ": wrote outside the slots";
   }
-  EXPECT_EQ(floats, want);
-  EXPECT_EQ(halves, want_halves);
 }
 
 }  // namespace
