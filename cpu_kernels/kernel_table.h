@@ -15,10 +15,6 @@ namespace tandem::cpu {
 struct KernelTable {
   Isa isa = Isa::kRef;
 
-  // The activation type that linear kernels of this level like best where rounding is allowed
-  // (Precision::kFast): bf16 from AVX-512 BF16 on, f32 below.
-  DType fast_activation = DType::kF32;
-
   void (*linear[kNumWeightFormats])(const LinearArgs&) = {};  // takes both x types
   void (*linear_transposed[kNumWeightFormats])(const LinearTransposedArgs&) = {};
   void (*rmsnorm)(const RmsNormArgs&) = nullptr;

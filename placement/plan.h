@@ -52,7 +52,8 @@ struct Plan {
   Place head;       // final norm and lm_head
   std::vector<LayerPlan> layers;
 
-  DType kv_type = DType::kBF16;
+  DType kv_type = DType::kF16;
+  DType activation_type = DType::kF32;  // bf16: CPU kernels take rounded activations
   std::int64_t kv_blocks = 0;  // of 64 tokens, per layer
   std::int64_t max_rows = 512;
   std::int64_t max_sequences = 4;

@@ -77,6 +77,7 @@ std::string ToJson(const Plan& plan) {
   for (const LayerPlan& layer : plan.layers) layers.push_back(LayerJson(layer));
   const Json json{{"precision", plan.precision == Precision::kExact ? "exact" : "fast"},
                   {"kv_type", Name(plan.kv_type)},
+                  {"activation_type", Name(plan.activation_type)},
                   {"kv_blocks", plan.kv_blocks},
                   {"max_rows", plan.max_rows},
                   {"max_sequences", plan.max_sequences},

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "memory/error.h"
 #include "placement/fit.h"
 #include "placement/plan_input.h"
 #include "placement/profile_check.h"
@@ -94,6 +95,12 @@ Plan HostPlan(const PlanInput& in, Precision precision) {
     plan.layers[i].experts.resize(in.units.layers[i].experts.size());
   }
   plan.kv_type = KvType(in.profile, precision);
+  plan.activation_type = in.profile.activation_type;
+  if (precision == Precision::kExact && plan.activation_type != DType::kF32) {
+    Throw<ConfigError>(
+        "{}: 'activations.type': bf16 rounds, and --precision exact does not: change one",
+        ProfileName(in.profile));
+  }
   plan.kv_blocks = in.step.kv_blocks;
   plan.max_rows = in.profile.chunk;
   plan.max_sequences = in.profile.max_sequences;

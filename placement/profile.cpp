@@ -142,6 +142,11 @@ void ReadKvType(const Field& field, Profile& profile) {
   profile.kv_type = word == "f32" ? DType::kF32 : word == "bf16" ? DType::kBF16 : DType::kF16;
 }
 
+void ReadActivationType(const Field& field, Profile& profile) {
+  static constexpr std::array<std::string_view, 2> kTypes{"f32", "bf16"};
+  profile.activation_type = Word(field, kTypes) == "f32" ? DType::kF32 : DType::kBF16;
+}
+
 constexpr std::array kExpertKeys{
     Key{"share",
         [](const Field& f, Profile& p) {
@@ -210,6 +215,8 @@ constexpr std::array kWorkloadKeys{
 
 constexpr std::array kKvKeys{Key{"type", ReadKvType}};
 
+constexpr std::array kActivationKeys{Key{"type", ReadActivationType}};
+
 constexpr std::array kPlacementKeys{
     Key{"attention", [](const Field& f, Profile& p) { p.attention = ParseSide(f); }},
     Key{"dense", [](const Field& f, Profile& p) { p.dense = ParseSide(f); }},
@@ -232,6 +239,7 @@ constexpr std::array kKeys{
     Key{"device_threads", [](const Field& f, Profile& p) { p.device_threads = ThreadCount(f); }},
     Key{"workload", [](const Field& f, Profile& p) { ReadMap(f, kWorkloadKeys, p); }},
     Key{"kv", [](const Field& f, Profile& p) { ReadMap(f, kKvKeys, p); }},
+    Key{"activations", [](const Field& f, Profile& p) { ReadMap(f, kActivationKeys, p); }},
     Key{"placement", [](const Field& f, Profile& p) { ReadMap(f, kPlacementKeys, p); }},
 };
 

@@ -27,6 +27,8 @@ struct Profile {
   std::int64_t context = 4096;        // tokens of KV cache over all sequences
   std::int64_t max_sequences = 4;
   std::int64_t chunk = 512;      // rows of one step at the most (prefill chunk)
+  // What CPU kernels may round activations to in fast runs: f32 (not at all) or bf16.
+  DType activation_type = DType::kF32;
   std::optional<DType> kv_type;  // f32, bf16 or f16; absent: by precision
 
   Side attention = Side::kAuto;

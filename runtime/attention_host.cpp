@@ -14,10 +14,9 @@ constexpr std::int64_t kRowTile = 16;
 constexpr std::int64_t kMaxHeadGroup = 16;
 
 // Heads of a node that one ticket takes: as many as share a pass over the latent, but enough
-// tickets for every worker.
+// tickets for every worker. The kernels share a pass from 8 heads on.
 std::int64_t HeadGroup(std::int64_t heads, std::int64_t row_tiles, int workers) {
-  const std::int64_t tickets = static_cast<std::int64_t>(workers) * 2;
-  const std::int64_t group = heads * row_tiles / tickets;
+  const std::int64_t group = heads * row_tiles / workers;
   return std::clamp<std::int64_t>(group, 1, std::min(heads, kMaxHeadGroup));
 }
 

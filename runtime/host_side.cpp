@@ -22,8 +22,7 @@ bool SharesCores(const Plan& plan) {
 HostSide::HostSide(const Plan& plan, const Config& /*config*/)
     : pool(plan.nodes, SharesCores(plan) ? kSpinSharedUs : kSpinUs),
       kernels(cpu::MakeKernelTable(cpu::ChooseIsa())),
-      round_activations(plan.precision == Precision::kFast &&
-                        kernels.fast_activation == DType::kBF16),
+      round_activations(plan.activation_type == DType::kBF16),
       tickets(plan.nodes.size()),
       tickets2(plan.nodes.size()),
       worker_scratch_(pool.size()) {}
@@ -71,8 +70,11 @@ void SetX(cpu::LinearArgs& args, const HostRows& x) {
 
 std::int64_t TicketRows(std::int64_t total_rows, int workers, std::int64_t T) {
   const std::int64_t share = total_rows / (static_cast<std::int64_t>(workers) * 6);
-  // With many rows of x, x is streamed once per ticket: larger tickets reread it less.
-  return std::clamp<std::int64_t>((share + 7) / 8 * 8, 8, T > 32 ? 128 : 64);
+  // Whole tiles of the kernels: 8 rows of w for few rows of x, 24 for more. With many rows of x, x is
+  // streamed once per ticket: larger tickets reread it less.
+  const std::int64_t tile = T <= 4 ? 8 : 24;
+  const std::int64_t most = T > 32 ? 120 : 3 * tile;
+  return std::clamp((share + tile - 1) / tile * tile, tile, most);
 }
 
 void LinearOnHost(HostSide& host, std::span<const HostLinear> tasks) {

@@ -30,10 +30,13 @@ class GoldenTest : public testing::TestWithParam<Case> {
   }
 };
 
-// As sets per row: the order between nearly equal scores is not defined.
-std::vector<std::int32_t> SortedRows(std::vector<std::int32_t> ids, std::size_t k) {
-  for (std::size_t i = 0; i < ids.size(); i += k) std::sort(ids.begin() + i, ids.begin() + i + k);
-  return ids;
+bool SameExperts(const Golden& golden, const Recorder& seen, std::size_t t, std::size_t k) {
+  const auto row = [&](const std::vector<std::int32_t>& ids) {
+    return SortedRows({ids.begin() + t * k, ids.begin() + (t + 1) * k}, k);
+  };
+  return std::all_of(golden.experts.begin(), golden.experts.end(), [&](const auto& layer) {
+    return row(layer.second) == row(seen.experts.at(layer.first));
+  });
 }
 
 TEST_P(GoldenTest, LogitsInOnePieceInChunksAndTokenByToken) {
@@ -71,12 +74,26 @@ TEST_P(GoldenTest, GreedyTokensWhereTheMarginIsClear) {
   }
 }
 
+// Routing is discrete: where two experts score nearly alike, rounding the KV cache to f16 may
+// choose the other one, and that row is another row from there on. So rows are compared whose
+// choice agrees with the reference's in every layer; most must.
 TEST_P(GoldenTest, FastStaysNear) {
   const Golden golden = ReadGolden(dir());
   Engine engine = Make(Precision::kFast);
-  const auto logits = Prefill(engine, engine.NewSequence(), golden.prompt_ids, 256);
-  const Worst worst = WorstDifference(logits, golden.logits);
-  EXPECT_LE(worst.difference, kFastTolerance) << worst;
+  Recorder seen;
+  const auto logits = Prefill(engine, engine.NewSequence(), golden.prompt_ids, 256, &seen);
+  const auto V = static_cast<std::size_t>(engine.config().vocab_size);
+  const auto k = static_cast<std::size_t>(engine.config().num_experts_per_tok);
+  const std::size_t T = golden.prompt_ids.size();
+  std::size_t agreeing = 0;
+  for (std::size_t t = 0; t < T; ++t) {
+    if (!SameExperts(golden, seen, t, k)) continue;
+    ++agreeing;
+    const Worst worst =
+        WorstDifference({logits.data() + t * V, V}, {golden.logits.data() + t * V, V});
+    EXPECT_LE(worst.difference, kFastTolerance) << worst << ", row " << t;
+  }
+  EXPECT_GE(agreeing, T * 95 / 100) << "of " << T << " rows";
 }
 
 TEST_P(GoldenTest, TwoSequencesTogetherGiveWhatEachGivesAlone) {

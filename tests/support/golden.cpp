@@ -110,6 +110,13 @@ std::vector<float> Prefill(Engine& engine, std::int32_t sequence,
   return logits;
 }
 
+std::vector<std::int32_t> SortedRows(std::vector<std::int32_t> ids, std::size_t k) {
+  for (auto row = ids.begin(); row != ids.end(); row += static_cast<std::ptrdiff_t>(k)) {
+    std::sort(row, row + static_cast<std::ptrdiff_t>(k));
+  }
+  return ids;
+}
+
 std::int32_t ArgMax(std::span<const float> logits) {
   return static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }

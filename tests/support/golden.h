@@ -56,6 +56,9 @@ std::vector<float> Prefill(Engine& engine, std::int32_t sequence,
 std::vector<std::int32_t> Greedy(Engine& engine, std::int32_t sequence,
                                  std::vector<float> last_logits, std::int64_t n);
 
+// Rows of k ids, each sorted: the order between nearly equal scores is not defined.
+std::vector<std::int32_t> SortedRows(std::vector<std::int32_t> ids, std::size_t k);
+
 std::int32_t ArgMax(std::span<const float> logits);
 
 // The largest |a - b|, with its place, for messages.
