@@ -118,14 +118,13 @@ void Chat(const ChatFlags& flags) {
     fmt::print(stderr, "{}; {}\n/help lists the commands.\n", Name(format), engine.Describe());
   }
   EngineFeed feed(engine, context, Interrupted);
-  Conversation conversation(feed, config, tokenizer,
-                            {.format = format,
-                             .thinking = flags.think,
-                             .system = flags.system,
-                             .generate = {.sampler = sampler,
-                                          .max_tokens = flags.max_tokens,
-                                          .stops = {},
-                                          .eos_ids = config.eos_token_ids}});
+  Conversation conversation(
+      feed, config, tokenizer,
+      {.format = format,
+       .thinking = flags.think,
+       .system = flags.system,
+       .generate = {
+           .sampler = sampler, .max_tokens = flags.max_tokens, .eos_ids = config.eos_token_ids}});
   const std::unique_ptr<LineReader> reader = MakeLineReader("> ");
   Talk(conversation, *reader, flags.quiet || terminal ? "" : engine.Describe());
 }

@@ -61,10 +61,8 @@ void PrintText(std::string_view text) {
 }
 
 void Run(const RunFlags& flags) {
-  GenerateOptions options{.sampler = Resolve(flags.sampler),
-                          .max_tokens = flags.max_tokens,
-                          .stops = flags.stops,
-                          .eos_ids = {}};
+  GenerateOptions options{
+      .sampler = Resolve(flags.sampler), .max_tokens = flags.max_tokens, .stops = flags.stops};
   const std::string text = PromptText(flags);
   Session session = OpenSession(flags.session);
   const Config& config = session.model.config;

@@ -24,10 +24,10 @@ class TokenFeed {
 };
 
 struct GenerateOptions {
-  SamplerOptions sampler;
+  SamplerOptions sampler = {};
   std::int64_t max_tokens = 256;
-  std::vector<std::string> stops;
-  std::vector<std::int32_t> eos_ids;
+  std::vector<std::string> stops = {};
+  std::vector<std::int32_t> eos_ids = {};
 };
 
 enum class Finish : std::uint8_t { kEos, kStop, kMaxTokens, kContext, kInterrupted };

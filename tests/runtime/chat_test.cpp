@@ -62,14 +62,13 @@ class ConversationTest : public testing::Test {
   }
 
   Conversation MakeConversation(EngineFeed& feed) {
-    return Conversation(feed, config_, tokenizer_,
-                        {.format = ChatFormat::kV3,
-                         .thinking = false,
-                         .system = "",
-                         .generate = {.sampler = {.temperature = 0},
-                                      .max_tokens = 12,
-                                      .stops = {},
-                                      .eos_ids = config_.eos_token_ids}});
+    return Conversation(
+        feed, config_, tokenizer_,
+        {.format = ChatFormat::kV3,
+         .thinking = false,
+         .system = "",
+         .generate = {
+             .sampler = {.temperature = 0}, .max_tokens = 12, .eos_ids = config_.eos_token_ids}});
   }
   static Generated Ask(Conversation& conversation, const std::string& text) {
     return conversation.Answer(

@@ -1,6 +1,7 @@
 // ctest: unit
 // The `tandem` program from outside: what it prints, and how it ends. No OpenCL platform is needed:
 // every call here runs with none installed.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
@@ -314,7 +315,7 @@ TEST_F(Cli, ChatNeedsChatTokens) {
   for (const std::string token : {"<｜User｜>", "<｜Assistant｜>"}) {
     for (std::size_t at = tokenizer.find(token); at != std::string::npos;
          at = tokenizer.find(token)) {
-      tokenizer.replace(at, token.size(), "<" + std::to_string(token.size()) + "-unused>");
+      tokenizer.replace(at, token.size(), fmt::format("<{}-unused>", token.size()));
     }
   }
   std::ofstream(model + "/tokenizer.json") << tokenizer;

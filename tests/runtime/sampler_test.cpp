@@ -135,11 +135,16 @@ TEST(Sampler, RangesAreChecked) {
     const char* flag;
   };
   const std::vector<Case> cases = {
-      {{.temperature = kNan}, "--temperature"},      {{.temperature = -1}, "--temperature"},
-      {{.temperature = 1e9}, "--temperature"},       {{.temperature = 1, .top_k = -1}, "--top-k"},
-      {{.temperature = 1, .top_p = 0}, "--top-p"},   {{.temperature = 1, .top_p = kNan}, "--top-p"},
-      {{.temperature = 1, .top_p = 1.5}, "--top-p"}, {{.temperature = 1, .min_p = 1.1}, "--min-p"},
-      {{.temperature = 1, .min_p = -0.1}, "--min-p"}, {{.temperature = 1, .min_p = kNan}, "--min-p"},
+      {{.temperature = kNan}, "--temperature"},
+      {{.temperature = -1}, "--temperature"},
+      {{.temperature = 1e9}, "--temperature"},
+      {{.temperature = 1, .top_k = -1}, "--top-k"},
+      {{.temperature = 1, .top_p = 0}, "--top-p"},
+      {{.temperature = 1, .top_p = kNan}, "--top-p"},
+      {{.temperature = 1, .top_p = 1.5}, "--top-p"},
+      {{.temperature = 1, .min_p = 1.1}, "--min-p"},
+      {{.temperature = 1, .min_p = -0.1}, "--min-p"},
+      {{.temperature = 1, .min_p = kNan}, "--min-p"},
   };
   for (const Case& c : cases) {
     try {

@@ -72,8 +72,8 @@ TEST(StopFilter, HeldTextComesOutAtTheEnd) {
 }
 
 TEST(StopFilter, AnyCutGivesTheSameText) {
-  const std::vector<std::vector<std::string>> sets = {
-      {"ab"}, {"aab", "ba"}, {"abab", "bb"}, {"aaaa"}, {"abcd", "bc"}, {"é", "\nx"}};
+  const std::vector<std::vector<std::string>> sets = {{"ab"},   {"aab", "ba"},  {"abab", "bb"},
+                                                      {"aaaa"}, {"abcd", "bc"}, {"é", "\nx"}};
   Random random(5);
   for (int i = 0; i < 300; ++i) {
     std::string text;
@@ -87,9 +87,7 @@ TEST(StopFilter, AnyCutGivesTheSameText) {
   }
 }
 
-TEST(StopFilter, AnEmptyStopIsRefused) {
-  EXPECT_THROW(StopFilter({"a", ""}), UsageError);
-}
+TEST(StopFilter, AnEmptyStopIsRefused) { EXPECT_THROW(StopFilter({"a", ""}), UsageError); }
 
 }  // namespace
 }  // namespace tandem
