@@ -18,6 +18,8 @@ void CheckSupported(const Plan& plan) {
   }
 }
 
+constexpr std::int64_t kManyRows = 40;
+
 std::string Join(const std::vector<std::string>& parts) {
   std::string out;
   for (const std::string& p : parts) out += (out.empty() ? "" : ", ") + p;
@@ -77,7 +79,26 @@ struct Engine::Impl {
 };
 
 Engine::Engine(Model model, Plan plan, ProgressSink* progress)
-    : impl_(std::make_unique<Impl>(std::move(model), std::move(plan), progress)) {}
+    : impl_(std::make_unique<Impl>(std::move(model), std::move(plan), progress)) {
+  if (impl_->device && impl_->plan.devices[0].shares_cores) WarmUp(progress);
+}
+
+// PoCL compiles a kernel when it is first enqueued with a work-group size: seconds that belong to
+// loading, not to the first token. Two steps reach the forms for few and for many rows.
+void Engine::WarmUp(ProgressSink* progress) {
+  if (progress != nullptr) progress->Begin("compiling kernels", 0);
+  for (const std::int64_t wanted : {std::int64_t{1}, kManyRows}) {
+    const std::int64_t n = std::min({wanted, impl_->plan.max_rows, FreeTokens(),
+                                     impl_->model.config.max_position_embeddings});
+    const std::int32_t s = NewSequence();
+    std::vector<Row> rows;
+    for (std::int32_t i = 0; i < n; ++i) rows.push_back({s, i, 0, i + 1 == n});
+    Step(rows);
+    FreeSequence(s);
+  }
+  ResetMetrics();
+  if (progress != nullptr) progress->End();
+}
 Engine::~Engine() = default;
 Engine::Engine(Engine&&) noexcept = default;
 

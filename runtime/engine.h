@@ -68,6 +68,8 @@ class Engine {
   std::string Describe() const;
 
  private:
+  void WarmUp(ProgressSink* progress);
+
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

@@ -9,6 +9,7 @@ namespace tandem {
 class ProgressSink {
  public:
   virtual ~ProgressSink() = default;
+  // total_bytes 0: work that cannot be counted.
   virtual void Begin(std::string_view what, std::uint64_t total_bytes) = 0;
   virtual void Update(std::uint64_t done_bytes) = 0;
   virtual void End() = 0;

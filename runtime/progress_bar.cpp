@@ -17,6 +17,7 @@ constexpr auto kPlainPeriod = std::chrono::seconds(5);
 
 std::string ProgressLine(std::string_view what, std::uint64_t done, std::uint64_t total,
                          double seconds) {
+  if (total == 0) return fmt::format("{}, {:.0f} s", what, seconds);
   const double done_gib = static_cast<double>(done) / kGib;
   const double total_gib = static_cast<double>(total) / kGib;
   const double rate = seconds > 0 ? done_gib / seconds : 0;
@@ -42,6 +43,7 @@ void ProgressBar::Begin(std::string_view what, std::uint64_t total_bytes) {
   total_ = total_bytes;
   done_ = 0;
   start_ = shown_ = Clock::now();
+  if (style_ == Style::kTerminal) Show(start_);
 }
 
 // Called by every loading thread: whoever finds the line being drawn goes on working.
