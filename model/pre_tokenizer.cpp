@@ -1,5 +1,7 @@
 #include "model/pre_tokenizer.h"
 
+#include <fmt/format.h>
+
 #include "model/utf8.h"
 
 namespace tandem {
@@ -84,7 +86,7 @@ void Behave(const std::vector<Part>& parts, SplitBehavior behavior,
 void PutSpaceBefore(std::vector<std::string_view>& pieces, std::deque<std::string>& added) {
   for (std::string_view& piece : pieces) {
     if (piece.starts_with(' ')) continue;
-    added.push_back(" " + std::string(piece));
+    added.push_back(fmt::format(" {}", piece));
     piece = added.back();
   }
 }
