@@ -50,7 +50,7 @@ WeightLayout::WeightLayout(const Model& model, const Plan& plan, const ClDevice*
     : model_(model), plan_(plan), device_(device), weights_(weights) {
   Pass count;
   count.host_used.assign(plan.nodes.size(), 0);
-  count.max_arena = device != nullptr ? device->info().max_alloc_bytes : 0;
+  count.max_arena = plan.devices.empty() ? 0 : plan.devices[0].max_alloc_bytes;
   Walk(count);
   for (std::size_t node = 0; node < plan.nodes.size(); ++node) {
     weights.host_.emplace_back(count.host_used[node], plan.nodes[node].os_index);

@@ -6,6 +6,8 @@
 
 #include <algorithm>
 
+#include "placement/planner.h"
+
 namespace tandem::test {
 namespace {
 
@@ -133,6 +135,22 @@ TEST_P(GoldenTest, TwoSequencesTogetherGiveWhatEachGivesAlone) {
   }
   EXPECT_EQ(together[0], alone[0]);
   EXPECT_EQ(together[1], alone[1]);
+}
+
+// A device whose largest buffer holds six experts: their weights spread over many buffers (F55).
+TEST(Golden, ExpertsOverManyBuffers) {
+  if (!HaveDevice()) GTEST_SKIP() << "no OpenCL device";
+  const Golden golden = ReadGolden(GoldenDir("v3"));
+  Model model = OpenCheckpoint(GoldenDir("v3"));
+  const Machine machine = ReadMachine(ProbeDevices::kYes);
+  Profile profile = Placement("half");
+  Plan plan = MakePlan(model.config, model.tensors, machine, profile, Precision::kExact);
+  plan.devices[0].max_alloc_bytes = std::uint64_t{160} << 10;
+  Engine engine(std::move(model), std::move(plan));
+  const auto logits = Prefill(engine, engine.NewSequence(), golden.prompt_ids, 256);
+  const Worst worst = WorstDifference(logits, golden.logits);
+  EXPECT_LE(worst.difference, kExactTolerance) << worst;
+  EXPECT_GT(engine.metrics().expert_rows_device, 0);
 }
 
 std::vector<Case> AllCases() {
