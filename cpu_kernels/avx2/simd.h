@@ -18,9 +18,17 @@ struct Simd {
   struct Pair {
     F low, high;
   };
+  using V = F;
+  using Operand = Pair;
+  using Element = float;
   static constexpr int kLanes = 8;
+  static constexpr int kWidth = 8;
+  static constexpr std::int64_t kStep = 16;
   // 12 accumulators, 3 vectors of x and one of w in 16 registers; a tile of w is 24 KiB in L1.
-  static constexpr int kDirectCols[] = {8, 4, 4, 2};
+  static constexpr int kDirectRows = 6;
+  static constexpr std::int64_t kDirectMaxT = 12;
+  static constexpr int kDirectCols[] = {8, 4, 4, 2, 2, 2};
+  static constexpr int kDirectColsScaled[] = {4, 4, 4, 2, 2, 2};
   static constexpr std::int64_t kMicroRows = 3;
   static constexpr std::int64_t kMicroCols = 4;
   static constexpr std::int64_t kTileRows = 96;
@@ -45,6 +53,13 @@ struct Simd {
   static float SqrtOne(float v) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(v))); }
   static F Round(F v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
+  static V LoadV(const float* p) { return Load(p); }
+  static F DotV(V x, V w, F sum) { return Fma(x, w, sum); }
+  static F Dot(Pair x, Pair w, F sum) { return Fma(x.high, w.high, Fma(x.low, w.low, sum)); }
+  static void StoreOperand(float* p, std::int64_t stride, Pair v) {
+    Store(p, v.low);
+    Store(p + stride, v.high);
+  }
   static float Sum(F v) {
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
@@ -104,7 +119,7 @@ struct Simd {
 
 struct F32Format {
   using Bits = float;
-  static constexpr bool kIsF32 = true;
+  static constexpr bool kIsOperand = true;
   static constexpr bool kScaled = false;
   static Simd::F One(const float* p) { return _mm256_loadu_ps(p); }
   static Simd::Pair Decode(const float* p) { return {One(p), One(p + 8)}; }
@@ -112,7 +127,7 @@ struct F32Format {
 
 struct Bf16Format {
   using Bits = std::uint16_t;
-  static constexpr bool kIsF32 = false;
+  static constexpr bool kIsOperand = false;
   static constexpr bool kScaled = false;
   static Simd::F One(const std::uint16_t* p) {
     const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
@@ -123,7 +138,7 @@ struct Bf16Format {
 
 struct F16Format {
   using Bits = std::uint16_t;
-  static constexpr bool kIsF32 = false;
+  static constexpr bool kIsOperand = false;
   static constexpr bool kScaled = false;
   static Simd::F One(const std::uint16_t* p) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
@@ -135,20 +150,20 @@ struct F16Format {
 // as f16 is the value / 256, exactly, subnormals included. The factor goes into the scale.
 struct F8Format {
   using Bits = std::uint8_t;
-  static constexpr bool kIsF32 = false;
+  static constexpr bool kIsOperand = false;
   static constexpr bool kScaled = true;
   static constexpr float kScaleFactor = 256;
+  // The sign, extended to bits 15 to 7 by the widening, is cleared where the exponent's top
+  // belongs.
   static Simd::F One(const std::uint8_t* p) {
     const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
-    const __m128i high = _mm_slli_epi16(_mm_cvtepu8_epi16(bytes), 8);
-    return _mm256_cvtph_ps(
-        _mm_and_si128(_mm_srai_epi16(high, 1), _mm_set1_epi16(static_cast<short>(0xBF80))));
+    const __m128i shifted = _mm_slli_epi16(_mm_cvtepi8_epi16(bytes), 7);
+    return _mm256_cvtph_ps(_mm_and_si128(shifted, _mm_set1_epi16(static_cast<short>(0xBFFF))));
   }
   static Simd::Pair Decode(const std::uint8_t* p) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-    const __m256i high = _mm256_slli_epi16(_mm256_cvtepu8_epi16(bytes), 8);
-    const __m256i halves =
-        _mm256_and_si256(_mm256_srai_epi16(high, 1), _mm256_set1_epi16(static_cast<short>(0xBF80)));
+    const __m256i shifted = _mm256_slli_epi16(_mm256_cvtepi8_epi16(bytes), 7);
+    const __m256i halves = _mm256_and_si256(shifted, _mm256_set1_epi16(static_cast<short>(0xBFFF)));
     return {_mm256_cvtph_ps(_mm256_castsi256_si128(halves)),
             _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1))};
   }

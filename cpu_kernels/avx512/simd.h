@@ -7,7 +7,8 @@
 #include "memory/dtype.h"
 
 // The vectors of AVX-512 and every storage format as a way to load 32 values of it. Included by the
-// files of this folder only; in an unnamed namespace, so that no symbol leaves an object file.
+// files of this folder and of avx512_bf16 only; in an unnamed namespace, so that no symbol leaves
+// an object file.
 
 namespace tandem::cpu {
 namespace {
@@ -17,9 +18,17 @@ struct Simd {
   struct Pair {
     F low, high;
   };
+  using V = F;
+  using Operand = Pair;
+  using Element = float;
   static constexpr int kLanes = 16;
+  static constexpr int kWidth = 16;
+  static constexpr std::int64_t kStep = 32;
   // 24 accumulators, 4 vectors of x and one of w in 32 registers; a tile of w is 24 KiB in L1.
-  static constexpr int kDirectCols[] = {8, 8, 6, 6};
+  static constexpr int kDirectRows = 8;
+  static constexpr std::int64_t kDirectMaxT = 16;
+  static constexpr int kDirectCols[] = {8, 8, 6, 6, 4, 4, 3, 3};
+  static constexpr int kDirectColsScaled[] = {4, 4, 4, 4, 4, 4, 3, 3};
   static constexpr std::int64_t kMicroRows = 4;
   static constexpr std::int64_t kMicroCols = 6;
   static constexpr std::int64_t kTileRows = 128;
@@ -41,6 +50,13 @@ struct Simd {
   static F Min(F a, F b) { return _mm512_min_ps(a, b); }
   static F Max(F a, F b) { return _mm512_max_ps(a, b); }
   static F Fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  static V LoadV(const float* p) { return Load(p); }
+  static F DotV(V x, V w, F sum) { return Fma(x, w, sum); }
+  static F Dot(Pair x, Pair w, F sum) { return Fma(x.high, w.high, Fma(x.low, w.low, sum)); }
+  static void StoreOperand(float* p, std::int64_t stride, Pair v) {
+    Store(p, v.low);
+    Store(p + stride, v.high);
+  }
   static float Sum(F v) { return _mm512_reduce_add_ps(v); }
   static float Highest(F v) { return _mm512_reduce_max_ps(v); }
   static float SqrtOne(float v) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(v))); }
@@ -85,7 +101,7 @@ struct Simd {
 
 struct F32Format {
   using Bits = float;
-  static constexpr bool kIsF32 = true;
+  static constexpr bool kIsOperand = true;
   static constexpr bool kScaled = false;
   static Simd::F One(const float* p) { return _mm512_loadu_ps(p); }
   static Simd::Pair Decode(const float* p) { return {One(p), One(p + 16)}; }
@@ -93,7 +109,7 @@ struct F32Format {
 
 struct Bf16Format {
   using Bits = std::uint16_t;
-  static constexpr bool kIsF32 = false;
+  static constexpr bool kIsOperand = false;
   static constexpr bool kScaled = false;
   static Simd::F One(const std::uint16_t* p) {
     const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
@@ -104,7 +120,7 @@ struct Bf16Format {
 
 struct F16Format {
   using Bits = std::uint16_t;
-  static constexpr bool kIsF32 = false;
+  static constexpr bool kIsOperand = false;
   static constexpr bool kScaled = false;
   static Simd::F One(const std::uint16_t* p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
@@ -116,20 +132,21 @@ struct F16Format {
 // as f16 is the value / 256, exactly, subnormals included. The factor goes into the scale.
 struct F8Format {
   using Bits = std::uint8_t;
-  static constexpr bool kIsF32 = false;
+  static constexpr bool kIsOperand = false;
   static constexpr bool kScaled = true;
   static constexpr float kScaleFactor = 256;
+  // The sign, extended to bits 15 to 7 by the widening, is cleared where the exponent's top
+  // belongs.
   static Simd::F One(const std::uint8_t* p) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-    const __m256i high = _mm256_slli_epi16(_mm256_cvtepu8_epi16(bytes), 8);
-    return _mm512_cvtph_ps(_mm256_and_si256(_mm256_srai_epi16(high, 1),
-                                            _mm256_set1_epi16(static_cast<short>(0xBF80))));
+    const __m256i shifted = _mm256_slli_epi16(_mm256_cvtepi8_epi16(bytes), 7);
+    return _mm512_cvtph_ps(
+        _mm256_and_si256(shifted, _mm256_set1_epi16(static_cast<short>(0xBFFF))));
   }
   static Simd::Pair Decode(const std::uint8_t* p) {
     const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-    const __m512i high = _mm512_slli_epi16(_mm512_cvtepu8_epi16(bytes), 8);
-    const __m512i halves =
-        _mm512_and_si512(_mm512_srai_epi16(high, 1), _mm512_set1_epi16(static_cast<short>(0xBF80)));
+    const __m512i shifted = _mm512_slli_epi16(_mm512_cvtepi8_epi16(bytes), 7);
+    const __m512i halves = _mm512_and_si512(shifted, _mm512_set1_epi16(static_cast<short>(0xBFFF)));
     return {_mm512_cvtph_ps(_mm512_castsi512_si256(halves)),
             _mm512_cvtph_ps(_mm512_extracti64x4_epi64(halves, 1))};
   }

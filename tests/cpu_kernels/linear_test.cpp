@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -67,7 +69,7 @@ Expected Naive(const Matrix& x, const Matrix& w) {
 // The same rows in smaller calls and odd ranges must give the same bits.
 void ExpectBatchInvariant(Isa isa, const Matrix& x, const Matrix& w,
                           const std::vector<float>& whole) {
-  for (const std::int64_t rows : {1, 2, 3, 4, 5, 8, 16, 17}) {
+  for (const std::int64_t rows : {1, 2, 3, 4, 5, 6, 7, 8, 11, 16, 17}) {
     if (rows > x.rows) continue;
     const std::int64_t n0 = rows % 5;
     const std::int64_t n1 = w.rows - rows % 3;
@@ -177,8 +179,14 @@ TEST(Linear, RowListsAndAccumulateEqualSeparateCalls) {
   }
 }
 
+// vdpbf16ps takes a subnormal bf16 for zero; no other kernel may.
+double ValueOf(Isa isa, DType x_type, DType format, double value) {
+  const bool flushes = isa == Isa::kAvx512Bf16 && x_type == DType::kBF16 && format == DType::kBF16;
+  return flushes && std::abs(value) < std::numeric_limits<float>::min() ? 0 : value;
+}
+
 // Every finite code of a format, found by unit vectors of x: decoding is exact in all forms.
-void CheckEveryCode(Isa isa, DType format) {
+void CheckEveryCode(Isa isa, DType x_type, DType format) {
   constexpr std::int64_t kK = 32;
   const std::int64_t codes = format == DType::kF8E4M3 ? 256 : 65536;
   const std::int64_t rows = codes / kK;
@@ -190,20 +198,21 @@ void CheckEveryCode(Isa isa, DType format) {
     const double value = w.At(i / kK, i % kK);
     if (!(std::abs(value) < 1e39)) w.Set(i / kK, i % kK, 0);  // 0 * inf would hide its row
   }
-  Matrix x = test::MakeMatrix(DType::kF32, kK, kK);
+  Matrix x = test::MakeMatrix(x_type, kK, kK);
   for (std::int64_t k = 0; k < kK; ++k) x.Set(k, k, 1);
   std::vector<float> y(static_cast<std::size_t>(kK * rows));
-  for (const std::int64_t T : {std::int64_t{1}, std::int64_t{4}, kK}) {
+  for (const std::int64_t T : {std::int64_t{1}, std::int64_t{4}, std::int64_t{8}, kK}) {
     for (std::int64_t t = 0; t < kK; t += T) {
       LinearArgs a = Args(x, w, y, rows);
       a.T = T;
-      a.x = static_cast<const float*>(x.data()) + t * kK;
+      a.x = x.bytes.data() + static_cast<std::size_t>(t * kK) * BytesOf(x_type);
       a.y = y.data() + t * rows;
       CallLinear(isa, format, a);
     }
     for (std::int64_t i = 0; i < codes; ++i) {
       const float got = y[static_cast<std::size_t>(i % kK * rows + i / kK)];
-      ASSERT_EQ(got, w.At(i / kK, i % kK)) << Name(isa) << " " << Name(format) << " code " << i;
+      ASSERT_EQ(got, ValueOf(isa, x_type, format, w.At(i / kK, i % kK)))
+          << Case(isa, x, w) << " T " << T << " code " << i;
     }
   }
 }
@@ -211,7 +220,7 @@ void CheckEveryCode(Isa isa, DType format) {
 TEST(Linear, DecodesEveryCodeExactly) {
   for (const Isa isa : SupportedIsas()) {
     for (const DType format : {DType::kBF16, DType::kF16, DType::kF8E4M3}) {
-      CheckEveryCode(isa, format);
+      for (const DType x_type : kXTypes) CheckEveryCode(isa, x_type, format);
     }
   }
 }
