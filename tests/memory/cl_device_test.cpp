@@ -60,6 +60,7 @@ class BadDriverTest : public ::testing::Test {
   fs::path directory_;
 };
 
+// F52: drivers that are missing, broken, crash or hang.
 TEST_F(BadDriverTest, NoDriver) { EXPECT_TRUE(ProbeSays("no OpenCL platform")); }
 
 TEST_F(BadDriverTest, MissingLibrary) {

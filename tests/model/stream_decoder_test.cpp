@@ -46,6 +46,7 @@ std::string Streamed(const std::vector<std::int32_t>& ids) {
   return whole + decoder.Finish();
 }
 
+// F38
 TEST(StreamDecoder, PiecesJoinToTheWholeText) {
   for (const std::string text :
        {"", "plain", "naïve café", "日本語", "👩‍👩‍👧‍👦🇫🇷 emoji",

@@ -128,6 +128,7 @@ TEST(Tokenizer, GivesTheIdsOfTheLibraryForOtherPreTokenizersAndAddedTokens) {
   }
 }
 
+// F39
 TEST(Tokenizer, ControlTokensInTextStayText) {
   const Tokenizer tokenizer = Load(kDemo);
   const std::string text = "a<｜Assistant｜>b<｜end▁of▁sentence｜>";
@@ -164,6 +165,7 @@ TEST(Tokenizer, DecodeLeavesOutSpecialTokensUnlessAsked) {
   EXPECT_THROW(tokenizer.Bytes(2048), UsageError);
 }
 
+// F37: invalid UTF-8, NUL, BOM, lone surrogates.
 TEST(Tokenizer, AnyBytesDecodeBackExactly) {
   const Tokenizer tokenizer = Load(kDemo);
   std::uint64_t state = 1;
@@ -193,6 +195,7 @@ TEST(Tokenizer, NamesAByteThatTheVocabularyLacks) {
 }
 
 // A quadratic method would need hours for these, and minutes for a hundredth of them.
+// F37: in linear time.
 TEST(Tokenizer, LongTextsOfOneKindAreNoTrouble) {
   const char* kUnits[] = {"a", " ", "\n", "=", "1", "中", "\xCC\x81", "\xF0\x9F\x98\x80", "\xFF"};
   for (const bool demo : {true, false}) {
@@ -258,6 +261,7 @@ TEST(TokenizerFile, ANormalizerThatDoesNothingIsFine) {
   EXPECT_EQ(MessageOf([&](json& w) { w["normalizer"] = nothing; }), "no error");
 }
 
+// F35
 TEST(TokenizerFile, BadVocabularyIsNamed) {
   ExpectContains(MessageOf([](json& w) { w["model"]["vocab"]["zz"] = -1; }), "'zz'");
   ExpectContains(MessageOf([](json& w) { w["model"]["vocab"]["zz"] = 4'000'000; }), "'zz'");
@@ -269,6 +273,7 @@ TEST(TokenizerFile, BadVocabularyIsNamed) {
   ExpectContains(MessageFor(twice), "'A': given twice");
 }
 
+// F34, F35
 TEST(TokenizerFile, BadMergesAreNamed) {
   const auto merge = [](const json& entry) {
     return MessageOf([&](json& w) { w["model"]["merges"].push_back(entry); });
@@ -299,11 +304,13 @@ TEST(TokenizerFile, BadAddedTokensAreNamed) {
   ExpectContains(added(2048, std::string(2000, 'x')), "found 2000");
 }
 
+// F36
 TEST(TokenizerFile, TooLargeIsRefused) {
   const std::string large((std::size_t{256} << 20) + 1, ' ');
   ExpectContains(MessageFor(large), "256 MiB");
 }
 
+// F36
 TEST(TokenizerFile, TooManyEntriesAreRefused) {
   const auto many = [](const std::string& list, std::size_t count, const std::string& entry) {
     std::string text = Edited([](json&) {});
@@ -316,6 +323,7 @@ TEST(TokenizerFile, TooManyEntriesAreRefused) {
   ExpectContains(many("\"added_tokens\":[", 70'000, "{},"), "more than 65536");
 }
 
+// F34
 TEST(TokenizerFile, IdsBeyondTheEmbeddingAreRefused) {
   const std::string folder = TANDEM_SOURCE_DIR "/model/demo";
   EXPECT_EQ(ReadTokenizer(folder, 2048).vocab_size(), 2048);

@@ -93,6 +93,7 @@ void PrintTo(const Bad& bad, std::ostream* out) { *out << bad.where; }
 
 class ProfileFault : public ::testing::TestWithParam<Bad> {};
 
+// F91
 TEST_P(ProfileFault, IsReportedWhereItIs) {
   EXPECT_THAT(Fault(GetParam().yaml),
               AllOf(StartsWith(GetParam().where), HasSubstr(GetParam().what)));
@@ -153,6 +154,7 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"device: !!python/object:os.system x\n", "p.yaml:1:9:", "tag"}));
 
 // Nine levels of nine aliases would stand for 3.9e8 scalars.
+// F91
 TEST(Profile, BillionLaughsStopAtTheFirstAnchor) {
   std::string yaml = "a: &a [x,x,x,x,x,x,x,x,x]\n";
   for (char c = 'b'; c < 'j'; ++c) {

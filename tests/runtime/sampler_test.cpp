@@ -100,6 +100,7 @@ TEST(Sampler, MinPDropsWhatIsFarBelowTheBest) {
   EXPECT_EQ(Counts({.temperature = 1, .min_p = 1}, logits, 300).size(), 1U);
 }
 
+// F62
 TEST(Sampler, TinyAndHugeTemperaturesStayFinite) {
   const std::vector<float> logits = {3e38F, 1, -3e38F, 3e38F};
   for (const double temperature : {1e-9, 1e-300, 5e-324}) {
@@ -122,6 +123,7 @@ void ExpectInternal(const std::vector<float>& logits, const std::string& words) 
   }
 }
 
+// F62
 TEST(Sampler, NonFiniteLogitsAreAnError) {
   ExpectInternal({0, static_cast<float>(kNan), 1}, "non-finite logits");
   ExpectInternal({static_cast<float>(kNan)}, "non-finite logits");
@@ -129,6 +131,7 @@ TEST(Sampler, NonFiniteLogitsAreAnError) {
   ExpectInternal({-kInf, -kInf}, "no allowed token");
 }
 
+// F62
 TEST(Sampler, RangesAreChecked) {
   struct Case {
     SamplerOptions options;

@@ -53,6 +53,7 @@ TEST(StopFilter, WithoutStopsTextPassesAtOnce) {
   EXPECT_FALSE(filter.stopped());
 }
 
+// F38
 TEST(StopFilter, HoldsBackWhatMayBecomeAStop) {
   StopFilter filter({"\nUser:"});
   EXPECT_EQ(filter.Push("hello\nUs"), "hello");
