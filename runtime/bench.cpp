@@ -112,6 +112,9 @@ void Repeat(Engine& engine, const BenchOptions& options, const std::function<boo
                                          seconds);
     result.host_bytes_per_s.push_back(static_cast<double>(metrics.host_weight_bytes) / seconds);
     result.device_bytes_per_s.push_back(static_cast<double>(metrics.device_weight_bytes) / seconds);
+    const auto steps = static_cast<double>(options.gen_tokens);
+    result.host_moe_ms.push_back(metrics.host_moe_s * 1e3 / steps);
+    result.device_wait_ms.push_back(metrics.device_wait_s * 1e3 / steps);
   }
   result.logits_hash = repetition.hash();
 }
@@ -132,6 +135,8 @@ BenchResult Bench(Engine& engine, const BenchOptions& options,
   for (int i = 0; i < options.repetitions; ++i) {
     Repeat(engine, options, interrupted, result);
     result.read_bytes_per_s.push_back(measure_read());
+    if (result.host_bytes_per_s.empty()) continue;
+    result.share_of_read.push_back(result.host_bytes_per_s.back() / result.read_bytes_per_s.back());
   }
   return result;
 }

@@ -104,12 +104,6 @@ Report Measure(const BenchFlags& flags) {
   return report;
 }
 
-// Ratio of two medians, 0 where one was not measured.
-double Ratio(const std::vector<double>& part, const std::vector<double>& whole) {
-  if (part.empty() || whole.empty()) return 0;
-  return Median(part) / Median(whole);
-}
-
 Json Spread(const std::vector<double>& values) {
   if (values.empty()) return nullptr;
   const auto [least, most] = std::ranges::minmax(values);
@@ -135,7 +129,9 @@ void PrintJson(const BenchFlags& flags, const Report& report) {
                      {"decode_device_weight_bytes_per_s", Spread(r.device_bytes_per_s)},
                      {"read_bytes", report.read_bytes},
                      {"read_bytes_per_s", Spread(r.read_bytes_per_s)},
-                     {"host_weight_share_of_read", Ratio(r.host_bytes_per_s, r.read_bytes_per_s)},
+                     {"host_weight_share_of_read", Spread(r.share_of_read)},
+                     {"decode_host_moe_ms", Spread(r.host_moe_ms)},
+                     {"decode_device_wait_ms", Spread(r.device_wait_ms)},
                      {"logits_hash", fmt::format("{:016x}", r.logits_hash)}};
   fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
 }
@@ -161,14 +157,14 @@ void PrintText(const BenchFlags& flags, const Report& report) {
   AddRow(table, "weights read by the CPU in decode", r.host_bytes_per_s, kGb, "GB/s");
   if (std::ranges::any_of(r.device_bytes_per_s, [](double v) { return v > 0; })) {
     AddRow(table, "weights read by the device in decode", r.device_bytes_per_s, kGb, "GB/s");
+    AddRow(table, "CPU part of the MoE layers, a step", r.host_moe_ms, 1, "ms");
+    AddRow(table, "waiting for the device, a step", r.device_wait_ms, 1, "ms");
   }
   AddRow(table, fmt::format("memory read, {} by all threads", FormatBytes(report.read_bytes)),
          r.read_bytes_per_s, kGb, "GB/s");
+  AddRow(table, "share of that bandwidth in decode, each pair", r.share_of_read, 0.01, "%");
   fmt::print("{}", table.ToText());
-  if (!r.host_bytes_per_s.empty()) {
-    fmt::print("\nIn decode the CPU reads weights at {:.0f} % of that bandwidth.\n",
-               100 * Ratio(r.host_bytes_per_s, r.read_bytes_per_s));
-  }
+  fmt::print("\n");
   fmt::print("Loaded {} in {:.2f} s. Logits hash {:016x}.\n", FormatBytes(report.loaded_bytes),
              report.load_s, r.logits_hash);
 }
