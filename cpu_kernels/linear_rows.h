@@ -26,6 +26,10 @@ TANDEM_INLINE const float* ScaleRow(const LinearArgs& a, std::int64_t n) {
   return a.w_scale + (n + a.scale_row0) / kFp8Block * a.scale_stride;
 }
 
+// Whether the scale multiplies the sum of each 128 columns, and not each weight.
+template <class S, class W>
+constexpr bool kBlockSums = W::kScaled && !S::kScalesWeights;
+
 TANDEM_INLINE void StoreY(const LinearArgs& a, std::int64_t t, std::int64_t n, float sum) {
   float& y = a.y[(a.y_rows != nullptr ? a.y_rows[t] : t) * a.y_stride + n];
   y = a.accumulate ? y + sum : sum;

@@ -12,7 +12,9 @@
 namespace tandem::cpu {
 namespace {
 
-// On the stack, at AVX-512: w 24 KiB, x 4 KiB, sums 192 KiB.
+// On the stack, at AVX-512: w 24 KiB, x 8 KiB, sums 48 KiB. A sum is a whole vector, so loading and
+// storing the sums of a tile costs as much L2 bandwidth as x does: a long tile of few columns (512
+// x 12) was faster than 256 x 24.
 template <class S>
 struct Scratch {
   using Element = typename S::Element;
@@ -23,7 +25,7 @@ struct Scratch {
   alignas(64) Element x[S::kMicroRows][S::kTileK];
   alignas(64) float sums[(S::kTileRows + S::kMicroRows - 1) / S::kMicroRows][kGroups][S::kMicroRows]
                         [S::kMicroCols][S::kLanes];
-  float scales[kGroups][kBlocks][S::kMicroCols];
+  float scales[kGroups][kBlocks][S::kMicroCols];  // with kBlockSums
 };
 
 // Row n's elements [k0, k0 + count) as operands, a vector every kMicroCols vectors from `to` on.
@@ -38,7 +40,11 @@ void DecodeColumn(const LinearArgs& a, std::int64_t n, std::int64_t k0, std::int
       tail.Fill(from, count - k);
       from = tail.bits;
     }
-    S::StoreOperand(to + k * S::kMicroCols, S::kMicroCols * S::kWidth, W::Decode(from));
+    typename S::Operand operand = W::Decode(from);
+    if constexpr (W::kScaled && S::kScalesWeights) {
+      operand = S::Scale(operand, ScaleRow(a, n)[(k0 + k) / kFp8Block] * W::kScaleFactor);
+    }
+    S::StoreOperand(to + k * S::kMicroCols, S::kMicroCols * S::kWidth, operand);
   }
 }
 
@@ -49,7 +55,7 @@ void DecodeTile(const LinearArgs& a, std::int64_t n0, std::int64_t cols, std::in
     const std::int64_t group = c / S::kMicroCols;
     const std::int64_t in_group = c % S::kMicroCols;
     DecodeColumn<S, W>(a, n0 + c, k0, count, s.w[group][0][in_group]);
-    if constexpr (W::kScaled) {
+    if constexpr (kBlockSums<S, W>) {
       const float* scales = ScaleRow(a, n0 + c) + k0 / kFp8Block;
       for (std::int64_t b = 0; b * kFp8Block < count; ++b) {
         s.scales[group][b][in_group] = scales[b] * W::kScaleFactor;
@@ -142,7 +148,7 @@ template <class S, class W, int kRows>
 void Micro(const typename S::Element* const* x, std::int64_t steps, std::int64_t group,
            Scratch<S>& s, float (*sums)[S::kMicroCols][S::kLanes]) {
   MicroTile<S, kRows> tile;
-  if constexpr (W::kScaled) {
+  if constexpr (kBlockSums<S, W>) {
     constexpr std::int64_t kBlockSteps = kFp8Block / S::kWidth;
     for (std::int64_t b = 0; b * kBlockSteps < steps; ++b) {
       tile.AddBlock(x, s.w[group], b * kBlockSteps, Min(steps, (b + 1) * kBlockSteps),

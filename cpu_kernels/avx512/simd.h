@@ -25,15 +25,16 @@ struct Simd {
   static constexpr int kWidth = 16;
   static constexpr std::int64_t kStep = 32;
   // 24 accumulators, 4 vectors of x and one of w in 32 registers; a tile of w is 24 KiB in L1.
-  static constexpr int kDirectRows = 8;
-  static constexpr std::int64_t kDirectMaxT = 16;
-  static constexpr int kDirectCols[] = {8, 8, 6, 6, 4, 4, 3, 3};
-  static constexpr int kDirectColsScaled[] = {4, 4, 4, 4, 4, 4, 3, 3};
+  static constexpr bool kScalesWeights = true;
+  static constexpr int kDirectRows = 4;
+  static constexpr std::int64_t kDirectMaxT = 8;
+  static constexpr int kDirectCols[] = {8, 8, 6, 6};
+  static constexpr int kDirectColsScaled[] = {4, 4, 4, 4};
   static constexpr std::int64_t kMicroRows = 4;
   static constexpr std::int64_t kMicroCols = 6;
-  static constexpr std::int64_t kTileRows = 128;
-  static constexpr std::int64_t kTileCols = 24;
-  static constexpr std::int64_t kTileK = 256;
+  static constexpr std::int64_t kTileRows = 64;
+  static constexpr std::int64_t kTileCols = 12;
+  static constexpr std::int64_t kTileK = 512;
   static constexpr int kTransposedVecs = 4;
   static constexpr int kSharedHeads = 8;
   static constexpr int kSharedKeys = 3;
@@ -53,6 +54,9 @@ struct Simd {
   static V LoadV(const float* p) { return Load(p); }
   static F DotV(V x, V w, F sum) { return Fma(x, w, sum); }
   static F Dot(Pair x, Pair w, F sum) { return Fma(x.high, w.high, Fma(x.low, w.low, sum)); }
+  static Operand Scale(Operand w, float scale) {
+    return {Mul(w.low, Set1(scale)), Mul(w.high, Set1(scale))};
+  }
   static void StoreOperand(float* p, std::int64_t stride, Pair v) {
     Store(p, v.low);
     Store(p + stride, v.high);

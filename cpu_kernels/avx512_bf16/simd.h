@@ -18,6 +18,8 @@ struct SimdBf16 : Simd {
   using Operand = __m512bh;
   using Element = std::uint16_t;
   static constexpr int kWidth = 32;
+  static constexpr std::int64_t kTileK = 1024;
+  static constexpr bool kScalesWeights = false;  // times its scale, a weight is no bf16 value
 
   static V LoadV(const std::uint16_t* p) { return reinterpret_cast<V>(_mm512_loadu_si512(p)); }
   static F DotV(V x, V w, F sum) { return _mm512_dpbf16_ps(sum, x, w); }
