@@ -113,8 +113,8 @@ TEST(Demo, ValidationNllWithActivationsRoundedToBf16) {
   EXPECT_NEAR(ValidationNll(engine, kWindows), expected, 0.002);
 }
 
-INSTANTIATE_TEST_SUITE_P(Placements, DemoTest, testing::Values("none", "device", "half"),
-                         [](const auto& info) { return info.param; });
+std::string NameOf(const testing::TestParamInfo<std::string>& placement) { return placement.param; }
+INSTANTIATE_TEST_SUITE_P(Placements, DemoTest, testing::Values("none", "device", "half"), NameOf);
 
 }  // namespace
 }  // namespace tandem::test
