@@ -84,7 +84,9 @@ TEST_P(DemoTest, LogitsAndExpertsEqualTheReference) {
 
 TEST_P(DemoTest, GreedyContinuations) {
   Engine engine = MakeEngine(DemoDir(), Placement(GetParam()), Precision::kExact);
-  for (const auto& prompt : GoldenJson()["prompts"]) {
+  const nlohmann::json golden = GoldenJson();
+  ASSERT_EQ(golden["prompts"].size(), 4U);
+  for (const auto& prompt : golden["prompts"]) {
     const auto ids = prompt["prompt_ids"].get<std::vector<std::int32_t>>();
     const auto expected = prompt["greedy_ids"].get<std::vector<std::int32_t>>();
     const auto margins = prompt["margins"].get<std::vector<float>>();
