@@ -43,8 +43,8 @@ WorkerPool::WorkerPool(const std::vector<PlanNode>& nodes, int spin_us)
 WorkerPool::~WorkerPool() {
   if (!team_.joinable()) return;
   stop_.store(true, std::memory_order_relaxed);
-  epoch_.fetch_add(1, std::memory_order_release);
-  epoch_.notify_all();
+  HandOut();
+  WaitForWorkers();  // before the join, so that ThreadSanitizer sees what libgomp does not show it
   team_.join();
 }
 
@@ -88,25 +88,32 @@ void WorkerPool::Loop(int index) {
   while (true) {
     WaitWhile(epoch_, seen);
     ++seen;
-    if (stop_.load(std::memory_order_relaxed)) return;
-    call_(fn_, workers_[index]);
+    const bool stop = stop_.load(std::memory_order_relaxed);
+    if (!stop) call_(fn_, workers_[index]);
     if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) running_.notify_all();
+    if (stop) return;
+  }
+}
+
+void WorkerPool::HandOut() {
+  running_.store(static_cast<std::uint32_t>(size() - 1), std::memory_order_relaxed);
+  epoch_.fetch_add(1, std::memory_order_release);
+  epoch_.notify_all();
+}
+
+void WorkerPool::WaitForWorkers() {
+  for (std::uint32_t left = running_.load(std::memory_order_acquire); left != 0;
+       left = running_.load(std::memory_order_acquire)) {
+    WaitWhile(running_, left);
   }
 }
 
 void WorkerPool::RunErased(Erased call, void* fn) {
   call_ = call;
   fn_ = fn;
-  if (size() > 1) {
-    running_.store(static_cast<std::uint32_t>(size() - 1), std::memory_order_relaxed);
-    epoch_.fetch_add(1, std::memory_order_release);
-    epoch_.notify_all();
-  }
+  if (size() > 1) HandOut();
   call(fn, workers_[0]);
-  for (std::uint32_t left = running_.load(std::memory_order_acquire); left != 0;
-       left = running_.load(std::memory_order_acquire)) {
-    WaitWhile(running_, left);
-  }
+  WaitForWorkers();
 }
 
 void WorkerPool::Barrier() {

@@ -66,6 +66,8 @@ class WorkerPool {
   void Team();
   void StartTeam();
   void Loop(int index);
+  void HandOut();         // wakes the workers, each to count itself out of running_
+  void WaitForWorkers();  // until all have
   void WaitWhile(const std::atomic<std::uint32_t>& value, std::uint32_t old) const;
 
   std::vector<Worker> workers_;
