@@ -1,5 +1,7 @@
 #include "runtime/cli_options.h"
 
+#include <fmt/format.h>
+
 #include <cstdint>
 #include <cstdio>
 #include <random>
@@ -94,6 +96,10 @@ SamplerOptions Resolve(const SamplerFlags& flags) {
 }
 
 Engine LoadEngine(Session& session, bool quiet) {
+  // What the plan chose on its own, such as no device where none was found, is said at the start.
+  for (const std::string& note : session.plan.notes) {
+    if (!quiet) fmt::print(stderr, "tandem: note: {}\n", note);
+  }
   ProgressBar progress(ProgressBar::StyleOf(quiet), stderr, Interrupted);
   try {
     return Engine(std::move(session.model), std::move(session.plan), &progress);
