@@ -47,7 +47,7 @@ struct HostSide {
   // Calls fn(t0, t1) over [0, T): on this thread where the work is small, else on the team.
   template <class Fn>
   void ForRows(std::int64_t rows, Fn&& fn) {
-    if (rows < 2 * pool.size()) return fn(std::int64_t{0}, rows);
+    if (rows < std::int64_t{2} * pool.size()) return fn(std::int64_t{0}, rows);
     pool.Run([&](const Worker& w) {
       const std::int64_t t0 = rows * w.index / w.count;
       const std::int64_t t1 = rows * (w.index + 1) / w.count;
