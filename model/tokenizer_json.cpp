@@ -31,7 +31,8 @@ simdjson::dom::array List(const element& value, const std::string& where) {
   return list;
 }
 
-// A parameter of the BPE model that must be null, false, 0 or "": its effect is not implemented.
+// A parameter of the BPE model that must be null, false, 0 or "": any other value is refused by
+// name.
 void RequireUnset(const JsonFields& model, std::string_view key) {
   const auto value = model.Find(key);
   if (!value) return;
