@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "placement/rates.h"
+
 namespace tandem {
 
 // One NUMA node and the cores of it that this process may use.
@@ -12,6 +14,16 @@ struct Node {
   std::uint64_t memory_bytes = 0;
   std::uint64_t free_bytes = 0;
   std::vector<int> cores;  // one PU (OS index) per core: SMT siblings are left out
+  int package = 0;
+  int threads_per_core = 1;
+  std::uint64_t free_huge_page_bytes = 0;  // reserved huge pages that nobody uses
+};
+
+struct Cache {
+  int level = 0;
+  std::uint64_t bytes = 0;
+  int count = 0;  // of such caches on the machine
+  int cores = 0;  // that share one
 };
 
 // One OpenCL device, by its index in the list of all devices.
@@ -20,6 +32,8 @@ struct Device {
   std::string name;
   std::string platform;
   std::string driver_version;
+  std::string pci_address;    // "0000:18:00.0"; empty: unknown, or no PCI device
+  int numa_node = -1;         // OS index of the nearest node; -1: unknown
   bool shares_cores = false;  // a CPU device (PoCL): its threads and ours compete
   std::uint64_t memory_bytes = 0;
   std::uint64_t max_alloc_bytes = 0;
@@ -31,14 +45,27 @@ struct Machine {
   std::string cpu_name;
   std::vector<Node> nodes;  // at least one
   std::vector<Device> devices;
-  std::string device_problem;            // why there is no device, for messages
-  std::uint64_t memory_limit_bytes = 0;  // what this process may use: cgroup, MemAvailable
+  std::string device_problem;             // why there is no device, for messages
+  std::uint64_t memory_limit_bytes = 0;   // what this process may use: cgroup, MemAvailable
+  std::uint64_t memlock_limit_bytes = 0;  // RLIMIT_MEMLOCK; 0: unknown, UINT64_MAX: none
+  std::vector<Cache> caches;
+  std::vector<std::vector<int>> distances;  // [node][node] as the firmware has them; may be empty
+  Rates rates;
 };
+
+// A hash of what the rates depend on: CPU, cores, memory, caches, devices and drivers, but not what
+// is free now. 16 hexadecimal digits.
+std::string Fingerprint(const Machine& machine);
 
 enum class ProbeDevices : bool { kNo, kYes };
 
 // Reads this machine: hwloc for nodes and cores (cpuset respected), cgroup v1/v2 and available
-// memory, and the OpenCL devices unless told not to look.
+// memory, and the OpenCL devices unless told not to look. Its rates are those stored by the last
+// measurement with the same fingerprint (rates_store.h), or assumed ones.
 Machine ReadMachine(ProbeDevices probe);
+
+// Rates for a machine that nobody measured, from its cores, nodes and devices: typical figures,
+// rather low than high.
+Rates AssumeRates(const Machine& machine);
 
 }  // namespace tandem

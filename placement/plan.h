@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "memory/dtype.h"
@@ -32,6 +33,54 @@ struct PlanItem {
 struct PlanNode {
   int os_index = 0;
   std::vector<int> cores;  // one worker thread each, pinned
+  // Share of every host matrix' rows that this node holds and works on; over all nodes they sum to
+  // 1. 0 for every node: equal shares.
+  double share = 0;
+};
+
+// What bounds a phase.
+enum class Limit : std::uint8_t {
+  kHostMemory,      // reading weights from a node's DRAM
+  kHostArithmetic,  // CPU kernels
+  kDeviceMemory,
+  kDeviceArithmetic,
+  kDeviceLaunches,  // many small kernels
+  kTransfer,        // PCIe: streaming weights or activations
+  kHandOver,        // waiting for each other, layer by layer
+};
+std::string_view Name(Limit limit);  // "host memory", ...
+
+// Where the time of one step goes, in seconds. host and device overlap in MoE layers, so the parts
+// can sum to more than `seconds`.
+struct StepCost {
+  double seconds = 0;
+  double host = 0;     // CPU kernels at work
+  double device = 0;   // device kernels at work
+  double overlap = 0;  // both at once: seconds = host + device - overlap + transfer + hand_over
+  double transfer = 0;
+  double hand_over = 0;
+  double host_memory_bytes = 0;  // weights and KV read by the CPU
+  double device_memory_bytes = 0;
+  Limit limit = Limit::kHostMemory;
+  int limit_index = 0;  // of the node or device that limits
+};
+
+// What the planner expects of a plan; from rates that were measured, read from a file or assumed.
+struct Prediction {
+  double prompt_tokens = 0;  // of the workload it was made for
+  double answer_tokens = 0;
+  double sequences = 1;
+  double time_to_first_token_s = 0;
+  double prefill_tokens_per_s = 0;
+  double decode_tokens_per_s = 0;  // over all sequences
+  // The range: measured rates of shared machines differ from run to run.
+  double prefill_low = 0, prefill_high = 0;
+  double decode_low = 0, decode_high = 0;
+  StepCost prefill_step;       // of one full chunk in the middle of the prompt
+  StepCost decode_step;        // in the middle of the answer
+  double device_hit_rate = 0;  // expected share of expert choices in decode that are on a device
+  std::string rates;           // "measured 2026-11-22 06:40 UTC", "assumed", "machine file x.yaml"
+  bool statistics = false;     // routing statistics were used; else routing is taken as uniform
 };
 
 struct PlanDevice {
@@ -54,7 +103,7 @@ struct Plan {
 
   DType kv_type = DType::kF16;
   DType activation_type = DType::kF32;  // bf16: CPU kernels take rounded activations
-  std::int64_t kv_blocks = 0;  // of 64 tokens, per layer
+  std::int64_t kv_blocks = 0;           // of 64 tokens, per layer
   std::int64_t max_rows = 512;
   std::int64_t max_sequences = 4;
   Precision precision = Precision::kFast;
@@ -63,6 +112,10 @@ struct Plan {
   std::uint64_t host_bytes = 0;
   std::uint64_t host_budget_bytes = 0;
   std::vector<std::string> notes;  // choices that a user should hear of, one sentence each
+  Prediction prediction;
+  // In prefill, experts whose place is the host are copied to devices[0] chunk by chunk and run
+  // there.
+  bool stream_prefill = false;
 
   std::uint64_t DeviceBytes(int device) const;  // sum over items
   // host_bytes, and what lies on devices that live in the host's memory (PoCL).

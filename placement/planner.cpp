@@ -102,7 +102,7 @@ Plan HostPlan(const PlanInput& in, Precision precision) {
         ProfileName(in.profile));
   }
   plan.kv_blocks = in.step.kv_blocks;
-  plan.max_rows = in.profile.chunk;
+  plan.max_rows = in.profile.chunk.value_or(512);
   plan.max_sequences = in.profile.max_sequences;
   plan.precision = precision;
   plan.host_budget_bytes = HostBudget(in.machine, in.profile);
@@ -124,7 +124,7 @@ Plan PlanWith(const Device* device, const Config& config, const TensorList& tens
               const Machine& machine, const Profile& profile, Precision precision) {
   PlanInput in{config, profile, machine, device, {}, ShareCores(machine, profile, device), {}, 0};
   in.units = MeasureModel(config, tensors, static_cast<int>(in.threads.nodes.size()));
-  in.step = {profile.chunk, KvBlockCount(profile.context, profile.max_sequences),
+  in.step = {profile.chunk.value_or(512), KvBlockCount(profile.context, profile.max_sequences),
              profile.max_sequences, in.threads.total()};
   in.kv_layer_bytes = KvLayerBytes(config, in.step.kv_blocks, KvType(profile, precision));
   Plan plan = HostPlan(in, precision);
@@ -146,7 +146,8 @@ std::string UnusedNote(const Device& device, const Profile& profile) {
 }  // namespace
 
 Plan MakePlan(const Config& config, const TensorList& tensors, const Machine& machine,
-              const Profile& profile, Precision precision) {
+              const Profile& profile, const PlanOptions& options) {
+  const Precision precision = options.precision;
   CheckProfile(profile, config);
   std::vector<std::string> notes;
   const Device* device = ChooseDevice(machine, profile, notes);

@@ -5,20 +5,39 @@
 #include "placement/machine.h"
 #include "placement/plan.h"
 #include "placement/profile.h"
+#include "placement/statistics.h"
 
 namespace tandem {
 
+// What the runtime that will obey the plan can do: a plan asks for nothing else.
+struct Abilities {
+  int devices = 1;              // OpenCL devices at once
+  bool stream_prefill = false;  // Plan::stream_prefill
+};
+
+struct PlanOptions {
+  Precision precision = Precision::kFast;
+  const RoutingStatistics* statistics = nullptr;  // null: uniform routing
+  Abilities abilities;
+};
+
 // A pure function: the same arguments give the same plan, and nothing is read or allocated.
 //
-// The device's budget is filled in this order, each whole or, for roles with layers, layer by layer
-// from the first: attention with its KV cache, dense layers, router, shared experts, head, then
-// routed experts in the profile's order, the same ids in every layer as far as they go. A role that
-// the profile demands on the device and that does not fit is an error, not a fallback.
+// Every place that the profile does not fix is chosen so that the profile's workload takes the
+// least predicted time (cost.h) within the budgets. What the profile demands is a constraint: a
+// demand that does not fit is an error, not a fallback.
 //
 // Throws ConfigError if the profile asks for what the machine or model does not have, and
-// OpenClError (exit 69) if the device is absent (listing those found) or the plan does not fit
-// (with needed and free bytes per place, and the largest item that could move).
+// OpenClError (exit 69) if a device is absent (listing those found) or no plan under the
+// constraints fits: with the shortfall, needed and free bytes per place, and the three nearest
+// plans that fit with their predicted speed.
 Plan MakePlan(const Config& config, const TensorList& tensors, const Machine& machine,
-              const Profile& profile, Precision precision);
+              const Profile& profile, const PlanOptions& options);
+inline Plan MakePlan(const Config& config, const TensorList& tensors, const Machine& machine,
+                     const Profile& profile, Precision precision) {
+  PlanOptions options;
+  options.precision = precision;
+  return MakePlan(config, tensors, machine, profile, options);
+}
 
 }  // namespace tandem

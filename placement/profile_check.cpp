@@ -69,7 +69,7 @@ void CheckLayers(const Profile& profile, const Config& config) {
 void CheckProfile(const Profile& profile, const Config& config) {
   CheckRange(profile, "workload.context", profile.context, ProfileLimits::kContext);
   CheckRange(profile, "workload.sequences", profile.max_sequences, ProfileLimits::kSequences);
-  CheckRange(profile, "workload.chunk", profile.chunk, ProfileLimits::kChunk);
+  CheckRange(profile, "workload.chunk", profile.chunk.value_or(1), ProfileLimits::kChunk);
   if (!(profile.experts_share >= 0 && profile.experts_share <= 1)) {
     Throw<ConfigError>("{}: 'placement.routed_experts.share': expected 0 to 1, found {}",
                        ProfileName(profile), profile.experts_share);

@@ -28,7 +28,7 @@ Profile ProfileOf(const SessionOptions& options) {
   Profile profile = options.profile.empty() ? Profile{} : ReadProfile(options.profile);
   Override(profile.device, options.device);
   Override(profile.context, options.context);
-  Override(profile.chunk, options.chunk);
+  if (options.chunk) profile.chunk = options.chunk;
   Override(profile.max_sequences, options.sequences);
   if (options.threads) profile.threads = options.threads;
   return profile;

@@ -8,6 +8,7 @@
 #include "placement/machine.h"
 #include "placement/plan.h"
 #include "placement/profile.h"
+#include "placement/statistics.h"
 
 namespace tandem {
 
@@ -22,6 +23,8 @@ struct SessionOptions {
   std::optional<int> threads;
   std::optional<std::int64_t> chunk;
   std::optional<std::int64_t> sequences;
+  std::string machine_file;  // plan for this machine and not for the one at hand
+  bool plan_report = false;  // after the work: planned beside real bytes and speed, on stderr
   Precision precision = Precision::kFast;
 };
 
@@ -30,6 +33,7 @@ struct Session {
   Model model;
   Profile profile;
   Machine machine;
+  std::optional<RoutingStatistics> statistics;
   Plan plan;
 };
 

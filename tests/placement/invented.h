@@ -79,7 +79,9 @@ inline Config Tiny() {
 }
 
 inline Node MakeNode(int os_index, int cores, std::uint64_t memory) {
-  Node node{os_index, memory, memory, {}};
+  Node node;
+  node.os_index = os_index;
+  node.memory_bytes = node.free_bytes = memory;
   for (int i = 0; i < cores; ++i) node.cores.push_back(os_index * cores + i);
   return node;
 }

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "model/config.h"
+#include "placement/plan.h"
+
+namespace tandem {
+
+// A buffer that the runtime allocates for the steps of a plan. The runtime takes its sizes from
+// here, so that the plan's bytes are the real ones.
+struct ScratchBuffer {
+  const char* name;  // unique on its side
+  std::int64_t floats = 0;
+  std::uint64_t bytes() const { return static_cast<std::uint64_t>(floats) * sizeof(float); }
+};
+
+// Which parts of the model run on a side; what does not needs no buffers there.
+struct ScratchUse {
+  bool attention = false;
+  bool mlp = false;  // dense MLPs or shared experts
+  bool router = false;
+  bool experts = false;  // routed experts
+  bool head = false;
+  bool any_device = false;  // on the host: a device takes part in the plan
+};
+ScratchUse UseOf(const Plan& plan, Place place);
+
+// Every buffer of a side of the plan. Depends on the plan's rows, blocks, sequences, threads,
+// activation type and on `use`.
+std::vector<ScratchBuffer> HostScratch(const Config& config, const Plan& plan,
+                                       const ScratchUse& use);
+std::vector<ScratchBuffer> DeviceScratch(const Config& config, const Plan& plan,
+                                         const ScratchUse& use);
+
+std::uint64_t SumBytes(const std::vector<ScratchBuffer>& buffers);
+
+// Host memory beside weights, KV cache and scratch: the program and its libraries, tokenizer,
+// tensor list, the OpenCL driver's and allocators' own. An upper bound from measurements.
+std::uint64_t ProgramBytes(const Config& config, std::size_t tensors, const Plan& plan);
+
+}  // namespace tandem

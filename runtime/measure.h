@@ -1,0 +1,22 @@
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "placement/machine.h"
+#include "runtime/progress.h"
+
+namespace tandem {
+
+struct MeasureOptions {
+  bool devices = true;
+  bool quick = false;  // coarser grids and fewer repetitions, for tests: a few seconds
+};
+
+// Measures what placement/rates.h describes on this machine: the CPU side with teams of 1, half and
+// all of the threads, then each OpenCL device (one that shares the cores with half of the threads).
+// Takes about half a minute a side, needs about 1 GiB of host and of device memory, and reports
+// what it does. Throws the interruption error when `progress` says so.
+Rates MeasureRates(const Machine& machine, const MeasureOptions& options, ProgressSink* progress);
+
+}  // namespace tandem
