@@ -34,6 +34,12 @@ std::vector<ScratchBuffer> HostScratch(const Config& config, const Plan& plan,
 std::vector<ScratchBuffer> DeviceScratch(const Config& config, const Plan& plan,
                                          const ScratchUse& use);
 
+// Rows of one step whose logits there is room for: more are handed out in pieces.
+std::int64_t LogitRows(const Plan& plan);
+
+// Output rows of a matrix that one worker takes at a time, at the most, for T rows of x.
+constexpr std::int64_t MostTicketRows(std::int64_t T) { return T > 32 ? 120 : T > 4 ? 72 : 24; }
+
 std::uint64_t SumBytes(const std::vector<ScratchBuffer>& buffers);
 
 // Host memory beside weights, KV cache and scratch: the program and its libraries, tokenizer,

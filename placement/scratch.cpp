@@ -1,0 +1,195 @@
+#include "placement/scratch.h"
+
+#include <algorithm>
+
+namespace tandem {
+namespace {
+
+// As the runtime has them; it checks that they agree.
+constexpr std::int64_t kHeads = 16;               // of one attention ticket on the host
+constexpr std::int64_t kRows = 16;                // and its rows of x
+constexpr std::int64_t kKvBlockTokens = 64;       // of a block of the KV cache
+constexpr std::int64_t kExpertJobWords = 56 / 4;  // cl::ExpertJob
+constexpr std::int64_t kLeastLogitRows = 64;      // 33 MiB for V3's vocabulary
+
+class List {
+ public:
+  void Add(const char* name, std::int64_t floats) {
+    if (floats > 0) buffers_.push_back({name, floats});
+  }
+  std::vector<ScratchBuffer> Take() { return std::move(buffers_); }
+
+ private:
+  std::vector<ScratchBuffer> buffers_;
+};
+
+// What the sizes are made of. T rows, D hidden_size, H heads, K experts per token.
+struct Sizes {
+  Sizes(const Config& c, const Plan& plan)
+      : T(plan.max_rows),
+        D(c.hidden_size),
+        q(c.num_attention_heads * c.qk_head_dim()),
+        out(c.num_attention_heads * c.v_head_dim),
+        pairs(T * c.num_experts_per_tok),
+        shared(c.n_shared_experts * c.moe_intermediate_size),
+        moe(c.n_routed_experts > 0) {
+    for (std::int64_t i = 0; i < c.num_hidden_layers; ++i) {
+      if (!c.IsMoeLayer(i)) dense = c.intermediate_size;
+    }
+    // Angles, slot, keys and table start of every row, and the block tables of all sequences.
+    batch = T * (c.qk_rope_head_dim + 3) + std::min(T, plan.max_sequences) * plan.kv_blocks;
+  }
+  std::int64_t T, D, q, out, pairs, shared;
+  bool moe;
+  std::int64_t dense = 0;  // 0: no layer is dense
+  std::int64_t batch = 0;
+};
+
+// Words for one layer's expert jobs and three lists of pairs.
+std::int64_t JobWords(const Config& c, const Sizes& s) {
+  return kExpertJobWords * c.n_routed_experts + 3 * s.pairs;
+}
+
+std::int64_t AttentionWorkerFloats(const Config& c, const Plan& plan) {
+  const std::int64_t heads = std::min(kHeads, c.num_attention_heads);
+  const std::int64_t rows = std::min(kRows, plan.max_rows);
+  const std::int64_t latent =
+      c.attention == AttentionKind::kMla ? rows * heads * (c.kv_width() + c.kv_lora_rank) : 0;
+  const std::int64_t scores = heads * (kKvBlockTokens + 2) + 64;
+  return latent + scores + 2 * plan.kv_blocks;  // a pointer to every block
+}
+
+std::int64_t WorkerFloats(const Config& c, const Plan& plan, const ScratchUse& use) {
+  std::int64_t floats = use.attention ? AttentionWorkerFloats(c, plan) : 0;
+  if (use.mlp || use.experts) {  // gate and up of one ticket
+    floats = std::max(floats, 2 * plan.max_rows * MostTicketRows(plan.max_rows));
+  }
+  return floats;
+}
+
+std::int64_t Workers(const Plan& plan) {
+  std::int64_t workers = 0;
+  for (const PlanNode& node : plan.nodes) workers += std::ssize(node.cores);
+  return workers;
+}
+
+void AddHostAttention(List& list, const Config& c, const Sizes& s, bool shadow) {
+  list.Add("q", s.T * s.q);
+  list.Add("q_a", s.T * c.q_lora_rank);
+  list.Add("z", s.T * c.kv_width());
+  list.Add("attention_out", s.T * s.out);
+  if (!shadow) return;
+  list.Add("q_a bf16", (s.T * c.q_lora_rank + 1) / 2);
+  list.Add("attention_out bf16", (s.T * s.out + 1) / 2);
+}
+
+// The dense MLP's activations, or those of all experts of a MoE layer side by side.
+std::int64_t HostActivations(const Config& c, const Sizes& s, const ScratchUse& use) {
+  const std::int64_t moe =
+      (use.mlp ? s.T * s.shared : 0) + (use.experts ? s.pairs * c.moe_intermediate_size : 0);
+  return std::max(use.mlp ? s.T * s.dense : 0, moe);
+}
+
+}  // namespace
+
+ScratchUse UseOf(const Plan& plan, Place place) {
+  ScratchUse use;
+  use.any_device = !plan.devices.empty();
+  use.head = plan.head == place;
+  for (const LayerPlan& layer : plan.layers) {
+    use.attention = use.attention || layer.attention == place;
+    use.mlp = use.mlp || (layer.moe ? layer.shared : layer.dense) == place;
+    if (!layer.moe) continue;
+    use.router = use.router || layer.router == place;
+    use.experts = use.experts || std::ranges::find(layer.experts, place) != layer.experts.end();
+  }
+  return use;
+}
+
+std::int64_t LogitRows(const Plan& plan) {
+  return std::min(plan.max_rows, std::max(plan.max_sequences, kLeastLogitRows));
+}
+
+std::vector<ScratchBuffer> HostScratch(const Config& c, const Plan& plan, const ScratchUse& use) {
+  const Sizes s(c, plan);
+  const bool shadow = plan.activation_type == DType::kBF16;
+  const bool computes = use.attention || use.mlp || use.router || use.experts || use.head;
+  List list;
+  list.Add("batch", s.batch);
+  list.Add("wanted_rows", s.T);
+  list.Add("x", s.T * s.D);
+  if (computes) list.Add("h", s.T * s.D);
+  if (computes && shadow) list.Add("h bf16", (s.T * s.D + 1) / 2);
+  if (use.attention) AddHostAttention(list, c, s, shadow);
+  const std::int64_t act = HostActivations(c, s, use);
+  list.Add("act", act);
+  if (shadow) list.Add("act bf16", (act + 1) / 2);
+  if (use.router) list.Add("router_logits", s.T * c.n_routed_experts);
+  if (s.moe) {
+    list.Add("routing", 2 * s.pairs);
+    list.Add("pairs", 3 * s.pairs + 4 * (c.n_routed_experts + 1));
+  }
+  if (use.any_device && s.moe) {
+    list.Add("expert_jobs", c.num_hidden_layers * JobWords(c, s));
+    if (use.router || use.mlp || use.experts) list.Add("host_part", s.T * s.D);
+  }
+  list.Add("logits", LogitRows(plan) * c.vocab_size);
+  list.Add("workers", Workers(plan) * WorkerFloats(c, plan, use));
+  return list.Take();
+}
+
+std::vector<ScratchBuffer> DeviceScratch(const Config& c, const Plan& plan, const ScratchUse& use) {
+  const Sizes s(c, plan);
+  const std::int64_t heads = c.num_attention_heads;
+  List list;
+  if (use.attention) list.Add("batch", s.batch);
+  if (use.attention || use.mlp || use.router || use.head) list.Add("x", s.T * s.D);
+  list.Add("h", s.T * s.D);
+  if (use.attention) {
+    list.Add("q", s.T * s.q);
+    list.Add("q_a", s.T * c.q_lora_rank);
+    list.Add("z", s.T * c.kv_width());
+    list.Add("attention_out", s.T * s.out);
+    if (c.attention == AttentionKind::kMla) {
+      list.Add("absorbed_q", s.T * heads * c.kv_width());
+      list.Add("latent_out", s.T * heads * c.kv_lora_rank);
+    }
+  }
+  if (use.mlp) {
+    list.Add("gate", s.T * std::max(s.dense, s.shared));
+    list.Add("up", s.T * std::max(s.dense, s.shared));
+  }
+  if (s.moe && (use.mlp || use.experts)) list.Add("device_part", s.T * s.D);
+  if (use.router) {
+    list.Add("host_part", s.T * s.D);
+    list.Add("router_logits", s.T * c.n_routed_experts);
+    list.Add("router_ids", s.pairs);
+    list.Add("router_weights", s.pairs);
+  }
+  if (use.experts) {
+    list.Add("act", s.pairs * c.moe_intermediate_size);
+    list.Add("gate_up", 2 * s.pairs * c.moe_intermediate_size);
+    list.Add("pair_out", s.pairs * s.D);
+    list.Add("expert_jobs", JobWords(c, s));
+  }
+  if (use.head) list.Add("logits", LogitRows(plan) * c.vocab_size);
+  return list.Take();
+}
+
+std::uint64_t SumBytes(const std::vector<ScratchBuffer>& buffers) {
+  std::uint64_t sum = 0;
+  for (const ScratchBuffer& buffer : buffers) sum += buffer.bytes();
+  return sum;
+}
+
+std::uint64_t ProgramBytes(const Config& config, std::size_t tensors, const Plan& plan) {
+  constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
+  std::uint64_t bytes = 32 * kMiB;
+  bytes += static_cast<std::uint64_t>(config.vocab_size) * 512;  // the tokenizer
+  bytes += tensors * 1024;                                       // names and shapes
+  for (const PlanDevice& device : plan.devices)
+    bytes += device.shares_cores ? 160 * kMiB : 400 * kMiB;
+  return bytes;
+}
+
+}  // namespace tandem
