@@ -12,13 +12,22 @@ namespace tandem {
 enum class Phase : std::uint8_t { kPrefill, kDecode };
 inline constexpr int kNumPhases = 2;
 
-// How often each expert was chosen in one phase over one kind of text.
+// How often each expert was chosen in one phase over one kind of text. All K choices of a token are
+// looked up before any of them counts as used: a runtime learns them at once. Lists that were not
+// recorded are empty.
 struct RoutingCounts {
   std::int64_t tokens = 0;
   std::vector<std::vector<std::uint64_t>> counts;  // [layers][experts]; empty for dense layers
   // Stack distances of an expert's reuse in its layer's stream of tokens: distances[l][d] choices
   // had d other experts chosen since the same expert was last; the last entry: first uses.
   std::vector<std::vector<std::uint64_t>> distances;  // [layers][experts + 1]
+  // Ranks by frequency: ranks[l][r] choices fell on an expert with r others before it in the order
+  // of how often each was chosen until then (ties: the later used one first); last: first uses.
+  std::vector<std::vector<std::uint64_t>> ranks;  // [layers][experts + 1]
+  // Steps that these tokens were computed in, and in how many of them an expert was chosen at all:
+  // how often its weights were needed. In decode every token is a step, so that these are `counts`.
+  std::int64_t chunks = 0;
+  std::vector<std::vector<std::uint64_t>> chunk_uses;  // [layers][experts]
 };
 
 struct RoutingDomain {
