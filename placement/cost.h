@@ -1,7 +1,7 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
-#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,6 +20,23 @@ struct Workload {
   std::int64_t sequences = 1;
   std::int64_t prompt_tokens = 1024;
   std::int64_t answer_tokens = 256;
+};
+
+// Weight formats by role, of the first tensor of each.
+struct RoleTypes {
+  DType attention = DType::kBF16;
+  DType dense = DType::kBF16;
+  DType router = DType::kBF16;
+  DType shared = DType::kBF16;
+  DType experts = DType::kBF16;
+  DType head = DType::kBF16;
+};
+
+// Shares of a layer's choices, in the form that the expected loads are computed from.
+struct LayerShares {
+  std::vector<double> share;     // [experts], sums to 1; empty for a dense layer
+  std::vector<double> log_miss;  // log(1 - chance that a row takes the expert)
+  bool uniform = true;
 };
 
 // Predicts the time of steps under a plan. The equations are in docs/placement.md. Reads the
@@ -43,22 +60,23 @@ class CostModel {
   // planner's objective: prefill of all prompts and decode of all answers side by side.
   double WorkloadSeconds(const Plan& plan, const Workload& workload) const;
 
-  // Share of a layer's choices that fall on each expert in decode.
+  // Share of a layer's choices that fall on each expert; empty for a dense layer.
   const std::vector<double>& Shares(Phase phase, std::int64_t layer) const {
-    return shares_[static_cast<int>(phase)][static_cast<std::size_t>(layer)];
+    return shares_[static_cast<std::size_t>(phase)][static_cast<std::size_t>(layer)].share;
   }
+  bool has_statistics() const { return has_statistics_; }
 
  private:
-  struct LayerSizes;
+  double PrefillSeconds(const Plan& plan, std::int64_t tokens) const;
+
   const Config& config_;
   const Machine& machine_;
-  std::vector<std::vector<double>> shares_[kNumPhases];  // [layer][expert]
-  DType attention_type_ = DType::kBF16;
-  DType expert_type_ = DType::kBF16;
-  DType shared_type_ = DType::kBF16;
-  DType dense_type_ = DType::kBF16;
-  DType head_type_ = DType::kBF16;
-  DType router_type_ = DType::kBF16;
+  RoleTypes types_;
+  std::array<std::vector<LayerShares>, kNumPhases> shares_;  // [phase][layer]
+  bool has_statistics_ = false;
 };
+
+// Expected share of the expert choices of a phase whose expert lies on a device.
+double DeviceHitRate(const CostModel& cost, const Plan& plan, Phase phase);
 
 }  // namespace tandem

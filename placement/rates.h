@@ -60,9 +60,10 @@ struct HostRates {
 
 // One OpenCL device. Seconds of kernels are of launches back to back in one in-order queue.
 struct DeviceRates {
-  int index = 0;                        // of the machine's list of devices
-  double read_bytes_per_s = 0;          // streaming read of device memory by a kernel
-  double gemm_flops = 0;                // largest linear product measured
+  int index = 0;                // of the machine's list of devices
+  int threads = 0;              // of a device that shares the cores: how many it ran on; else 0
+  double read_bytes_per_s = 0;  // streaming read of device memory by a kernel
+  double gemm_flops = 0;        // largest linear product measured
   double pinned_write_bytes_per_s = 0;  // host to device
   double pinned_read_bytes_per_s = 0;
   double pageable_write_bytes_per_s = 0;
