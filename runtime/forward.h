@@ -76,6 +76,8 @@ struct Forward {
   DType kv_type() const { return plan.kv_type; }
 };
 
+class HostLayerBench;  // runtime/measure_layer.h: times the host's parts of a layer
+
 // x += attention(rmsnorm(x)) of one layer, at the plan's place, appending to its KV cache.
 class Attention {
  public:
@@ -83,6 +85,7 @@ class Attention {
   void Run(int layer);
 
  private:
+  friend class HostLayerBench;
   void RunOnHost(int layer);
   void ProjectOnHost(int layer);  // q and this step's KV rows
   void AppendOnHost(int layer);   // norms, rope, KV cache
@@ -105,6 +108,7 @@ class FeedForward {
   void Run(int layer);
 
  private:
+  friend class HostLayerBench;
   // An MLP with the rows that it serves: a dense or shared one all of them, an expert its pairs.
   struct HostMlp {
     const MlpWeights* w = nullptr;

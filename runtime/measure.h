@@ -1,7 +1,7 @@
 #pragma once
 
-#include <functional>
 #include <string>
+#include <vector>
 
 #include "placement/machine.h"
 #include "runtime/progress.h"
@@ -13,10 +13,16 @@ struct MeasureOptions {
   bool quick = false;  // coarser grids and fewer repetitions, for tests: a few seconds
 };
 
+struct Measurement {
+  Rates rates;
+  std::vector<std::string> problems;  // devices that could not be measured, and why: not in rates
+};
+
 // Measures what placement/rates.h describes on this machine: the CPU side with teams of 1, half and
 // all of the threads, then each OpenCL device (one that shares the cores with half of the threads).
 // Takes about half a minute a side, needs about 1 GiB of host and of device memory, and reports
 // what it does. Throws the interruption error when `progress` says so.
-Rates MeasureRates(const Machine& machine, const MeasureOptions& options, ProgressSink* progress);
+Measurement MeasureRates(const Machine& machine, const MeasureOptions& options,
+                         ProgressSink* progress);
 
 }  // namespace tandem

@@ -32,21 +32,23 @@ std::uint64_t Sum(const std::uint64_t* words, std::size_t count) {
 
 }  // namespace
 
-ReadBandwidth::ReadBandwidth(const std::vector<PlanNode>& nodes, std::size_t bytes)
+ReadBandwidth::ReadBandwidth(const std::vector<PlanNode>& nodes, std::size_t bytes, int memory_node)
     : pool_(nodes, kSpinUs) {
   constexpr std::size_t kUnit = kStreams * kLineWords * sizeof(std::uint64_t);
   const std::size_t workers = static_cast<std::size_t>(pool_.size());
   const std::size_t part = bytes / workers / kUnit * kUnit;
   TANDEM_CHECK(part > 0);
-  for (std::size_t i = 0; i < workers; ++i) parts_.emplace_back(part);
+  for (std::size_t i = 0; i < workers; ++i) parts_.emplace_back(part, memory_node);
   sums_.resize(workers);
   bytes_ = part * workers;
+  const WorkerPool::CallerPin pin(pool_);
   // The first touch decides the node. A byte that is not zero keeps pages from being shared.
   pool_.Run(
       [&](const Worker& w) { std::memset(parts_[w.index].data(), 1, parts_[w.index].bytes()); });
 }
 
 double ReadBandwidth::Measure() {
+  const WorkerPool::CallerPin pin(pool_);
   const auto start = std::chrono::steady_clock::now();
   pool_.Run([&](const Worker& w) {
     const HostBuffer& part = parts_[w.index];

@@ -11,11 +11,13 @@
 namespace tandem {
 
 // How fast this machine reads memory with the threads and cores of a plan: the bound of decode,
-// measured beside it. Each thread reads its own part, which lies on its own node.
+// measured beside it. Each thread reads its own part, which lies on its own node, or where the
+// kernel allows it on `memory_node` (an OS index).
 class ReadBandwidth {
  public:
   // Allocates and touches `bytes` in all.
-  ReadBandwidth(const std::vector<PlanNode>& nodes, std::size_t bytes);
+  ReadBandwidth(const std::vector<PlanNode>& nodes, std::size_t bytes,
+                int memory_node = HostBuffer::kAnyNode);
 
   // Reads everything once; bytes per second.
   double Measure();

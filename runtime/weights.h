@@ -66,6 +66,7 @@ struct LayerWeights {
 // All weights of a model, where the plan puts them. Owns their memory.
 class Weights {
  public:
+  Weights() = default;  // of no model, to be filled by hand: measurements
   // Lays out and reads everything, with several threads, each byte straight to its final place.
   // `device` is devices[0] of the plan, or null. model and device outlive this.
   Weights(const Model& model, const Plan& plan, const ClDevice* device, ProgressSink* progress);
