@@ -86,8 +86,8 @@ void AddRecorded(Lists& into, std::int64_t into_tokens, const Lists& from,
 
 void AddCounts(RoutingCounts& into, const RoutingCounts& from, const std::string& name) {
   if (from.tokens > kMaxStatisticsTokens - into.tokens) {
-    Throw<ConfigError>("statistics of '{}': {} and {} tokens are more than the {} that can be kept",
-                       name, into.tokens, from.tokens, kMaxStatisticsTokens);
+    Throw<ConfigError>("statistics of {}: {} and {} tokens are more than the {} that can be kept",
+                       QuotedName(name), into.tokens, from.tokens, kMaxStatisticsTokens);
   }
   AddLists(into.counts, from.counts);
   AddRecorded(into.distances, into.tokens, from.distances, from.tokens);
@@ -104,10 +104,10 @@ RoutingDomain& DomainOf(RoutingStatistics& statistics, const std::string& name) 
   return statistics.domains.emplace_back(RoutingDomain{.name = name, .phases = {}});
 }
 
-// "'demo' (5 layers, 4 of 32 experts, fingerprint 0123456789abcdef)"
+// "\"demo\" (5 layers, 4 of 32 experts, fingerprint 0123456789abcdef)"
 std::string Described(const RoutingStatistics& s) {
-  return fmt::format("'{}' ({} layers, {} of {} experts per token, fingerprint {})", s.model,
-                     s.layers, s.experts_per_token, s.experts, s.fingerprint);
+  return fmt::format("{} ({} layers, {} of {} experts per token, fingerprint {})",
+                     QuotedName(s.model), s.layers, s.experts_per_token, s.experts, s.fingerprint);
 }
 
 bool SameModel(const RoutingStatistics& a, const RoutingStatistics& b) {
@@ -139,6 +139,14 @@ std::vector<double> RoutingStatistics::Shares(Phase phase, std::int64_t layer) c
     share = sum > 0 ? share / sum : 1.0 / static_cast<double>(experts);
   }
   return shares;
+}
+
+RoutingCounts RoutingStatistics::Total(Phase phase) const {
+  RoutingCounts total;
+  for (const RoutingDomain& domain : domains) {
+    AddCounts(total, domain.phases[static_cast<std::size_t>(phase)], domain.name);
+  }
+  return total;
 }
 
 std::string ModelFingerprint(const Config& config, const TensorList& tensors) {

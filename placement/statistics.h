@@ -47,6 +47,8 @@ struct RoutingStatistics {
   // Share of a layer's choices that fall on each expert, summing to 1, over all domains of a phase
   // (both phases where that one has no tokens); uniform where a layer was never counted.
   std::vector<double> Shares(Phase phase, std::int64_t layer) const;
+  // A phase of all domains together.
+  RoutingCounts Total(Phase phase) const;
 };
 
 // A hash over architecture fields and the tensors' names, shapes and types, not over the weights.

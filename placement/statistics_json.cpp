@@ -34,10 +34,6 @@ constexpr const char* kPhaseNames[kNumPhases] = {"prefill", "decode"};
 
 // ---- writing
 
-std::string Quoted(const std::string& text) {
-  return Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
-}
-
 // One line per layer, so that files can be compared by eye.
 std::string ListsText(const Lists& lists) {
   std::string text = "[";
@@ -56,7 +52,7 @@ std::string PhaseText(const RoutingCounts& c) {
 }
 
 std::string DomainText(const RoutingDomain& domain) {
-  std::string text = fmt::format("{{\"name\": {}", Quoted(domain.name));
+  std::string text = fmt::format("{{\"name\": {}", QuotedName(domain.name));
   for (std::size_t p = 0; p < kNumPhases; ++p) {
     text += fmt::format(",\n\"{}\": {}", kPhaseNames[p], PhaseText(domain.phases[p]));
   }
@@ -87,7 +83,7 @@ class Guard {
  private:
   void AddName(const std::string& name) {
     if (!names_.back().insert(name).second) {
-      Throw<CheckpointError>("{}: {}: given twice", file_, name.substr(0, 60));
+      Throw<CheckpointError>("{}: {}: given twice", file_, QuotedName(name.substr(0, 60)));
     }
   }
   const std::string& file_;
@@ -113,7 +109,7 @@ class Fields {
     }
     for (const auto& [name, value] : json.items()) {
       if (std::ranges::find(known, std::string_view(name)) == known.end()) {
-        Throw<CheckpointError>("{}: unknown field", Where(name.substr(0, 60)));
+        Throw<CheckpointError>("{}: unknown field", Where(QuotedName(name.substr(0, 60))));
       }
     }
   }
@@ -274,8 +270,8 @@ void ReadDomains(const Json& json, RoutingStatistics& s, const std::string& file
                    {"name", "prefill", "decode"});
     RoutingDomain domain{.name = f.Text("name"), .phases = {}};
     if (!names.insert(domain.name).second) {
-      Throw<CheckpointError>("{}: '{}' is the name of an earlier domain", f.Where("name"),
-                             domain.name);
+      Throw<CheckpointError>("{}: {} is the name of an earlier domain", f.Where("name"),
+                             QuotedName(domain.name));
     }
     for (std::size_t p = 0; p < kNumPhases; ++p) {
       domain.phases[p] = ReadPhase(f, kPhaseNames[p], s);
@@ -313,11 +309,16 @@ std::string ReadFingerprint(const Fields& f) {
 
 }  // namespace
 
+std::string QuotedName(const std::string& name) {
+  return Json(name).dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
 std::string ToJson(const RoutingStatistics& s) {
   std::string text = fmt::format(
       "{{\"format\": \"{}\", \"version\": {},\n\"model\": {}, \"fingerprint\": \"{}\",\n"
       "\"layers\": {}, \"experts\": {}, \"experts_per_token\": {},\n\"domains\": [",
-      kFormat, kVersion, Quoted(s.model), s.fingerprint, s.layers, s.experts, s.experts_per_token);
+      kFormat, kVersion, QuotedName(s.model), s.fingerprint, s.layers, s.experts,
+      s.experts_per_token);
   for (std::size_t i = 0; i < s.domains.size(); ++i) {
     text += fmt::format("{}\n{}", i == 0 ? "" : ",", DomainText(s.domains[i]));
   }
