@@ -2,17 +2,26 @@
 
 #include "memory/cl_device.h"
 #include "placement/limits.h"
+#include "placement/rates_store.h"
 #include "placement/topology.h"
 
 namespace tandem {
 namespace {
 
-Device FromCl(const ClDeviceInfo& info) {
+// The node of a PCI device; where there is only one, no firmware needs to tell.
+int NearestNode(const ClDeviceInfo& info, const std::vector<Node>& nodes) {
+  if (info.is_cpu) return -1;
+  return nodes.size() == 1 ? nodes.front().os_index : PciNumaNode(info.pci_address);
+}
+
+Device FromCl(const ClDeviceInfo& info, const std::vector<Node>& nodes) {
   Device device;
   device.index = info.index;
   device.name = info.name;
   device.platform = info.platform;
   device.driver_version = info.driver_version;
+  device.pci_address = info.pci_address;
+  device.numa_node = NearestNode(info, nodes);
   device.shares_cores = info.is_cpu;
   device.memory_bytes = info.global_mem_bytes;
   device.max_alloc_bytes = info.max_alloc_bytes;
@@ -20,21 +29,39 @@ Device FromCl(const ClDeviceInfo& info) {
   return device;
 }
 
-}  // namespace
-
-Machine ReadMachine(ProbeDevices probe) {
+Machine ReadHost() {
   Machine machine;
   Topology topology = ReadTopology();
   machine.cpu_name = std::move(topology.cpu_name);
   machine.nodes = std::move(topology.nodes);
+  machine.caches = std::move(topology.caches);
+  machine.distances = std::move(topology.distances);
   machine.memory_limit_bytes = ReadMemoryLimit();
-  if (probe == ProbeDevices::kNo) {
-    machine.device_problem = "devices were not looked for";
-    return machine;
-  }
+  machine.memlock_limit_bytes = ReadMemlockLimit();
+  machine.cpu_quota = ReadCpuQuota();
+  return machine;
+}
+
+void ReadDevices(Machine& machine) {
   ClProbe found = ProbeClDevices();
-  for (const ClDeviceInfo& info : found.devices) machine.devices.push_back(FromCl(info));
+  for (const ClDeviceInfo& info : found.devices) {
+    machine.devices.push_back(FromCl(info, machine.nodes));
+  }
   machine.device_problem = std::move(found.problem);
+}
+
+}  // namespace
+
+Machine ReadMachine(ProbeDevices probe) {
+  Machine machine = ReadHost();
+  if (probe == ProbeDevices::kYes) {
+    ReadDevices(machine);
+  } else {
+    machine.device_problem = "devices were not looked for";
+  }
+  std::vector<std::string> why;  // `tandem topology` and `tandem doctor` tell it
+  std::optional<Rates> stored = LoadRates(RatesFolder(), machine, why);
+  machine.rates = stored ? *std::move(stored) : AssumeRates(machine);
   return machine;
 }
 

@@ -48,20 +48,26 @@ struct Machine {
   std::string device_problem;             // why there is no device, for messages
   std::uint64_t memory_limit_bytes = 0;   // what this process may use: cgroup, MemAvailable
   std::uint64_t memlock_limit_bytes = 0;  // RLIMIT_MEMLOCK; 0: unknown, UINT64_MAX: none
+  double cpu_quota = 0;  // cores' worth of time that the cgroups grant; 0: no quota
   std::vector<Cache> caches;
   std::vector<std::vector<int>> distances;  // [node][node] as the firmware has them; may be empty
   Rates rates;
 };
 
-// A hash of what the rates depend on: CPU, cores, memory, caches, devices and drivers, but not what
-// is free now. 16 hexadecimal digits.
+// A hash of what the rates depend on: CPU, quota, cores, memory, caches, devices and drivers, but
+// not what is free now. 16 hexadecimal digits. A machine whose devices were not looked for has
+// another fingerprint than the same one with them; the parts below do not.
 std::string Fingerprint(const Machine& machine);
+// The same of the CPU side alone, and of one device on it: rates are stored by these.
+std::string HostFingerprint(const Machine& machine);
+std::string DeviceFingerprint(const Machine& machine, const Device& device);
 
 enum class ProbeDevices : bool { kNo, kYes };
 
 // Reads this machine: hwloc for nodes and cores (cpuset respected), cgroup v1/v2 and available
-// memory, and the OpenCL devices unless told not to look. Its rates are those stored by the last
-// measurement with the same fingerprint (rates_store.h), or assumed ones.
+// memory, and the OpenCL devices unless told not to look. Its rates are those that the last
+// measurement stored (rates_store.h); what was never measured with this CPU, device and driver is
+// assumed.
 Machine ReadMachine(ProbeDevices probe);
 
 // Rates for a machine that nobody measured, from its cores, nodes and devices: typical figures,

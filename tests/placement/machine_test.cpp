@@ -4,8 +4,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sched.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <set>
@@ -13,6 +15,7 @@
 
 #include "invented.h"
 #include "placement/limits.h"
+#include "placement/rates_json.h"
 #include "placement/topology.h"
 
 namespace tandem {
@@ -98,6 +101,75 @@ TEST(NodeMemory, FreeAndPageCache) {
   EXPECT_EQ(NodeFreeBytes(0, fake.root()), 0u);
 }
 
+TEST(NodeMemory, FreeHugePagesOfAllSizes) {
+  const FakeRoot fake;
+  const std::string folder = "/sys/devices/system/node/node0/hugepages/";
+  EXPECT_EQ(NodeFreeHugePageBytes(0, fake.root()), 0u);
+  fake.Write(folder + "hugepages-2048kB/free_hugepages", "3\n");
+  fake.Write(folder + "hugepages-2048kB/nr_hugepages", "100\n");
+  fake.Write(folder + "hugepages-1048576kB/free_hugepages", "2\n");
+  fake.Write(folder + "hugepages-xkB/free_hugepages", "7\n");
+  EXPECT_EQ(NodeFreeHugePageBytes(0, fake.root()), 6 * kMiB + 2 * kGiB);
+}
+
+TEST(CpuQuota, CgroupV2TakesTheSmallestAncestor) {
+  const FakeRoot fake;
+  EXPECT_EQ(ReadCpuQuota(fake.root()), 0);
+  fake.Write("/proc/self/cgroup", "0::/outer/inner\n");
+  fake.Write("/sys/fs/cgroup/outer/inner/cpu.max", "max 100000\n");
+  EXPECT_EQ(ReadCpuQuota(fake.root()), 0);
+  fake.Write("/sys/fs/cgroup/outer/cpu.max", "250000 100000\n");
+  EXPECT_EQ(ReadCpuQuota(fake.root()), 2.5);
+  fake.Write("/sys/fs/cgroup/cpu.max", "400000 100000\n");
+  EXPECT_EQ(ReadCpuQuota(fake.root()), 2.5);
+}
+
+TEST(CpuQuota, CgroupV1AndDamage) {
+  const FakeRoot fake;
+  fake.Write("/proc/self/cgroup", "2:cpu,cpuacct:/job\n1:cpuset:/other\n");
+  fake.Write("/sys/fs/cgroup/cpu/job/cpu.cfs_quota_us", "-1\n");
+  fake.Write("/sys/fs/cgroup/cpu/job/cpu.cfs_period_us", "100000\n");
+  EXPECT_EQ(ReadCpuQuota(fake.root()), 0);
+  fake.Write("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "150000\n");
+  EXPECT_EQ(ReadCpuQuota(fake.root()), 0);  // no period beside it
+  fake.Write("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "50000\n");
+  EXPECT_EQ(ReadCpuQuota(fake.root()), 3);
+  fake.Write("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "\xff 1\n");
+  EXPECT_EQ(ReadCpuQuota(fake.root()), 0);
+}
+
+TEST(PciLocality, NodeOfAnAddress) {
+  const FakeRoot fake;
+  fake.Write("/sys/bus/pci/devices/0000:ca:00.0/numa_node", "1\n");
+  fake.Write("/sys/bus/pci/devices/0000:18:00.0/numa_node", "-1\n");
+  EXPECT_EQ(PciNumaNode("0000:CA:00.0", fake.root()), 1);
+  EXPECT_EQ(PciNumaNode("0000:18:00.0", fake.root()), -1);
+  EXPECT_EQ(PciNumaNode("0000:19:00.0", fake.root()), -1);
+  EXPECT_EQ(PciNumaNode("", fake.root()), -1);
+  fake.Write("/sys/bus/pci/numa_node", "1\n");
+  EXPECT_EQ(PciNumaNode("..", fake.root()), -1);
+  EXPECT_EQ(PciNumaNode("../../pci", fake.root()), -1);
+}
+
+TEST(Distances, AllNodesOrNothing) {
+  const FakeRoot fake;
+  fake.Write("/sys/devices/system/node/node0/distance", "10 21\n");
+  EXPECT_TRUE(ReadDistances({0, 2}, fake.root()).empty());
+  fake.Write("/sys/devices/system/node/node2/distance", "21 10\n");
+  EXPECT_EQ(ReadDistances({0, 2}, fake.root()),
+            (std::vector<std::vector<int>>{{10, 21}, {21, 10}}));
+  EXPECT_TRUE(ReadDistances({0, 2, 3}, fake.root()).empty());
+}
+
+TEST(Memlock, IsTheLimitOfThisProcess) {
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_MEMLOCK, &before), 0);
+  const rlimit low{std::min<rlim_t>(before.rlim_max, 65536), before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_MEMLOCK, &low), 0);
+  EXPECT_EQ(ReadMemlockLimit(), low.rlim_cur);
+  ASSERT_EQ(setrlimit(RLIMIT_MEMLOCK, &before), 0);
+}
+
 void ExpectUsable(const std::vector<Node>& nodes, const cpu_set_t& allowed) {
   std::set<int> cores;
   for (const Node& node : nodes) {
@@ -120,6 +192,8 @@ TEST(Machine, ThisOneWithoutDevices) {
   EXPECT_FALSE(machine.cpu_name.empty());
   EXPECT_GT(machine.memory_limit_bytes, 16 * kMiB);
   EXPECT_TRUE(machine.devices.empty());
+  EXPECT_EQ(Mismatch(machine.rates, machine), "");
+  EXPECT_EQ(Fingerprint(machine), Fingerprint(ReadMachine(ProbeDevices::kNo)));
   std::printf("%s, %zu nodes, limit %.1f GiB\n", machine.cpu_name.c_str(), machine.nodes.size(),
               static_cast<double>(machine.memory_limit_bytes) / static_cast<double>(kGiB));
 }
