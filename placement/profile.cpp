@@ -1,282 +1,267 @@
 #include "placement/profile.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
-#include <charconv>
-#include <filesystem>
-#include <fstream>
-#include <set>
-#include <span>
 #include <string_view>
 
 #include "memory/error.h"
-#include "placement/byte_size.h"
-#include "placement/nearest.h"
-#include "placement/profile_check.h"
+#include "placement/profile_files.h"
+#include "placement/settings.h"
 #include "placement/yaml_tree.h"
 
 namespace tandem {
 namespace {
 
 using Kind = YamlValue::Kind;
+using setting::Field;
 
-// A value with the path of its key ("memory.device"), for messages.
-struct Field {
-  const YamlValue& value;
-  std::string path;
-  const std::string& file;
+// What one place says of a setting, or several that were joined.
+struct Said {
+  YamlValue value;
+  std::string origin;
 };
 
-[[noreturn]] void Fail(const Field& field, const std::string& what) {
-  Throw<ConfigError>("{}:{}:{}: '{}': {}", field.file, field.value.line, field.value.column,
-                     field.path, what);
-}
+// What a file, or all that stand below it, says: by path.
+using Layer = std::map<std::string, Said>;
 
-std::string Describe(const YamlValue& value) {
-  switch (value.kind) {
-    case Kind::kNull:
-      return "nothing";
-    case Kind::kScalar:
-      return Quoted(value.scalar);
-    case Kind::kList:
-      return "a list";
-    case Kind::kMap:
-      return "a map";
-  }
-  return "";
-}
-
-[[noreturn]] void Expected(const Field& field, const std::string& what) {
-  Fail(field, fmt::format("expected {}, found {}", what, Describe(field.value)));
-}
-
-template <class T>
-std::optional<T> ParseNumber(const YamlValue& value) {
-  if (value.kind != Kind::kScalar || value.quoted) return std::nullopt;
-  const std::string& text = value.scalar;
-  T number{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  const bool whole = error == std::errc() && end == text.data() + text.size();
-  return whole ? std::optional(number) : std::nullopt;
-}
-
-std::int64_t Integer(const Field& field, std::int64_t least, std::int64_t most) {
-  const std::optional<std::int64_t> number = ParseNumber<std::int64_t>(field.value);
-  if (number && *number >= least && *number <= most) return *number;
-  Expected(field, fmt::format("a whole number from {} to {}", least, most));
-}
-
-double Share(const Field& field) {
-  const std::optional<double> number = ParseNumber<double>(field.value);
-  if (number && *number >= 0 && *number <= 1) return *number;
-  Expected(field, "a number from 0 to 1");
-}
-
-std::uint64_t Bytes(const Field& field, std::uint64_t least) {
-  constexpr std::uint64_t kMost = std::uint64_t{64} << 40;
-  const std::optional<std::uint64_t> bytes =
-      field.value.kind == Kind::kScalar ? ParseBytes(field.value.scalar) : std::nullopt;
-  if (!bytes) Expected(field, "a size such as 6 GiB, 512 MiB or a number of bytes");
-  if (*bytes >= least && *bytes <= kMost) return *bytes;
-  Expected(field, fmt::format("{} to {}", FormatBytes(least), FormatBytes(kMost)));
-}
-
-const std::string& Word(const Field& field, std::span<const std::string_view> words) {
-  const std::string& word = field.value.scalar;
-  std::string list;
-  for (std::string_view known : words) {
-    if (field.value.kind == Kind::kScalar && word == known) return word;
-    list += fmt::format("{}{}", list.empty() ? "" : ", ", known);
-  }
-  const std::string nearest = NearestKey(word, words);
-  Expected(field, list + (nearest.empty() ? "" : fmt::format(" (perhaps '{}')", nearest)));
-}
-
-constexpr std::array<std::string_view, 3> kSides{"auto", "host", "device"};
-
-Side ParseSide(const Field& field) {
-  const std::string& word = Word(field, kSides);
-  return word == "device" ? Side::kDevice : word == "host" ? Side::kHost : Side::kAuto;
-}
-
-// A key that a map may have, and what to do with its value.
-struct Key {
-  std::string_view name;
-  void (*read)(const Field& field, Profile& profile);
+struct Preset {
+  Use use;
+  std::int64_t context, sequences, prompt_tokens, answer_tokens;
 };
+// The contexts hold prompt and answer of all sequences.
+constexpr std::array<Preset, 4> kPresets{{{Use::kChat, 8192, 4, 1024, 256},
+                                          {Use::kAgent, 32768, 2, 8192, 512},
+                                          {Use::kLong, 131072, 1, 65536, 1024},
+                                          {Use::kBatch, 20480, 16, 1024, 256}}};
 
-void ReadMap(const Field& field, std::span<const Key> keys, Profile& profile) {
-  if (field.value.kind == Kind::kNull) return;  // "memory:" with all its lines commented out
-  if (field.value.kind != Kind::kMap) Expected(field, "a map");
-  std::vector<std::string_view> names;
-  for (const Key& key : keys) names.push_back(key.name);
-  for (const YamlValue::Entry& entry : field.value.map) {
-    const auto known = std::find(names.begin(), names.end(), entry.key);
-    if (known == names.end()) {
-      const std::string nearest = NearestKey(entry.key, names);
-      const std::string hint = nearest.empty() ? fmt::format("known: {}", fmt::join(names, ", "))
-                                               : fmt::format("did you mean '{}'?", nearest);
-      Throw<ConfigError>("{}:{}:{}: {}: unknown key ({})", field.file, entry.line, entry.column,
-                         Quoted(entry.key), hint);
+void Collect(const YamlValue& map, const std::string& section, Layer& layer) {
+  const std::vector<std::string_view> names = NamesBelow(section);
+  for (const YamlValue::Entry& entry : map.map) {
+    if (section.empty() && entry.key == "extends") continue;
+    if (std::ranges::find(names, entry.key) == names.end()) {
+      std::vector<std::string_view> known = names;
+      if (section.empty()) known.emplace_back("extends");
+      setting::UnknownKey(entry, known);
     }
-    const std::string path =
-        field.path.empty() ? entry.key : fmt::format("{}.{}", field.path, entry.key);
-    keys[static_cast<std::size_t>(known - names.begin())].read({entry.value, path, field.file},
-                                                               profile);
+    const std::string path = section.empty() ? entry.key : section + "." + entry.key;
+    if (FindSetting(path)) {
+      layer[path] = {entry.value, Where(entry.value)};
+    } else if (entry.value.kind == Kind::kMap) {
+      Collect(entry.value, path, layer);
+    } else if (entry.value.kind != Kind::kNull) {  // "memory:" with its lines commented out
+      setting::Expected({entry.value, path}, "a map");
+    }
   }
 }
 
-void ReadDevice(const Field& field, Profile& profile) {
-  if (field.value.kind != Kind::kScalar || field.value.scalar.empty()) {
-    Expected(field, "auto, none, an index or a part of a device's name");
+YamlValue JoinedByKey(const YamlValue& base, const YamlValue& over) {
+  YamlValue joined = over;
+  for (const YamlValue::Entry& entry : base.map) {
+    const bool replaced =
+        std::ranges::find(over.map, entry.key, &YamlValue::Entry::key) != over.map.end();
+    if (!replaced) joined.map.push_back(entry);
   }
-  profile.device = field.value.scalar;
+  return joined;
 }
 
-void ReadKvType(const Field& field, Profile& profile) {
-  static constexpr std::array<std::string_view, 3> kTypes{"f32", "bf16", "f16"};
-  const std::string_view word = Word(field, kTypes);
-  profile.kv_type = word == "f32" ? DType::kF32 : word == "bf16" ? DType::kBF16 : DType::kF16;
+// Puts `over` on top of `base`.
+void Stack(Layer& base, const Layer& over) {
+  for (const auto& [path, said] : over) {
+    const auto below = base.find(path);
+    const Join join = FindSetting(path)->join;
+    const bool same = below != base.end() && below->second.value.kind == said.value.kind;
+    const bool joins = same && ((join == Join::kByKey && said.value.kind == Kind::kMap) ||
+                                (join == Join::kAppend && said.value.kind == Kind::kList));
+    if (!joins) {
+      base[path] = said;
+      continue;
+    }
+    Said& under = below->second;
+    if (join == Join::kByKey) {
+      under.value = JoinedByKey(under.value, said.value);
+    } else {
+      const std::vector<YamlValue>& list = said.value.list;
+      under.value.list.insert(under.value.list.end(), list.begin(), list.end());
+    }
+    under.origin += ", " + said.origin;
+  }
 }
 
-void ReadActivationType(const Field& field, Profile& profile) {
-  static constexpr std::array<std::string_view, 2> kTypes{"f32", "bf16"};
-  profile.activation_type = Word(field, kTypes) == "f32" ? DType::kF32 : DType::kBF16;
+void Apply(const Layer& layer, Profile& profile) {
+  for (const auto& [path, said] : layer) {
+    FindSetting(path)->read({said.value, path}, profile);
+    profile.origins[path] = said.origin;
+  }
 }
 
-constexpr std::array kExpertKeys{
-    Key{"share",
-        [](const Field& f, Profile& p) {
-          p.experts = Profile::Experts::kShare;
-          p.experts_share = Share(f);
-        }},
-    Key{"bytes",
-        [](const Field& f, Profile& p) {
-          p.experts = Profile::Experts::kBytes;
-          p.experts_bytes = Bytes(f, 0);
-        }},
+// A value that something above it replaces must be right too.
+void CheckAlone(const Layer& layer) {
+  Profile ignored;
+  Apply(layer, ignored);
+}
+
+void ApplyPreset(const Said& use, Profile& profile) {
+  FindSetting("workload.for")->read({use.value, "workload.for"}, profile);
+  if (setting::IsWord(use.value, "any")) return;
+  const Preset& preset = *std::ranges::find(kPresets, profile.use, &Preset::use);
+  profile.context = preset.context;
+  profile.max_sequences = preset.sequences;
+  profile.prompt_tokens = preset.prompt_tokens;
+  profile.answer_tokens = preset.answer_tokens;
+  const std::string origin = fmt::format("workload.for: {} ({})", use.value.scalar, use.origin);
+  for (const char* path : {"context", "sequences", "prompt_tokens", "answer_tokens"}) {
+    profile.origins[std::string("workload.") + path] = origin;
+  }
+}
+
+// A setting's place as it is known after all were joined.
+struct Placed {
+  std::string path;
+  YamlValue value;
+  std::string origin;
+  Placed(const Profile& profile, std::string setting) : path(std::move(setting)) {
+    const auto found = profile.origins.find(path);
+    origin = found == profile.origins.end() ? "default" : found->second;
+    value.line = 0;
+    value.source = std::make_shared<const std::string>(origin);
+  }
+  Field field() const { return {value, path}; }
 };
 
-void ReadExperts(const Field& field, Profile& profile) {
-  if (field.value.kind == Kind::kMap) {
-    if (field.value.map.size() != 1) Fail(field, "expected one of 'share' and 'bytes'");
-    return ReadMap(field, kExpertKeys, profile);
+// The built-in lengths bind nobody; lengths that were asked for must be possible.
+void CheckRequest(const Profile& profile) {
+  const Placed context(profile, "workload.context");
+  const Placed prompt(profile, "workload.prompt_tokens");
+  const Placed answer(profile, "workload.answer_tokens");
+  const Placed least(profile, "workload.least_context");
+  const bool asked = prompt.origin != "default" || answer.origin != "default";
+  if (asked && profile.prompt_tokens + profile.answer_tokens > profile.context) {
+    setting::Fail(context.field(),
+                  fmt::format("{} tokens do not hold one request of {} + {} (prompt_tokens: {}; "
+                              "answer_tokens: {}): raise it or lower them",
+                              profile.context, profile.prompt_tokens, profile.answer_tokens,
+                              prompt.origin, answer.origin));
   }
-  const Side side = ParseSide(field);
-  profile.experts = side == Side::kAuto ? Profile::Experts::kAuto : Profile::Experts::kShare;
-  profile.experts_share = side == Side::kDevice ? 1 : 0;
-}
-
-void ReadOrder(const Field& field, Profile& profile) {
-  if (field.value.kind != Kind::kList) Expected(field, "a list of expert ids");
-  std::set<int> seen;
-  for (const YamlValue& item : field.value.list) {
-    const Field id_field{item, field.path, field.file};
-    const auto id = static_cast<int>(Integer(id_field, 0, ProfileLimits::kExperts - 1));
-    if (!seen.insert(id).second) Fail(id_field, fmt::format("expert {} is named twice", id));
-    profile.experts_order.push_back(id);
-  }
-}
-
-void ReadLayers(const Field& field, Profile& profile) {
-  if (field.value.kind != Kind::kList || field.value.list.size() != 2) {
-    Expected(field, "[first, last]");
-  }
-  const auto layer = [&](std::size_t i) {
-    return Integer({field.value.list[i], field.path, field.file}, 0, ProfileLimits::kLayers - 1);
-  };
-  profile.device_layers = {layer(0), layer(1)};
-  if (layer(0) > layer(1)) {
-    Fail(field, fmt::format("the first layer, {}, comes after the last, {}", layer(0), layer(1)));
+  if (profile.least_context > profile.context) {
+    setting::Fail(least.field(),
+                  fmt::format("{} is more than the context, {} ({})", profile.least_context,
+                              profile.context, context.origin));
   }
 }
 
-constexpr std::uint64_t kLeastBudget = std::uint64_t{1} << 20;
-
-constexpr std::array kMemoryKeys{
-    Key{"device",
-        [](const Field& f, Profile& p) { p.device_memory_bytes = Bytes(f, kLeastBudget); }},
-    Key{"host", [](const Field& f, Profile& p) { p.host_memory_bytes = Bytes(f, kLeastBudget); }},
-};
-
-constexpr std::array kWorkloadKeys{
-    Key{"context",
-        [](const Field& f, Profile& p) { p.context = Integer(f, 1, ProfileLimits::kContext); }},
-    Key{"sequences",
-        [](const Field& f, Profile& p) {
-          p.max_sequences = Integer(f, 1, ProfileLimits::kSequences);
-        }},
-    Key{"chunk",
-        [](const Field& f, Profile& p) { p.chunk = Integer(f, 1, ProfileLimits::kChunk); }},
-};
-
-constexpr std::array kKvKeys{Key{"type", ReadKvType}};
-
-constexpr std::array kActivationKeys{Key{"type", ReadActivationType}};
-
-constexpr std::array kPlacementKeys{
-    Key{"attention", [](const Field& f, Profile& p) { p.attention = ParseSide(f); }},
-    Key{"dense", [](const Field& f, Profile& p) { p.dense = ParseSide(f); }},
-    Key{"shared_experts", [](const Field& f, Profile& p) { p.shared_experts = ParseSide(f); }},
-    Key{"router", [](const Field& f, Profile& p) { p.router = ParseSide(f); }},
-    Key{"head", [](const Field& f, Profile& p) { p.head = ParseSide(f); }},
-    Key{"routed_experts", ReadExperts},
-    Key{"experts_order", ReadOrder},
-    Key{"layers", ReadLayers},
-};
-
-int ThreadCount(const Field& field) {
-  return static_cast<int>(Integer(field, 1, ProfileLimits::kThreads));
+Profile MakeProfile(const Layer& layer, const std::string& file) {
+  Profile profile;
+  profile.file = file;
+  const auto use = layer.find("workload.for");
+  if (use != layer.end()) ApplyPreset(use->second, profile);
+  Apply(layer, profile);
+  CheckRequest(profile);
+  return profile;
 }
 
-constexpr std::array kKeys{
-    Key{"device", ReadDevice},
-    Key{"memory", [](const Field& f, Profile& p) { ReadMap(f, kMemoryKeys, p); }},
-    Key{"threads", [](const Field& f, Profile& p) { p.threads = ThreadCount(f); }},
-    Key{"device_threads", [](const Field& f, Profile& p) { p.device_threads = ThreadCount(f); }},
-    Key{"workload", [](const Field& f, Profile& p) { ReadMap(f, kWorkloadKeys, p); }},
-    Key{"kv", [](const Field& f, Profile& p) { ReadMap(f, kKvKeys, p); }},
-    Key{"activations", [](const Field& f, Profile& p) { ReadMap(f, kActivationKeys, p); }},
-    Key{"placement", [](const Field& f, Profile& p) { ReadMap(f, kPlacementKeys, p); }},
-};
+const YamlValue* FindExtends(const YamlValue& root) {
+  const auto found = std::ranges::find(root.map, "extends", &YamlValue::Entry::key);
+  return found == root.map.end() ? nullptr : &found->value;
+}
+
+Layer ReadLayer(const ProfileText& text, std::vector<std::string>& chain);
+
+// What the profile stands on. `chain` names the profiles that lead here, this one last.
+Layer ReadExtended(const YamlValue& extends, const ProfileText& text,
+                   std::vector<std::string>& chain) {
+  constexpr std::size_t kMostProfiles = 8;
+  const Field field{extends, "extends"};
+  const std::string& name = setting::Text(field, "the name of a file or of a shipped profile");
+  if (chain.size() >= kMostProfiles) {
+    setting::Fail(field, fmt::format("a chain of more than {} profiles", kMostProfiles));
+  }
+  ProfileText base;
+  try {
+    base = FindExtended(name, text);
+  } catch (const SystemError& error) {
+    throw SystemError(fmt::format("{}: 'extends': {}", Where(extends), error.what()), error.code());
+  }
+  if (std::ranges::find(chain, base.identity) != chain.end()) {
+    setting::Fail(field, fmt::format("{} extends itself, by way of {} profile(s)",
+                                     Quoted(base.name), chain.size()));
+  }
+  return ReadLayer(base, chain);
+}
+
+Layer ReadLayer(const ProfileText& text, std::vector<std::string>& chain) {
+  const YamlValue root = ParseYaml(text.text, text.name);
+  if (root.kind != Kind::kNull && root.kind != Kind::kMap) {
+    Throw<ConfigError>("{}: expected a map of settings, found {}", Where(root), Describe(root));
+  }
+  Layer own;
+  Collect(root, "", own);
+  CheckAlone(own);
+  const YamlValue* extends = FindExtends(root);
+  if (!extends) return own;
+  chain.push_back(text.identity);
+  Layer layer = ReadExtended(*extends, text, chain);
+  Stack(layer, own);
+  return layer;
+}
+
+// A flag or variable: the word itself, or YAML where it is a list or a map.
+Layer ReadGiven(const GivenSetting& given) {
+  const Setting* setting = FindSetting(given.path);
+  TANDEM_CHECK(setting != nullptr && !setting->file_only);
+  const bool yaml = given.text.starts_with('[') || given.text.starts_with('{');
+  YamlValue value;
+  if (yaml) {
+    value = ParseYaml(given.text, given.source);
+  } else {
+    value.kind = Kind::kScalar;
+    value.scalar = given.text;
+    value.source = std::make_shared<const std::string>(given.source);
+  }
+  value.line = 0;  // where it stands in a flag tells nothing
+  Layer layer;
+  layer[given.path] = {std::move(value), given.source};
+  CheckAlone(layer);
+  return layer;
+}
 
 }  // namespace
 
 Profile ParseProfile(const std::string& yaml, const std::string& file) {
-  const YamlValue root = ParseYaml(yaml, file);
-  Profile profile;
-  profile.file = file;
-  if (root.kind != Kind::kNull && root.kind != Kind::kMap) {
-    Throw<ConfigError>("{}:{}:{}: expected a map of settings, found {}", file, root.line,
-                       root.column, Describe(root));
-  }
-  ReadMap({root, "", file}, kKeys, profile);
-  return profile;
+  std::vector<std::string> chain;
+  return MakeProfile(ReadLayer({file, file, yaml, false}, chain), file);
 }
 
-Profile ReadProfile(const std::string& file) {
-  namespace fs = std::filesystem;
-  std::error_code error;
-  const fs::file_status status = fs::status(file, error);
-  if (!fs::exists(status)) {
-    throw SystemError(fmt::format("{}: there is no such profile", file), ExitCode::kMissingFile);
+Profile ResolveProfile(const std::string& file, std::span<const GivenSetting> given) {
+  Layer layer;
+  std::string name;
+  if (!file.empty()) {
+    std::vector<std::string> chain;
+    const ProfileText text = FindProfile(file);
+    name = text.name;
+    layer = ReadLayer(text, chain);
   }
-  if (!fs::is_regular_file(status)) {
-    throw SystemError(fmt::format("{}: expected a profile, found no regular file", file),
-                      ExitCode::kIo);
+  for (const GivenSetting& setting : given) Stack(layer, ReadGiven(setting));
+  return MakeProfile(layer, name);
+}
+
+Profile ReadProfile(const std::string& file) { return ResolveProfile(file, {}); }
+
+std::vector<std::string> AdaptProfile(Profile& profile, bool machine_differs, bool model_differs) {
+  std::vector<std::string> dropped;
+  for (const Setting& setting : Settings()) {
+    const auto origin = profile.origins.find(std::string(setting.path));
+    if (origin == profile.origins.end()) continue;
+    // What was said for this run stays.
+    const bool now = origin->second.starts_with("--") || origin->second.starts_with("TANDEM_");
+    const bool machine = setting.tie == Tie::kMachine || setting.tie == Tie::kBoth;
+    const bool model = setting.tie == Tie::kModel || setting.tie == Tie::kBoth;
+    if (now || !((machine && machine_differs) || (model && model_differs))) continue;
+    Reset(setting, profile);
+    dropped.emplace_back(setting.path);
   }
-  std::ifstream stream(file, std::ios::binary);
-  // One byte more than allowed tells that it is too large, without reading all of it.
-  std::string text(kMaxYamlBytes + 1, '\0');
-  stream.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (!stream.is_open() || stream.bad()) {
-    throw SystemError(fmt::format("{}: the profile cannot be read", file), ExitCode::kIo);
-  }
-  text.resize(static_cast<std::size_t>(stream.gcount()));
-  return ParseProfile(text, file);
+  return dropped;
 }
 
 }  // namespace tandem

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -37,8 +38,8 @@ struct MemoryBudget {
   std::optional<std::uint64_t> reserve;  // all but this
 };
 
-// Where a setting's value came from: "default", "profiles/x.yaml:3:5", "--ctx", "TANDEM_CTX",
-// "workload for: chat".
+// Where a setting's value came from: "profiles/x.yaml:3:5", "--ctx", "TANDEM_WORKLOAD_CONTEXT",
+// "workload.for: chat (x.yaml:2:9)".
 using Origins = std::map<std::string, std::string>;  // by path, "workload.context"
 
 // What profiles/*.yaml, TANDEM_* variables and the command line say; the defaults are those of an
@@ -112,5 +113,20 @@ struct Profile {
 Profile ReadProfile(const std::string& file);
 // The same from text, for tests.
 Profile ParseProfile(const std::string& yaml, const std::string& file);
+
+// A setting that a flag or a variable gives.
+struct GivenSetting {
+  std::string path;    // "workload.context", in the table of settings.h
+  std::string text;    // a word, or YAML where it starts with [ or {
+  std::string source;  // "--ctx", "TANDEM_WORKLOAD_CONTEXT": in messages and as origin
+};
+// The profile of that name (a file, or a shipped one such as "gpu-24g"; empty: the default), what
+// it extends below it, and `given` on top, the weakest first. Throws as ReadProfile does, and
+// UsageError for a flag ("--...").
+Profile ResolveProfile(const std::string& file, std::span<const GivenSetting> given);
+
+// Sets back to its default what was chosen for another machine or model, unless a flag or a
+// variable gave it. Returns the paths.
+std::vector<std::string> AdaptProfile(Profile& profile, bool machine_differs, bool model_differs);
 
 }  // namespace tandem

@@ -6,8 +6,11 @@
 #include <yaml-cpp/mark.h>
 #include <yaml-cpp/parser.h>
 
+#include <algorithm>
+#include <cctype>
 #include <memory>
 #include <sstream>
+#include <string_view>
 
 #include "memory/error.h"
 
@@ -27,7 +30,8 @@ std::string Printable(std::string text) {
 // that nothing is built of it.
 class TreeBuilder : public YAML::EventHandler {
  public:
-  explicit TreeBuilder(const std::string& file) : file_(file) {}
+  explicit TreeBuilder(const std::string& file)
+      : file_(file), source_(std::make_shared<const std::string>(file)) {}
   YamlValue Take() { return std::move(root_); }
 
   void OnDocumentStart(const YAML::Mark& /*mark*/) override {}
@@ -37,7 +41,7 @@ class TreeBuilder : public YAML::EventHandler {
     Put(Make(YamlValue::Kind::kNull, mark, "", anchor));
   }
   void OnAlias(const YAML::Mark& mark, YAML::anchor_t /*anchor*/) override {
-    Fail(mark, "aliases (*name) are not allowed in a profile: write the value out");
+    Fail(mark, "aliases (*name) are not allowed: write the value out");
   }
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
                 const std::string& text) override {
@@ -72,16 +76,17 @@ class TreeBuilder : public YAML::EventHandler {
   YamlValue Make(YamlValue::Kind kind, const YAML::Mark& mark, const std::string& tag,
                  YAML::anchor_t anchor) const {
     if (anchor != YAML::NullAnchor) {
-      Fail(mark, "anchors (&name) are not allowed in a profile: write the value out");
+      Fail(mark, "anchors (&name) are not allowed: write the value out");
     }
     // "?" is a plain value, "!" a quoted one.
     if (!tag.empty() && tag != "?" && tag != "!") {
-      Fail(mark, fmt::format("tag {} is not allowed in a profile", Quoted(tag)));
+      Fail(mark, fmt::format("tag {} is not allowed", Quoted(tag)));
     }
     YamlValue value;
     value.kind = kind;
     value.line = mark.line + 1;
     value.column = mark.column + 1;
+    value.source = source_;
     return value;
   }
 
@@ -139,15 +144,48 @@ class TreeBuilder : public YAML::EventHandler {
   }
 
   const std::string& file_;
+  std::shared_ptr<const std::string> source_;
   YamlValue root_;
   std::vector<Level> levels_;
 };
+
+// Whether a plain scalar of these characters is read back as the same text, and not as a null, a
+// comment or a collection.
+bool IsPlain(const std::string& text) {
+  const auto word = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0; };
+  const auto inner = [&](char c) {
+    return word(c) || std::string_view("._/+* -").find(c) != std::string_view::npos;
+  };
+  if (text.empty() ||
+      !(word(text.front()) ||
+        std::string_view("./-").find(text.front()) != std::string_view::npos) ||
+      !(word(text.back()) || text.back() == '*' || text.back() == '/' || text.back() == '.')) {
+    return false;
+  }
+  return text != "null" && text != "Null" && text != "NULL" && !text.starts_with("---") &&
+         !text.starts_with("- ") && !text.starts_with("...") && std::ranges::all_of(text, inner);
+}
+
+// A double-quoted scalar.
+std::string Escaped(const std::string& text) {
+  std::string out = "\"";
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7F) {
+      out += fmt::format("\\x{:02x}", byte);
+    } else {
+      if (c == '"' || c == '\\') out += '\\';
+      out += c;
+    }
+  }
+  return out + '"';
+}
 
 }  // namespace
 
 YamlValue ParseYaml(const std::string& text, const std::string& file) {
   if (text.size() > kMaxYamlBytes) {
-    Throw<ConfigError>("{}: {} bytes, a profile has at most {}", file, text.size(), kMaxYamlBytes);
+    Throw<ConfigError>("{}: {} bytes, expected at most {}", file, text.size(), kMaxYamlBytes);
   }
   std::istringstream stream(text);
   TreeBuilder builder(file);
@@ -157,7 +195,7 @@ YamlValue ParseYaml(const std::string& text, const std::string& file) {
     YamlValue root = builder.Take();
     if (parser.HandleNextDocument(builder)) {
       const YamlValue second = builder.Take();
-      Throw<ConfigError>("{}:{}:{}: a second document; a profile is one", file, second.line,
+      Throw<ConfigError>("{}:{}:{}: a second document, expected one", file, second.line,
                          second.column);
     }
     return root;
@@ -165,6 +203,74 @@ YamlValue ParseYaml(const std::string& text, const std::string& file) {
     Throw<ConfigError>("{}:{}:{}: YAML syntax: {}", file, error.mark.line + 1,
                        error.mark.column + 1, Printable(error.msg));
   }
+}
+
+std::string Where(const YamlValue& value) {
+  const std::string source = value.source ? *value.source : "";
+  return value.line == 0 ? source : fmt::format("{}:{}:{}", source, value.line, value.column);
+}
+
+std::string Describe(const YamlValue& value) {
+  switch (value.kind) {
+    case YamlValue::Kind::kNull:
+      return "nothing";
+    case YamlValue::Kind::kScalar:
+      return Quoted(value.scalar);
+    case YamlValue::Kind::kList:
+      return "a list";
+    case YamlValue::Kind::kMap:
+      return "a map";
+  }
+  return "";
+}
+
+YamlValue YamlScalar(std::string text) {
+  YamlValue value;
+  value.kind = YamlValue::Kind::kScalar;
+  value.line = 0;
+  value.quoted = !IsPlain(text);
+  value.scalar = std::move(text);
+  return value;
+}
+
+YamlValue YamlList(std::vector<YamlValue> items) {
+  YamlValue value;
+  value.kind = YamlValue::Kind::kList;
+  value.line = 0;
+  value.list = std::move(items);
+  return value;
+}
+
+YamlValue YamlMap(std::vector<std::pair<std::string, YamlValue>> entries) {
+  YamlValue value;
+  value.kind = YamlValue::Kind::kMap;
+  value.line = 0;
+  for (auto& [key, entry] : entries) {
+    value.map.push_back({std::move(key), 0, 0, std::move(entry)});
+  }
+  return value;
+}
+
+std::string FlowText(const YamlValue& value) {
+  std::string inner;
+  switch (value.kind) {
+    case YamlValue::Kind::kNull:
+      return "null";
+    case YamlValue::Kind::kScalar:
+      return value.quoted || !IsPlain(value.scalar) ? Escaped(value.scalar) : value.scalar;
+    case YamlValue::Kind::kList:
+      for (const YamlValue& item : value.list) {
+        inner += (inner.empty() ? "" : ", ") + FlowText(item);
+      }
+      return "[" + inner + "]";
+    case YamlValue::Kind::kMap:
+      for (const YamlValue::Entry& entry : value.map) {
+        const std::string key = IsPlain(entry.key) ? entry.key : Escaped(entry.key);
+        inner += fmt::format("{}{}: {}", inner.empty() ? "" : ", ", key, FlowText(entry.value));
+      }
+      return "{" + inner + "}";
+  }
+  return "";
 }
 
 std::string Quoted(const std::string& text) {

@@ -28,6 +28,8 @@ TEST(Profile, EmptyTextsAreTheDefault) {
     const Profile profile = ParseProfile(yaml, "p.yaml");
     EXPECT_EQ(profile.device, "auto") << yaml;
     EXPECT_EQ(profile.context, 4096) << yaml;
+    EXPECT_EQ(profile.max_sequences, 4) << yaml;
+    EXPECT_TRUE(profile.origins.empty()) << yaml;
     EXPECT_FALSE(profile.device_memory_bytes) << yaml;
     EXPECT_EQ(profile.file, "p.yaml");
   }
@@ -71,6 +73,74 @@ TEST(Profile, EveryKey) {
   EXPECT_EQ(p.device_layers, std::make_pair(std::int64_t{1}, std::int64_t{30}));
 }
 
+TEST(Profile, DevicesNodesAndRules) {
+  const Profile p = ParseProfile(
+      "device: [0, NVIDIA L4]\n"
+      "memory:\n"
+      "  devices: {0: {budget: 22 GiB}, NVIDIA: {reserve: 2 GiB}, 2: 5 GiB}\n"
+      "  nodes: {0: 96 GiB, 1: {reserve: 0}}\n"
+      "threads: {0: 16, 1: 0}\n"
+      "workload: {least_context: 100, prompt_tokens: 512, answer_tokens: 64, chunk: auto}\n"
+      "kv: {type: auto, place: host}\n"
+      "activations: {type: bf16}\n"
+      "placement:\n"
+      "  experts: {policy: hot, statistics: stats.json}\n"
+      "  prefill_experts: stream\n"
+      "rules:\n"
+      "  - {role: attention, layers: [0, 3], place: 1}\n"
+      "  - {experts: [7, [10, 12]], layers: 5, place: device}\n"
+      "  - {tensors: '*.mlp.gate.weight', place: NVIDIA}\n"
+      "made_for: {machine: 0123456789abcdef, model: fedcba9876543210}\n",
+      "folder/p.yaml");
+  EXPECT_EQ(p.device, "0,NVIDIA L4");
+  ASSERT_EQ(p.device_budgets.size(), 3U);
+  EXPECT_EQ(p.device_budgets.at("0").bytes, 22 * test::kGiB);
+  EXPECT_EQ(p.device_budgets.at("NVIDIA").reserve, 2 * test::kGiB);
+  EXPECT_FALSE(p.device_budgets.at("NVIDIA").bytes);
+  EXPECT_EQ(p.device_budgets.at("2").bytes, 5 * test::kGiB);
+  EXPECT_EQ(p.node_budgets.at(0).bytes, 96 * test::kGiB);
+  EXPECT_EQ(p.node_budgets.at(1).reserve, 0U);
+  EXPECT_FALSE(p.threads);
+  EXPECT_EQ(p.node_threads, (std::map<int, int>{{0, 16}, {1, 0}}));
+  EXPECT_EQ(p.least_context, 100);
+  EXPECT_EQ(p.prompt_tokens, 512);
+  EXPECT_EQ(p.answer_tokens, 64);
+  EXPECT_FALSE(p.chunk);
+  EXPECT_FALSE(p.kv_type);
+  EXPECT_EQ(p.kv_place, Side::kHost);
+  EXPECT_EQ(p.activation_type, DType::kBF16);
+  EXPECT_EQ(p.expert_policy, Profile::ExpertPolicy::kHot);
+  EXPECT_EQ(p.statistics, "folder/stats.json");
+  EXPECT_EQ(p.prefill_experts, Profile::PrefillExperts::kStream);
+  ASSERT_EQ(p.rules.size(), 3U);
+  EXPECT_EQ(p.rules[0].role, "attention");
+  EXPECT_EQ(p.rules[0].layers, std::make_pair(std::int64_t{0}, std::int64_t{3}));
+  EXPECT_EQ(p.rules[0].place, Side::kDevice);
+  EXPECT_EQ(p.rules[0].device, "1");
+  EXPECT_EQ(p.rules[0].line, 13);
+  EXPECT_EQ(p.rules[1].experts, (std::vector<std::pair<int, int>>{{7, 7}, {10, 12}}));
+  EXPECT_EQ(p.rules[1].device, "");
+  EXPECT_EQ(p.rules[2].tensors, "*.mlp.gate.weight");
+  EXPECT_EQ(p.rules[2].device, "NVIDIA");
+  EXPECT_EQ(p.machine_fingerprint, "0123456789abcdef");
+  EXPECT_EQ(p.model_fingerprint, "fedcba9876543210");
+  EXPECT_EQ(p.origins.at("kv.place"), "folder/p.yaml:7:25");
+}
+
+TEST(Profile, PresetsStandBelowWhatIsSaid) {
+  const Profile chat = ParseProfile("workload: {for: chat}", "p.yaml");
+  EXPECT_EQ(chat.context, 8192);
+  EXPECT_EQ(chat.origins.at("workload.context"), "workload.for: chat (p.yaml:1:17)");
+  const Profile batch = ParseProfile("workload: {sequences: 8, for: batch}", "p.yaml");
+  EXPECT_EQ(batch.use, Use::kBatch);
+  EXPECT_EQ(batch.max_sequences, 8);
+  EXPECT_EQ(batch.origins.at("workload.sequences"), "p.yaml:1:23");
+  for (const char* use : {"chat", "agent", "long", "batch"}) {
+    const Profile p = ParseProfile(fmt::format("workload: {{for: {}}}", use), "p.yaml");
+    EXPECT_GE(p.context, p.max_sequences * (p.prompt_tokens + p.answer_tokens)) << use;
+  }
+}
+
 TEST(Profile, RoutedExpertsInEveryForm) {
   const auto parse = [](const std::string& value) {
     return ParseProfile("placement: {routed_experts: " + value + "}", "p.yaml");
@@ -108,14 +178,60 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"workload: {contxet: 5}\n", "p.yaml:1:12: 'contxet'", "did you mean 'context'?"},
         Bad{"frobnicate: 1\n", "p.yaml:1:1: 'frobnicate'", "unknown key (known: device, memory"},
         Bad{"threads: many\n", "p.yaml:1:10: 'threads'",
-            "expected a whole number from 1 to 4096, found 'many'"},
+            "expected a whole number from 1 to 4096, a number for each node, or auto, found "
+            "'many'"},
         Bad{"threads: '4'\n", "p.yaml:1:10: 'threads'", "found '4'"},
         Bad{"threads: 4.5\n", "p.yaml:1:10: 'threads'", "found '4.5'"},
-        Bad{"threads: 0\n", "p.yaml:1:10: 'threads'", "from 1 to 4096, found '0'"},
+        Bad{"threads: 0\n", "p.yaml:1:10: 'threads'", "from 1 to 4096"},
         Bad{"threads: 99999999999999999999\n", "p.yaml:1:10: 'threads'", "from 1 to 4096"},
         Bad{"threads:\n", "p.yaml:1:1: 'threads'", "found nothing"},
         Bad{"threads: [1]\n", "p.yaml:1:10: 'threads'", "found a list"},
         Bad{"device_threads: -1\n", "p.yaml:1:17: 'device_threads'", "from 1 to 4096"},
+        Bad{"device: []\n", "p.yaml:1:9: 'device'", "found a list"},
+        Bad{"device: [0, none]\n", "p.yaml:1:9: 'device'", "'none' stands alone"},
+        Bad{"device: 0,\n", "p.yaml:1:9: 'device'", "a name in the list is empty"},
+        Bad{"device: '1,1'\n", "p.yaml:1:9: 'device'", "'1' is named twice"},
+        Bad{"threads: {0: x}\n", "p.yaml:1:14: 'threads.0'", "from 0 to 4096"},
+        Bad{"threads: {zero: 1}\n", "p.yaml:1:11: 'threads (node)'", "found 'zero'"},
+        Bad{"threads: {}\n", "p.yaml:1:10: 'threads'", "at least one node"},
+        Bad{"memory: {devices: {0: {budget: 1 GiB, reserve: 1 GiB}}}\n",
+            "p.yaml:1:23: 'memory.devices.0'", "one of 'budget' and 'reserve'"},
+        Bad{"memory: {devices: {0: {reserv: 1 GiB}}}\n", "p.yaml:1:24: 'reserv'",
+            "did you mean 'reserve'?"},
+        Bad{"memory: {devices: 3 GiB}\n", "p.yaml:1:19: 'memory.devices'", "expected a map"},
+        Bad{"memory: {nodes: {-1: 3 GiB}}\n", "p.yaml:1:18: 'memory.nodes (node)'", "from 0"},
+        Bad{"workload: {for: chatt}\n", "p.yaml:1:17: 'workload.for'", "perhaps 'chat'"},
+        Bad{"workload: {prompt_tokens: 0}\n", "p.yaml:1:27: 'workload.prompt_tokens'", "from 1"},
+        Bad{"workload: {for: long, context: 4096}\n", "p.yaml:1:32: 'workload.context'",
+            "4096 tokens do not hold one request of 65536 + 1024"},
+        Bad{"workload: {least_context: 9000}\n", "p.yaml:1:27: 'workload.least_context'",
+            "9000 is more than the context, 4096 (default)"},
+        Bad{"kv: {place: gpu}\n", "p.yaml:1:13: 'kv.place'", "auto, host, device"},
+        Bad{"placement: {prefill_experts: device}\n", "p.yaml:1:30: 'placement.prefill_experts'",
+            "auto, host, stream"},
+        Bad{"placement: {experts: {polcy: hot}}\n", "p.yaml:1:23: 'polcy'",
+            "did you mean 'policy'?"},
+        Bad{"placement: {experts: hot}\n", "p.yaml:1:22: 'placement.experts'", "expected a map"},
+        Bad{"workload.context: 5\n", "p.yaml:1:1: 'workload.context'", "unknown key"},
+        Bad{"rules: {role: head}\n", "p.yaml:1:8: 'rules'", "expected a list of rules"},
+        Bad{"rules: [{place: host}]\n", "p.yaml:1:9: 'rules[0]'", "no condition"},
+        Bad{"rules: [{role: head}]\n", "p.yaml:1:9: 'rules[0]'", "no 'place'"},
+        Bad{"rules:\n  - {role: head, place: hots}\n", "p.yaml:2:25: 'rules[0].place'",
+            "perhaps 'host'"},
+        Bad{"rules: [{rol: head, place: host}]\n", "p.yaml:1:10: 'rol'", "did you mean 'role'?"},
+        Bad{"rules: [{role: heads, place: host}]\n", "p.yaml:1:16: 'rules[0].role'",
+            "perhaps 'head'"},
+        Bad{"rules: [{layers: [3, 1], place: host}]\n", "p.yaml:1:18: 'rules[0].layers'",
+            "comes after"},
+        Bad{"rules: [{experts: 5, place: host}]\n", "p.yaml:1:19: 'rules[0].experts'",
+            "a list of expert ids"},
+        Bad{"rules: [{experts: [70000], place: host}]\n", "p.yaml:1:20: 'rules[0].experts[0]'",
+            "from 0 to 65535"},
+        Bad{"rules: [{role: head, experts: [1], place: host}]\n", "p.yaml:1:9: 'rules[0]'",
+            "routed_experts"},
+        Bad{"extends: [a]\n", "p.yaml:1:10: 'extends'", "found a list"},
+        Bad{"extend: none\n", "p.yaml:1:1: 'extend'", "did you mean 'extends'?"},
+        Bad{"made_for: {machine: [1]}\n", "p.yaml:1:21: 'made_for.machine'", "found a list"},
         Bad{"device: {a: 1}\n", "p.yaml:1:9: 'device'", "found a map"},
         Bad{"memory: 5 GiB\n", "p.yaml:1:9: 'memory'", "expected a map, found '5 GiB'"},
         Bad{"memory: {device: 5 GB}\n", "p.yaml:1:18: 'memory.device'", "expected a size"},
@@ -139,7 +255,8 @@ INSTANTIATE_TEST_SUITE_P(
             "expert 1 is named twice"},
         Bad{"placement: {experts_order: [a]}\n", "p.yaml:1:29: 'placement.experts_order'",
             "from 0 to 65535"},
-        Bad{"placement: {layers: [5, 2]}\n", "p.yaml:1:21: 'placement.layers'", "comes after"},
+        Bad{"placement: {layers: [5, 2]}\n", "p.yaml:1:21: 'placement.layers'",
+            "comes after the last"},
         Bad{"placement: {layers: [0, 1000000000]}\n", "p.yaml:1:25: 'placement.layers'", "65535"},
         Bad{"placement: {layers: [0]}\n", "p.yaml:1:21: 'placement.layers'", "[first, last]"},
         Bad{"- a\n- b\n", "p.yaml:1:1:", "expected a map of settings, found a list"},
@@ -195,24 +312,6 @@ TEST(Profile, ReadsFilesUpToTheLimit) {
   std::ofstream(file) << std::string(kMaxYamlBytes + 1, '#');
   test::Refusal([&] { ReadProfile(file); }, ExitCode::kConfig);
   std::filesystem::remove(file);
-}
-
-// All that is shipped parses and plans, and opens with a comment that says what was measured.
-TEST(Profile, ShippedProfiles) {
-  const TensorList tensors = ExpectedTensors(test::Tiny(), DType::kBF16);
-  int count = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(TANDEM_SOURCE_DIR "/profiles")) {
-    if (entry.path().extension() != ".yaml") continue;
-    ++count;
-    std::ifstream stream(entry.path());
-    const std::string text(std::istreambuf_iterator<char>(stream), {});
-    EXPECT_THAT(text, AllOf(StartsWith("# "), HasSubstr("measured"))) << entry.path();
-    const Profile profile = ReadProfile(entry.path());
-    const Plan plan =
-        MakePlan(test::Tiny(), tensors, test::GpuMachine(24), profile, Precision::kFast);
-    EXPECT_EQ(plan.devices.empty(), profile.device == "none") << entry.path();
-  }
-  EXPECT_EQ(count, 5);
 }
 
 TEST(Profile, PoclCiSplitsTheExperts) {
