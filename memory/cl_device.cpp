@@ -134,7 +134,7 @@ ClBuffer ClDevice::Allocate(std::size_t bytes, cl_mem_flags flags) const {
         "device less in the profile",
         bytes, info_.name, ClErrorName(error), info_.max_alloc_bytes, info_.global_mem_bytes);
   }
-  return {std::move(mem), bytes};
+  return {std::move(mem), bytes, info_.index};
 }
 
 void ClDevice::Write(cl_mem dst, std::size_t offset, const void* src, std::size_t bytes) const {

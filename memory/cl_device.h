@@ -9,6 +9,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "memory/usage.h"
+
 namespace tandem {
 
 // What one OpenCL device says of itself. `index` is its place in the list of all devices of all
@@ -68,7 +70,8 @@ void ClCheck(cl_int error, const char* what);
 class ClBuffer {
  public:
   ClBuffer() = default;
-  ClBuffer(ClMemHandle mem, std::size_t bytes) : mem_(std::move(mem)), bytes_(bytes) {}
+  ClBuffer(ClMemHandle mem, std::size_t bytes, int device)
+      : mem_(std::move(mem)), bytes_(bytes), counted_(device, bytes) {}
   cl_mem get() const { return mem_.get(); }
   std::size_t bytes() const { return bytes_; }
   explicit operator bool() const { return mem_ != nullptr; }
@@ -76,6 +79,7 @@ class ClBuffer {
  private:
   ClMemHandle mem_;
   std::size_t bytes_ = 0;
+  CountedBytes counted_;
 };
 
 // One opened device: context and one in-order queue. Every call but Finish and the blocking forms

@@ -47,6 +47,7 @@ HostBuffer::HostBuffer(std::size_t bytes, int node) : bytes_(bytes) {
   if (huge) address = (address + kHugePage - 1) / kHugePage * kHugePage;
   void* data = reinterpret_cast<void*>(address);
   memory_ = std::unique_ptr<void, Unmap>(data, Unmap{base, mapped});
+  counted_ = CountedBytes(CountedBytes::kHost, bytes);
   if (huge) madvise(data, bytes, MADV_HUGEPAGE);  // advice: a refusal costs speed only
   bound_ = BindTo(data, bytes, node);
 }

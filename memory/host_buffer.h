@@ -3,6 +3,8 @@
 #include <cstddef>
 #include <memory>
 
+#include "memory/usage.h"
+
 namespace tandem {
 
 // The whole mapping behind a HostBuffer, of which the aligned part is used.
@@ -33,6 +35,7 @@ class HostBuffer {
 
  private:
   std::unique_ptr<void, Unmap> memory_;
+  CountedBytes counted_;
   std::size_t bytes_ = 0;
   bool bound_ = false;
 };
