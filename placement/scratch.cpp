@@ -56,7 +56,8 @@ std::int64_t AttentionWorkerFloats(const Config& c, const Plan& plan) {
   const std::int64_t latent =
       c.attention == AttentionKind::kMla ? rows * heads * (c.kv_width() + c.kv_lora_rank) : 0;
   const std::int64_t scores = heads * (kKvBlockTokens + 2) + 64;
-  return latent + scores + 2 * plan.kv_blocks;  // a pointer to every block
+  const std::int64_t blocks = (2 * plan.kv_blocks + 15) / 16 * 16;  // a pointer to each
+  return blocks + latent + scores;
 }
 
 std::int64_t WorkerFloats(const Config& c, const Plan& plan, const ScratchUse& use) {

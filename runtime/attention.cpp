@@ -1,35 +1,24 @@
-#include <algorithm>
-
 #include "runtime/forward.h"
 
 namespace tandem {
 
 Attention::Attention(Forward& f) : f_(f) {
   const Config& c = f.config;
-  const std::int64_t rows = f.plan.max_rows;
-  const std::int64_t q_width = c.num_attention_heads * c.qk_head_dim();
-  const std::int64_t out_width = c.num_attention_heads * c.v_head_dim;
-  const bool shadow = f.host.round_activations;
-  bool any_host = false;
-  bool any_device = false;
-  for (const LayerPlan& layer : f.plan.layers) {
-    (layer.attention.on_device() ? any_device : any_host) = true;
+  if (f.host.HasScratch("q")) {
+    q_ = f.host.Activation("q", c.num_attention_heads * c.qk_head_dim());
+    if (c.q_lora_rank > 0) q_a_ = f.host.Activation("q_a", c.q_lora_rank);
+    z_ = f.host.Activation("z", c.kv_width());
+    out_ = f.host.Activation("attention_out", c.num_attention_heads * c.v_head_dim);
+    CheckHostScratch();
   }
-  if (any_host) {
-    q_ = HostActivation(rows, q_width, false);
-    q_a_ = HostActivation(rows, c.q_lora_rank, shadow);
-    z_ = HostActivation(rows, c.kv_width(), false);
-    out_ = HostActivation(rows, out_width, shadow);
-  }
-  if (any_device) {
-    const std::int64_t heads = c.num_attention_heads;
-    dq_ = f.device->Scratch("q", rows * q_width);
-    dq_a_ = f.device->Scratch("q_a", std::max<std::int64_t>(1, rows * c.q_lora_rank));
-    dz_ = f.device->Scratch("z", rows * c.kv_width());
-    dout_ = f.device->Scratch("attention_out", rows * out_width);
+  if (f.device != nullptr && f.device->HasScratch("q")) {
+    dq_ = f.device->Scratch("q");
+    if (c.q_lora_rank > 0) dq_a_ = f.device->Scratch("q_a");
+    dz_ = f.device->Scratch("z");
+    dout_ = f.device->Scratch("attention_out");
     if (c.attention == AttentionKind::kMla) {
-      dabsorbed_ = f.device->Scratch("absorbed_q", rows * heads * c.kv_width());
-      dlatent_ = f.device->Scratch("latent_out", rows * heads * c.kv_lora_rank);
+      dabsorbed_ = f.device->Scratch("absorbed_q");
+      dlatent_ = f.device->Scratch("latent_out");
     }
   }
 }

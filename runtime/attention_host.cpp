@@ -113,14 +113,16 @@ class HeadTask {
     kv_.scale = static_cast<float>(c_.softmax_scale());
     store_ = f.kv[layer].host.data();
     block_bytes_ = kKvBlock * width * static_cast<std::int64_t>(BytesOf(f.kv_type()));
-    absorbed_ = scratch;
-    latent_ = absorbed_ + kRowTile * kMaxHeadGroup * width;
-    kv_.scratch = latent_ + kRowTile * kMaxHeadGroup * c_.kv_lora_rank;
+    blocks_ = reinterpret_cast<const void**>(scratch);
+    absorbed_ = scratch + BlockFloats(f.plan);
+    latent_ = absorbed_ + TileRows(c_, f.plan) * width;
+    kv_.scratch = latent_ + TileRows(c_, f.plan) * c_.kv_lora_rank;
   }
 
-  static std::int64_t ScratchFloats(const Config& c) {
-    return kRowTile * kMaxHeadGroup * (c.kv_width() + c.kv_lora_rank) +
-           cpu::AttentionScratchFloats(kMaxHeadGroup, c.v_head_dim);
+  static std::int64_t ScratchFloats(const Config& c, const Plan& plan) {
+    const std::int64_t heads = std::min(kMaxHeadGroup, c.num_attention_heads);
+    return BlockFloats(plan) + TileRows(c, plan) * (c.kv_width() + c.kv_lora_rank) +
+           cpu::AttentionScratchFloats(heads, c.v_head_dim);
   }
 
   void Mla(const HostShard& shard, std::int64_t head0, std::int64_t heads, std::int64_t t0,
@@ -155,6 +157,13 @@ class HeadTask {
   }
 
  private:
+  // A pointer to every block of the cache; what follows starts on a cache line.
+  static std::int64_t BlockFloats(const Plan& plan) { return (2 * plan.kv_blocks + 15) / 16 * 16; }
+  // Rows times heads of a ticket, at the most; MHA has no latent space.
+  static std::int64_t TileRows(const Config& c, const Plan& plan) {
+    if (c.attention == AttentionKind::kMha) return 0;
+    return std::min(kRowTile, plan.max_rows) * std::min(kMaxHeadGroup, c.num_attention_heads);
+  }
   std::int64_t head_rows() const { return c_.qk_nope_head_dim + c_.v_head_dim; }
 
   // q~_h = W_UK[h]^T q_n,h, with the roped part behind it: [rows, heads, R + d_r].
@@ -211,9 +220,8 @@ class HeadTask {
     kv_.n_keys = f_.batch.n_keys[t];
     const std::int64_t n_blocks = (kv_.n_keys + kKvBlock - 1) / kKvBlock;
     const std::int32_t* table = f_.batch.tables.data() + f_.batch.table_start[t];
-    blocks_.clear();
-    for (std::int64_t i = 0; i < n_blocks; ++i) blocks_.push_back(store_ + table[i] * block_bytes_);
-    kv_.blocks = blocks_.data();
+    for (std::int64_t i = 0; i < n_blocks; ++i) blocks_[i] = store_ + table[i] * block_bytes_;
+    kv_.blocks = blocks_;
     f_.host.kernels.attention(kv_);
   }
 
@@ -225,7 +233,7 @@ class HeadTask {
   cpu::AttentionArgs kv_;
   const std::byte* store_ = nullptr;
   std::int64_t block_bytes_ = 0;
-  std::vector<const void*> blocks_;
+  const void** blocks_ = nullptr;
   float* absorbed_ = nullptr;
   float* latent_ = nullptr;
 };
@@ -250,12 +258,15 @@ const HostShard* ShardOfNode(const Matrix& m, int node) {
 
 }  // namespace
 
+void Attention::CheckHostScratch() const {
+  f_.host.CheckWorkerScratch(HeadTask::ScratchFloats(f_.config, f_.plan));
+}
+
 void Attention::AttendOnHost(int layer) {
   const Matrix& kv_b = f_.weights.layers[layer].attention.kv_b;
   const Config& c = f_.config;
   const std::int64_t T = f_.T();
   const std::int64_t tiles = (T + kRowTile - 1) / kRowTile;
-  f_.host.ReserveScratch(HeadTask::ScratchFloats(c));
   if (kv_b) f_.host.metrics.host_weight_bytes += kv_b.info->bytes();
   f_.host.ResetTickets();
   f_.host.pool.Run([&](const Worker& w) {

@@ -79,6 +79,9 @@ std::vector<float> ComputeLogits(Engine& engine, const std::vector<std::int32_t>
   const std::int32_t sequence = engine.NewSequence();
   std::vector<float> logits;
   logits.reserve(ids.size() * static_cast<std::size_t>(engine.config().vocab_size));
+  const LogitsSink sink = [&](std::span<const float> got) {
+    logits.insert(logits.end(), got.begin(), got.end());
+  };
   const auto chunk = static_cast<std::size_t>(engine.plan().max_rows);
   for (std::size_t first = 0; first < ids.size(); first += chunk) {
     if (Interrupted()) ThrowInterrupted();
@@ -86,8 +89,7 @@ std::vector<float> ComputeLogits(Engine& engine, const std::vector<std::int32_t>
     for (std::size_t i = first; i < std::min(first + chunk, ids.size()); ++i) {
       rows.push_back({sequence, static_cast<std::int32_t>(i), ids[i], true});
     }
-    const std::span<const float> got = engine.Step(rows, observer);
-    logits.insert(logits.end(), got.begin(), got.end());
+    engine.Step(rows, observer, &sink);
   }
   return logits;
 }

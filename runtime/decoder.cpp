@@ -3,19 +3,15 @@
 #include <algorithm>
 
 namespace tandem {
-namespace {
-
-constexpr std::int64_t kLogitRows = 64;  // 33 MiB for V3's vocabulary
-
-}  // namespace
-
-Decoder::Decoder(Forward& f) : f_(f), attention_(f), feed_forward_(f) {
-  const std::int64_t D = f.config.hidden_size;
-  normed_ = HostActivation(f.plan.max_rows, D, f.host.round_activations);
-  if (!f.plan.head.on_device()) return;
-  dnormed_ = f.device->Scratch("normed", f.plan.max_rows * D);
-  logit_rows_ = std::min<std::int64_t>(f.plan.max_rows, kLogitRows);
-  dlogits_ = f.device->Scratch("logits", logit_rows_ * f.config.vocab_size);
+Decoder::Decoder(Forward& f)
+    : f_(f),
+      attention_(f),
+      feed_forward_(f),
+      wanted_(reinterpret_cast<std::int32_t*>(f.host.Scratch("wanted_rows").data()),
+              f.host.Scratch("wanted_rows").size()),
+      logits_(f.host.Scratch("logits")),
+      logit_rows_(LogitRows(f.plan)) {
+  if (f.plan.head.on_device()) dlogits_ = f.device->Scratch("logits");
 }
 
 std::span<const float> Decoder::Step() {
@@ -48,63 +44,66 @@ void Decoder::Embed() {
 }
 
 std::span<const float> Decoder::Head() {
-  wanted_.clear();
+  std::int64_t wanted = 0;
   for (std::int64_t t = 0; t < f_.T(); ++t) {
-    if (f_.batch.rows[t].wants_logits) wanted_.push_back(static_cast<std::int32_t>(t));
+    if (f_.batch.rows[t].wants_logits) wanted_[wanted++] = static_cast<std::int32_t>(t);
   }
-  const auto wanted = static_cast<std::int64_t>(wanted_.size());
-  const std::size_t floats = wanted * f_.config.vocab_size;
-  if (logits_.bytes() < floats * sizeof(float)) logits_ = HostBuffer(floats * sizeof(float));
   if (wanted > 0 || f_.observer != nullptr) {
     f_.x.MoveTo(f_.plan.head, f_.T());
-    if (f_.plan.head.on_device()) {
-      HeadOnDevice(wanted);
-    } else {
-      HeadOnHost(wanted);
-    }
+    f_.plan.head.on_device() ? NormOnDevice(wanted) : NormOnHost();
+  }
+  // The logits of many rows would be large: some rows at a time.
+  for (std::int64_t i = 0; i < wanted; i += logit_rows_) {
+    const std::int64_t n = std::min(logit_rows_, wanted - i);
+    Logits(i, n);
+    if (f_.sink != nullptr) (*f_.sink)(logits_.first(n * f_.config.vocab_size));
   }
   if (f_.device != nullptr) f_.device->device.Finish();  // the step's host memory is free again
-  return {logits_.as<float>(), floats};
+  return logits_.first(f_.sink != nullptr ? 0 : wanted * f_.config.vocab_size);
 }
 
-void Decoder::HeadOnHost(std::int64_t wanted) {
+// The final norm goes into h: no layer needs that any more.
+void Decoder::NormOnHost() {
   const Config& c = f_.config;
-  RmsNormOnHost(f_.host, f_.x.host(), c.hidden_size, f_.weights.final_norm, normed_, c.hidden_size,
+  RmsNormOnHost(f_.host, f_.x.host(), c.hidden_size, f_.weights.final_norm, f_.h, c.hidden_size,
                 f_.T(), c.rms_norm_eps);
-  if (f_.observer != nullptr) ObserveHidden(static_cast<int>(c.num_hidden_layers), normed_.row(0));
-  if (wanted == 0) return;
-  const HostLinear head{&f_.weights.lm_head, normed_.rows(), wanted_.data(), logits_.as<float>(),
-                        c.vocab_size,        wanted,         false};
-  LinearOnHost(f_.host, {&head, 1});
+  if (f_.observer != nullptr) ObserveHidden(static_cast<int>(c.num_hidden_layers), f_.h.row(0));
 }
 
-void Decoder::HeadOnDevice(std::int64_t wanted) {
+void Decoder::NormOnDevice(std::int64_t wanted) {
   const Config& c = f_.config;
   const std::int64_t D = c.hidden_size;
   DeviceSide& d = *f_.device;
   const std::size_t row_bytes = D * sizeof(float);
-  d.kernels.RmsNorm({f_.x.on_device(), D, f_.weights.final_norm.device, dnormed_, D, f_.T(), D,
+  cl_mem h = f_.h_device.buffer;
+  d.kernels.RmsNorm({f_.x.on_device(), D, f_.weights.final_norm.device, f_.h_device, D, f_.T(), D,
                      static_cast<float>(c.rms_norm_eps)});
   if (f_.observer != nullptr) {
-    d.device.BlockingRead(dnormed_.buffer, 0, normed_.row(0), f_.T() * row_bytes);
-    ObserveHidden(static_cast<int>(c.num_hidden_layers), normed_.row(0));
+    d.device.BlockingRead(h, 0, f_.x.host_memory(), f_.T() * row_bytes);
+    ObserveHidden(static_cast<int>(c.num_hidden_layers), f_.x.host_memory());
   }
   // Rows that want logits move to the front: usually one, so a copy each is cheap.
   for (std::int64_t i = 0; i < wanted; ++i) {
-    if (wanted_[i] != i) {
-      d.device.Copy(dnormed_.buffer, wanted_[i] * row_bytes, dnormed_.buffer, i * row_bytes,
-                    row_bytes);
-    }
+    if (wanted_[i] == i) continue;
+    d.device.Copy(h, wanted_[i] * row_bytes, h, i * row_bytes, row_bytes);
   }
-  const Matrix& head = f_.weights.lm_head;
-  d.metrics.device_weight_bytes += head.info->bytes();
-  // The logits of many rows would be large: some rows at a time.
-  for (std::int64_t i = 0; i < wanted; i += logit_rows_) {
-    const std::int64_t n = std::min(logit_rows_, wanted - i);
-    d.kernels.Linear({{dnormed_.buffer, i * D}, D, head.device, dlogits_, c.vocab_size, n, false});
-    d.device.BlockingRead(dlogits_.buffer, 0, logits_.as<float>() + i * c.vocab_size,
-                          n * c.vocab_size * sizeof(float));
+}
+
+// Logits of n of the rows that want them, to the front of logits_.
+void Decoder::Logits(std::int64_t first, std::int64_t n) {
+  const Config& c = f_.config;
+  const Matrix& w = f_.weights.lm_head;
+  if (!f_.plan.head.on_device()) {
+    const HostLinear head{&w, f_.h.rows(), wanted_.data() + first, logits_.data(), c.vocab_size,
+                          n,  false};
+    return LinearOnHost(f_.host, {&head, 1});
   }
+  DeviceSide& d = *f_.device;
+  d.metrics.device_weight_bytes += w.info->bytes();
+  const std::int64_t D = c.hidden_size;
+  d.kernels.Linear(
+      {{f_.h_device.buffer, first * D}, D, w.device, dlogits_, c.vocab_size, n, false});
+  d.device.BlockingRead(dlogits_.buffer, 0, logits_.data(), n * c.vocab_size * sizeof(float));
 }
 
 // `host` is where the values are, null for x.

@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "runtime/forward.h"
 
@@ -13,24 +12,25 @@ class Decoder {
  public:
   explicit Decoder(Forward& f);
 
-  // f.batch is filled. Returns logits [rows that want them, V], valid until the next call.
+  // f.batch is filled. Returns logits [rows that want them, V], valid until the next call; none if
+  // f.sink took them.
   std::span<const float> Step();
 
  private:
   void Embed();
   std::span<const float> Head();
-  void HeadOnHost(std::int64_t wanted);
-  void HeadOnDevice(std::int64_t wanted);
+  void NormOnHost();
+  void NormOnDevice(std::int64_t wanted);
+  void Logits(std::int64_t first, std::int64_t n);
   void ObserveHidden(int index, const float* host);
 
   Forward& f_;
   Attention attention_;
   FeedForward feed_forward_;
-  std::vector<std::int32_t> wanted_;  // rows that want logits
-  HostActivation normed_;             // [T, D]
-  HostBuffer logits_;                 // [wanted, V], grows
-  cl::Span dnormed_, dlogits_;
-  std::int64_t logit_rows_ = 1;  // of dlogits_
+  std::span<std::int32_t> wanted_;  // rows that want logits
+  std::span<float> logits_;         // [logit_rows_, V]
+  cl::Span dlogits_;
+  std::int64_t logit_rows_;
 };
 
 }  // namespace tandem

@@ -1,7 +1,6 @@
 #include "runtime/device_side.h"
 
 #include <cstdlib>
-#include <cstring>
 
 #include "memory/error.h"
 #include "runtime/clock.h"
@@ -25,40 +24,36 @@ ClDeviceInfo FindDevice(const PlanDevice& plan) {
       probe.problem);
 }
 
-template <class T>
-cl::Span Append(std::vector<std::int32_t>& words, const std::vector<T>& values) {
-  static_assert(sizeof(T) == sizeof(std::int32_t));
-  const auto at = static_cast<std::int64_t>(words.size());
-  words.resize(words.size() + values.size());
-  std::memcpy(words.data() + at, values.data(), values.size() * sizeof(T));
-  return {nullptr, at};
-}
-
 }  // namespace
 
 DeviceSide::DeviceSide(const PlanDevice& plan)
     : device(FindDevice(plan)), kernels(device, cl::DefaultCacheDir()) {}
 
-cl::Span DeviceSide::Scratch(const std::string& name, std::int64_t floats) {
-  ClBuffer& buffer = scratch_[name];
-  const std::size_t bytes = floats * sizeof(float);
-  if (buffer.bytes() < bytes) buffer = device.Allocate(bytes);
-  return {buffer.get(), 0};
+void DeviceSide::AllocateScratch(const std::vector<ScratchBuffer>& buffers) {
+  scratch_.clear();
+  for (const ScratchBuffer& b : buffers) scratch_[b.name] = device.Allocate(b.bytes());
+}
+
+cl::Span DeviceSide::Scratch(const std::string& name) const {
+  const auto buffer = scratch_.find(name);
+  if (buffer == scratch_.end()) {
+    throw Error(ExitCode::kInternal, "no device buffer '" + name + "' is planned");
+  }
+  return {buffer->second.get(), 0};
 }
 
 void DeviceSide::Upload(Batch& batch) {
-  batch_words_.clear();
-  batch.device_cos_sin = Append(batch_words_, batch.cos_sin);
-  batch.device_slots = Append(batch_words_, batch.slots);
-  batch.device_n_keys = Append(batch_words_, batch.n_keys);
-  batch.device_table_start = Append(batch_words_, batch.table_start);
-  batch.device_tables = Append(batch_words_, batch.tables);
-  const cl::Span target = Scratch("batch", static_cast<std::int64_t>(batch_words_.size()));
-  for (cl::Span* s : {&batch.device_cos_sin, &batch.device_slots, &batch.device_n_keys,
-                      &batch.device_table_start, &batch.device_tables}) {
-    s->buffer = target.buffer;
-  }
-  device.Write(target.buffer, 0, batch_words_.data(), batch_words_.size() * sizeof(std::int32_t));
+  const cl::Span target = Scratch("batch");
+  const auto at = [&](const auto& values) {
+    const auto* words = reinterpret_cast<const float*>(values.data());
+    return cl::Span{target.buffer, words - batch.memory.data()};
+  };
+  batch.device_cos_sin = at(batch.cos_sin);
+  batch.device_slots = at(batch.slots);
+  batch.device_n_keys = at(batch.n_keys);
+  batch.device_table_start = at(batch.table_start);
+  batch.device_tables = at(batch.tables);
+  device.Write(target.buffer, 0, batch.memory.data(), batch.words * sizeof(float));
 }
 
 ClEventHandle DeviceSide::Read(const cl::Span& src, void* dst, std::size_t bytes) const {

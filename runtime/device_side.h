@@ -8,6 +8,7 @@
 #include "cl_kernels/kernels.h"
 #include "memory/cl_device.h"
 #include "placement/plan.h"
+#include "placement/scratch.h"
 #include "runtime/batch.h"
 #include "runtime/metrics.h"
 
@@ -19,11 +20,14 @@ class DeviceSide {
   // Opens plan.devices[0]. Throws OpenClError if it is not there any more.
   explicit DeviceSide(const PlanDevice& plan);
 
-  // A buffer of at least `floats` f32 (or i32) values that lives as long as this; grows by being
-  // replaced, which is only legal before the first step. One per name.
-  cl::Span Scratch(const std::string& name, std::int64_t floats);
+  // Allocates the buffers of placement/scratch.h's list, in place of those before.
+  void AllocateScratch(const std::vector<ScratchBuffer>& buffers);
+  bool HasScratch(const std::string& name) const { return scratch_.contains(name); }
+  // A buffer of the list; it is an internal error if it is not there.
+  cl::Span Scratch(const std::string& name) const;
 
-  // Copies what the kernels need of a batch, in one transfer.
+  // Copies what the kernels need of a batch, in one transfer. The batch's memory must live until
+  // the device is done with it.
   void Upload(Batch& batch);
   // A non-blocking read; Wait for its event.
   ClEventHandle Read(const cl::Span& src, void* dst, std::size_t bytes) const;
@@ -35,7 +39,6 @@ class DeviceSide {
 
  private:
   std::map<std::string, ClBuffer> scratch_;
-  std::vector<std::int32_t> batch_words_;
 };
 
 }  // namespace tandem

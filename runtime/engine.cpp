@@ -34,16 +34,17 @@ struct Engine::Impl {
         plan(std::move(p)),
         device(OpenDevice(plan)),
         weights(model, plan, device ? &device->device : nullptr, progress),
-        host(plan, model.config),
+        host((AllocateDeviceScratch(), plan), model.config),
         blocks(plan.kv_blocks, plan.max_sequences),
         inv_freq(model.config.inv_freq()),
         forward(model.config, plan, weights, host, device.get()),
         decoder(forward) {
+    if (device) PrepareKernels();
+  }
+
+  void AllocateDeviceScratch() {
     if (!device) return;
-    PrepareKernels();
-    // Room for the largest batch from the start, so that no step allocates.
-    const auto d = static_cast<std::int64_t>(inv_freq.size()) * 2;
-    device->Scratch("batch", plan.max_rows * (d + 3) + plan.kv_blocks * plan.max_sequences);
+    device->AllocateScratch(DeviceScratch(model.config, plan, UseOf(plan, Place::Device(0))));
   }
 
   static std::unique_ptr<DeviceSide> OpenDevice(const Plan& plan) {
@@ -62,7 +63,7 @@ struct Engine::Impl {
     device->kernels.Prepare(formats, plan.kv_type);
   }
 
-  void CheckRows(std::span<const Row> rows) const;
+  void CheckRows(std::span<const Row> rows, bool sink) const;
   void AppendRows(std::span<const Row> rows);
   void CopyBlocks(const std::vector<KvBlocks::Copy>& copies);
 
@@ -88,8 +89,8 @@ Engine::Engine(Model model, Plan plan, ProgressSink* progress)
 void Engine::WarmUp(ProgressSink* progress) {
   if (progress != nullptr) progress->Begin("compiling kernels", 0);
   for (const std::int64_t wanted : {std::int64_t{1}, kManyRows}) {
-    const std::int64_t n = std::min({wanted, impl_->plan.max_rows, FreeTokens(),
-                                     impl_->model.config.max_position_embeddings});
+    const std::int64_t n = std::min(
+        {wanted, impl_->plan.max_rows, FreeTokens(), impl_->model.config.max_position_embeddings});
     const std::int32_t s = NewSequence();
     std::vector<Row> rows;
     for (std::int32_t i = 0; i < n; ++i) rows.push_back({s, i, 0, i + 1 == n});
@@ -114,7 +115,7 @@ std::int64_t Engine::Length(std::int32_t sequence) const { return impl_->blocks.
 std::int64_t Engine::FreeTokens() const { return impl_->blocks.free_blocks() * kKvBlock; }
 
 // Everything that can be wrong with a step is found here, before anything changes.
-void Engine::Impl::CheckRows(std::span<const Row> rows) const {
+void Engine::Impl::CheckRows(std::span<const Row> rows, bool sink) const {
   if (rows.empty()) throw UsageError("a step needs at least one row");
   if (static_cast<std::int64_t>(rows.size()) > plan.max_rows) {
     Throw<UsageError>("a step of {} rows; the plan allows {} (workload.chunk)", rows.size(),
@@ -136,6 +137,11 @@ void Engine::Impl::CheckRows(std::span<const Row> rows) const {
       Throw<UsageError>("position {} is beyond the model's max_position_embeddings {}",
                         row.position, model.config.max_position_embeddings);
     }
+  }
+  const std::int64_t wanted = std::ranges::count_if(rows, &Row::wants_logits);
+  if (!sink && wanted > LogitRows(plan)) {
+    Throw<UsageError>("{} rows want logits; a step returns at most {}, a sink takes more", wanted,
+                      LogitRows(plan));
   }
   std::int64_t needed = 0;
   for (const auto& [sequence, n] : count) needed += blocks.BlocksFor(sequence, n);
@@ -168,15 +174,17 @@ void Engine::Impl::CopyBlocks(const std::vector<KvBlocks::Copy>& copies) {
   }
 }
 
-std::span<const float> Engine::Step(std::span<const Row> rows, StepObserver* observer) {
+std::span<const float> Engine::Step(std::span<const Row> rows, StepObserver* observer,
+                                    const LogitsSink* sink) {
   Impl& s = *impl_;
-  s.CheckRows(rows);
+  s.CheckRows(rows, sink != nullptr);
   const double start = Now();
   const WorkerPool::CallerPin pin(s.host.pool);
   s.AppendRows(rows);
   FillBatch(s.forward.batch, rows, s.blocks, s.inv_freq, s.model.config.rope_attention_factor());
-  if (s.device) s.device->Upload(s.forward.batch);
+  if (s.device && s.device->HasScratch("batch")) s.device->Upload(s.forward.batch);
   s.forward.observer = observer;
+  s.forward.sink = sink;
   const std::span<const float> logits = s.decoder.Step();
   s.metrics.steps += 1;
   s.metrics.rows += static_cast<std::int64_t>(rows.size());

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -32,6 +33,9 @@ class StepObserver {
                         std::span<const float> weights) = 0;
 };
 
+// Takes logits [n, V] of the next n rows that want them; valid during the call.
+using LogitsSink = std::function<void(std::span<const float>)>;
+
 // Runs a plan: loads the weights to where it says and computes steps. The one public API.
 // Steps come from one thread; several engines may live in one process.
 class Engine {
@@ -58,7 +62,10 @@ class Engine {
   // continue its length, in order. Returns logits [rows that want them, V], in row order, valid
   // until the next step. Throws UsageError for an empty step, an unknown sequence, a position or
   // token id out of range, or a full KV cache, before anything has changed.
-  std::span<const float> Step(std::span<const Row> rows, StepObserver* observer = nullptr);
+  // At most LogitRows(plan) rows may want logits (placement/scratch.h), unless a sink takes them,
+  // some rows at a time in row order; then none are returned.
+  std::span<const float> Step(std::span<const Row> rows, StepObserver* observer = nullptr,
+                              const LogitsSink* sink = nullptr);
 
   const Config& config() const;
   const Plan& plan() const;

@@ -1,45 +1,34 @@
 // The feed-forward half of a layer. In a MoE layer the device's part is enqueued first and runs
 // while the team computes the host's part; the two meet in Join.
-#include <algorithm>
-
-#include "memory/error.h"
 #include "runtime/forward.h"
 
 namespace tandem {
-namespace {
-
-std::int64_t SharedWidth(const Config& c) { return c.n_shared_experts * c.moe_intermediate_size; }
-
-}  // namespace
-
 FeedForward::FeedForward(Forward& f) : f_(f) {
-  const Config& c = f.config;
-  const std::int64_t rows = f.plan.max_rows;
-  const std::int64_t pairs = rows * c.num_experts_per_tok;
-  const std::int64_t moe_act = rows * SharedWidth(c) + pairs * c.moe_intermediate_size;
-  const std::int64_t act = std::max(rows * c.intermediate_size, moe_act);
-  act_f32_ = HostBuffer(act * sizeof(float));
-  if (f.host.round_activations) act_bf16_ = HostBuffer(act * sizeof(std::uint16_t));
-  logits_ = HostActivation(rows, std::max<std::int64_t>(1, c.n_routed_experts), false);
-  job_memory_.resize(c.num_hidden_layers);
-  f.routing.ids.resize(pairs);
-  f.routing.weights.resize(pairs);
-  if (f.device == nullptr) return;
-  host_part_ = HostBuffer(rows * c.hidden_size * sizeof(float));
-  const std::int64_t width = std::max(c.intermediate_size, SharedWidth(c));
-  dgate_ = f.device->Scratch("gate", rows * width);
-  dup_ = f.device->Scratch("up", rows * width);
-  dpart_ = f.device->Scratch("device_part", rows * c.hidden_size);
-  dhost_part_ = f.device->Scratch("host_part", rows * c.hidden_size);
-  if (c.n_routed_experts == 0) return;
-  dlogits_ = f.device->Scratch("router_logits", rows * c.n_routed_experts);
-  dids_ = f.device->Scratch("router_ids", pairs);
-  dweights_ = f.device->Scratch("router_weights", pairs);
-  dact_ = f.device->Scratch("act", pairs * c.moe_intermediate_size);
-  dgate_up_ = f.device->Scratch("gate_up", 2 * pairs * c.moe_intermediate_size);
-  dpair_out_ = f.device->Scratch("pair_out", pairs * c.hidden_size);
-  const std::int64_t job_words = sizeof(cl::ExpertJob) / 4 * c.n_routed_experts;
-  djobs_ = f.device->Scratch("expert_jobs", job_words + 3 * pairs);
+  if (f.host.HasScratch("act")) act_ = f.host.Activation("act", 1);
+  if (f.host.HasScratch("routing")) TakePairs();
+  if (f.host.HasScratch("router_logits")) {
+    logits_ = f.host.Activation("router_logits", f.config.n_routed_experts);
+  }
+  if (f.device != nullptr) TakeDeviceScratch();
+}
+
+void FeedForward::TakeDeviceScratch() {
+  if (f_.host.HasScratch("expert_jobs")) job_memory_ = f_.host.Scratch("expert_jobs");
+  if (f_.host.HasScratch("host_part")) host_part_ = f_.host.Scratch("host_part");
+  const auto take = [&](cl::Span& span, const char* name) {
+    if (f_.device->HasScratch(name)) span = f_.device->Scratch(name);
+  };
+  take(dgate_, "gate");
+  take(dup_, "up");
+  take(dpart_, "device_part");
+  take(dhost_part_, "host_part");
+  take(dlogits_, "router_logits");
+  take(dids_, "router_ids");
+  take(dweights_, "router_weights");
+  take(dact_, "act");
+  take(dgate_up_, "gate_up");
+  take(dpair_out_, "pair_out");
+  take(djobs_, "expert_jobs");
 }
 
 void FeedForward::Run(int layer) {

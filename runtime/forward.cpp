@@ -4,9 +4,9 @@
 
 namespace tandem {
 
-Residual::Residual(std::int64_t rows, std::int64_t width, DeviceSide* device, const char* name)
-    : width_(width), device_(device), memory_(rows * width * sizeof(float)) {
-  if (device != nullptr) span_ = device->Scratch(name, rows * width);
+Residual::Residual(std::int64_t width, HostSide& host, DeviceSide* device)
+    : width_(width), device_(device), memory_(host.Scratch("x").data()) {
+  if (device != nullptr && device->HasScratch("x")) span_ = device->Scratch("x");
 }
 
 float* Residual::host() {
@@ -31,14 +31,10 @@ void Residual::MoveTo(Place place, std::int64_t T) {
 }
 
 Forward::Forward(const Config& c, const Plan& p, const Weights& w, HostSide& h_side, DeviceSide* d)
-    : config(c),
-      plan(p),
-      weights(w),
-      host(h_side),
-      device(d),
-      x(p.max_rows, c.hidden_size, d, "x"),
-      h(p.max_rows, c.hidden_size, h_side.round_activations) {
-  if (d != nullptr) h_device = d->Scratch("h", p.max_rows * c.hidden_size);
+    : config(c), plan(p), weights(w), host(h_side), device(d), x(c.hidden_size, h_side, d) {
+  batch.memory = h_side.Scratch("batch");
+  if (h_side.HasScratch("h")) h = h_side.Activation("h", c.hidden_size);
+  if (d != nullptr) h_device = d->Scratch("h");
   const std::size_t bytes = p.kv_blocks * kKvBlock * c.kv_width() * BytesOf(p.kv_type);
   for (const LayerPlan& layer : p.layers) {
     KvStore& store = kv.emplace_back();

@@ -22,7 +22,8 @@ namespace tandem {
 // step can be read off the code.
 class Residual {
  public:
-  Residual(std::int64_t rows, std::int64_t width, DeviceSide* device, const char* name);
+  // On the host's and the device's scratch "x"; the device has none if nothing there needs it.
+  Residual(std::int64_t width, HostSide& host, DeviceSide* device);
 
   float* host();                      // must be there: MoveToHost, or written there
   const cl::Span& on_device() const;  // must be there
@@ -30,13 +31,12 @@ class Residual {
   void MoveTo(Place place, std::int64_t T);
   void SetOnHost() { on_device_ = false; }
   void SetOnDevice() { on_device_ = true; }
-  float* host_memory() const { return memory_.as<float>(); }
-  const cl::Span& device_memory() const { return span_; }
+  float* host_memory() const { return memory_; }
 
  private:
   std::int64_t width_;
   DeviceSide* device_;  // non-owning; null without a device
-  HostBuffer memory_;
+  float* memory_;
   cl::Span span_;
   bool on_device_ = false;
 };
@@ -49,8 +49,8 @@ struct KvStore {
 
 // The routed experts of the rows of one layer, as the host sees them.
 struct Routing {
-  std::vector<std::int32_t> ids;  // [T, K]
-  std::vector<float> weights;     // [T, K]
+  std::span<std::int32_t> ids;  // [T, K]
+  std::span<float> weights;     // [T, K]
 };
 
 // Everything that the parts of the forward pass share. Built once; a step fills batch and x.
@@ -71,6 +71,7 @@ struct Forward {
   cl::Span h_device;  // the same, device side
   Routing routing;
   StepObserver* observer = nullptr;
+  const LogitsSink* sink = nullptr;  // null: the step returns its logits
 
   std::int64_t T() const { return batch.T; }
   DType kv_type() const { return plan.kv_type; }
@@ -86,6 +87,7 @@ class Attention {
 
  private:
   friend class HostLayerBench;
+  void CheckHostScratch() const;
   void RunOnHost(int layer);
   void ProjectOnHost(int layer);  // q and this step's KV rows
   void AppendOnHost(int layer);   // norms, rope, KV cache
@@ -127,6 +129,7 @@ class FeedForward {
     std::int64_t max_pairs = 0;
   };
 
+  void TakeDeviceScratch();
   void RunDense(int layer);
   void RunMoe(int layer);
   HostMlp AllRows(const MlpWeights& w) const;
@@ -138,6 +141,7 @@ class FeedForward {
   void SelectOnHost(int layer, const float* logits);
 
   // moe_host.cpp
+  void TakePairs();
   bool HasHostWork(int layer) const;
   void SortPairs();
   void CollectHostMlps(int layer);
@@ -160,18 +164,17 @@ class FeedForward {
   void Join(int layer);  // both parts into x
 
   Forward& f_;
-  HostBuffer act_f32_, act_bf16_;
+  HostActivation act_;
   HostActivation logits_;
-  HostBuffer host_part_;  // [T, D] the host's sum when x is on the device
+  std::span<float> host_part_;  // [T, D] the host's sum when x is on the device, or the device's
   std::vector<HostMlp> mlps_;
   // The pairs (row, expert) of the layer in progress, sorted by expert.
-  std::vector<std::int64_t> pair_begin_, pair_next_;  // [E + 1]
-  std::vector<std::int32_t> pair_rows_, pair_of_;     // [T K]; pair_of_: from t * K + k
-  std::vector<float> pair_weights_;
+  std::span<std::int64_t> pair_begin_, pair_next_;  // [E + 1]
+  std::span<std::int32_t> pair_rows_, pair_of_;     // [T K]; pair_of_: from t * K + k
+  std::span<float> pair_weights_;
   std::vector<cl::ExpertJob> jobs_;
   std::vector<Launch> launches_;
-  std::vector<std::vector<std::byte>>
-      job_memory_;  // per layer: read by the device until the step ends
+  std::span<float> job_memory_;  // a piece per layer: read by the device until the step ends
   cl::Span dgate_, dup_, dact_, dgate_up_, dpair_out_, dpart_, dhost_part_, dlogits_, dids_,
       dweights_, djobs_;
   bool device_part_ = false;     // of the layer in progress: waits in dpart_

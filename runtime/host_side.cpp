@@ -1,8 +1,10 @@
 #include "runtime/host_side.h"
 
 #include <algorithm>
+#include <string_view>
 
 #include "memory/error.h"
+#include "placement/scratch.h"
 
 namespace tandem {
 namespace {
@@ -19,23 +21,45 @@ bool SharesCores(const Plan& plan) {
 
 }  // namespace
 
-HostSide::HostSide(const Plan& plan, const Config& /*config*/)
+HostSide::HostSide(const Plan& plan, const Config& config)
     : pool(plan.nodes, SharesCores(plan) ? kSpinSharedUs : kSpinUs),
       kernels(cpu::MakeKernelTable(cpu::ChooseIsa())),
       round_activations(plan.activation_type == DType::kBF16),
       tickets(plan.nodes.size()),
       tickets2(plan.nodes.size()),
-      worker_scratch_(pool.size()) {}
+      worker_scratch_(pool.size()) {
+  for (const ScratchBuffer& b : HostScratch(config, plan, UseOf(plan, Place::Host()))) {
+    if (std::string_view(b.name) != "workers") {
+      scratch_[b.name] = HostBuffer(b.bytes());
+      continue;
+    }
+    for (HostBuffer& worker : worker_scratch_) {
+      worker = HostBuffer(b.bytes() / static_cast<std::uint64_t>(pool.size()));
+    }
+  }
+}
+
+std::span<float> HostSide::Scratch(const std::string& name) const {
+  const auto buffer = scratch_.find(name);
+  if (buffer == scratch_.end()) {
+    throw Error(ExitCode::kInternal, "no host buffer '" + name + "' is planned");
+  }
+  return {buffer->second.as<float>(), buffer->second.bytes() / sizeof(float)};
+}
+
+HostActivation HostSide::Activation(const std::string& name, std::int64_t width) const {
+  const auto shadow = scratch_.find(name + " bf16");
+  return {Scratch(name).data(),
+          shadow == scratch_.end() ? nullptr : shadow->second.as<std::uint16_t>(), width};
+}
 
 void HostSide::ResetTickets() {
   for (TicketCounter& t : tickets) t.Reset();
   for (TicketCounter& t : tickets2) t.Reset();
 }
 
-void HostSide::ReserveScratch(std::int64_t floats) {
-  if (floats <= scratch_floats_) return;
-  scratch_floats_ = floats;
-  for (HostBuffer& b : worker_scratch_) b = HostBuffer(floats * sizeof(float));
+void HostSide::CheckWorkerScratch(std::int64_t floats) const {
+  TANDEM_CHECK(static_cast<std::size_t>(floats) * sizeof(float) <= worker_scratch_[0].bytes());
 }
 
 void RmsNormOnHost(HostSide& host, const float* x, std::int64_t x_stride, const Vector& w,
@@ -70,11 +94,10 @@ void SetX(cpu::LinearArgs& args, const HostRows& x) {
 
 std::int64_t TicketRows(std::int64_t total_rows, int workers, std::int64_t T) {
   const std::int64_t share = total_rows / (static_cast<std::int64_t>(workers) * 6);
-  // Whole tiles of the kernels: 8 rows of w for few rows of x, 24 for more. With many rows of x, x is
-  // streamed once per ticket: larger tickets reread it less.
+  // Whole tiles of the kernels: 8 rows of w for few rows of x, 24 for more. With many rows of x, x
+  // is streamed once per ticket: larger tickets reread it less.
   const std::int64_t tile = T <= 4 ? 8 : 24;
-  const std::int64_t most = T > 32 ? 120 : 3 * tile;
-  return std::clamp((share + tile - 1) / tile * tile, tile, most);
+  return std::clamp((share + tile - 1) / tile * tile, tile, MostTicketRows(T));
 }
 
 void LinearOnHost(HostSide& host, std::span<const HostLinear> tasks) {

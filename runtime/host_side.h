@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "cpu_kernels/kernel_table.h"
@@ -20,29 +22,34 @@ struct HostRows {
   std::int64_t stride = 0;              // elements, of both
 };
 
-// A growing f32 buffer with its bf16 shadow.
+// Rows in a scratch buffer, with their bf16 shadow where there is one. Non-owning.
 class HostActivation {
  public:
   HostActivation() = default;
-  HostActivation(std::int64_t rows, std::int64_t width, bool shadow)
-      : stride_(width),
-        f32_(rows * width * sizeof(float)),
-        bf16_(shadow ? rows * width * sizeof(std::uint16_t) : 0) {}
-  float* row(std::int64_t t) const { return f32_.as<float>() + t * stride_; }
-  std::uint16_t* bf16_row(std::int64_t t) const { return bf16_.as<std::uint16_t>() + t * stride_; }
+  HostActivation(float* f32, std::uint16_t* bf16, std::int64_t width)
+      : stride_(width), f32_(f32), bf16_(bf16) {}
+  float* row(std::int64_t t) const { return f32_ + t * stride_; }
+  std::uint16_t* bf16_row(std::int64_t t) const { return bf16_ + t * stride_; }
   std::int64_t stride() const { return stride_; }
-  bool shadowed() const { return bf16_.bytes() > 0; }
-  HostRows rows() const { return {row(0), shadowed() ? bf16_row(0) : nullptr, stride_}; }
+  bool shadowed() const { return bf16_ != nullptr; }
+  HostRows rows() const { return {f32_, bf16_, stride_}; }
 
  private:
   std::int64_t stride_ = 0;
-  HostBuffer f32_;
-  HostBuffer bf16_;
+  float* f32_ = nullptr;
+  std::uint16_t* bf16_ = nullptr;
 };
 
-// The CPU half of an engine: the team, the kernels, and what its operations share.
+// The CPU half of an engine: the team, the kernels, and the memory of its steps.
 struct HostSide {
+  // Allocates every buffer of placement/scratch.h's list for this plan: no step allocates.
   HostSide(const Plan& plan, const Config& config);
+
+  bool HasScratch(const std::string& name) const { return scratch_.contains(name); }
+  // A buffer of the list; it is an internal error if it is not there.
+  std::span<float> Scratch(const std::string& name) const;
+  // The same as rows of `width` values, with the shadow "<name> bf16" if that is in the list.
+  HostActivation Activation(const std::string& name, std::int64_t width) const;
 
   // Calls fn(t0, t1) over [0, T): on this thread where the work is small, else on the team.
   template <class Fn>
@@ -56,8 +63,8 @@ struct HostSide {
   }
   void ResetTickets();
   float* scratch(const Worker& w) const { return worker_scratch_[w.index].as<float>(); }
-  // At least `floats` of scratch for every worker, by growing.
-  void ReserveScratch(std::int64_t floats);
+  // That the plan gave every worker at least `floats` of scratch.
+  void CheckWorkerScratch(std::int64_t floats) const;
 
   WorkerPool pool;
   cpu::KernelTable kernels;
@@ -67,8 +74,8 @@ struct HostSide {
   Metrics metrics;
 
  private:
-  std::vector<HostBuffer> worker_scratch_;
-  std::int64_t scratch_floats_ = 0;
+  std::map<std::string, HostBuffer> scratch_;
+  std::vector<HostBuffer> worker_scratch_;  // the list's "workers", a piece for each
 };
 
 // y[t, :] = RMSNorm(x[t, :]), with the shadow where y has one.

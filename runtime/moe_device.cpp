@@ -79,17 +79,19 @@ void FeedForward::UploadJobs(int layer) {
   const std::int64_t K = f_.config.num_experts_per_tok;
   const std::int64_t pairs = f_.T() * K;
   const std::size_t job_bytes = jobs_.size() * sizeof(cl::ExpertJob);
-  std::vector<std::byte>& memory = job_memory_[layer];
-  memory.resize(job_bytes + 3 * pairs * sizeof(std::int32_t));
-  std::memcpy(memory.data(), jobs_.data(), job_bytes);
-  auto* words = reinterpret_cast<std::int32_t*>(memory.data() + job_bytes);
+  const std::size_t bytes = job_bytes + 3 * pairs * sizeof(std::int32_t);
+  const std::size_t piece = job_memory_.size() / f_.plan.layers.size();
+  TANDEM_CHECK(bytes <= piece * sizeof(float));
+  float* memory = job_memory_.data() + layer * piece;
+  std::memcpy(memory, jobs_.data(), job_bytes);
+  auto* words = reinterpret_cast<std::int32_t*>(memory) + job_bytes / sizeof(std::int32_t);
   std::memcpy(words, pair_rows_.data(), pairs * sizeof(std::int32_t));
   std::memcpy(words + pairs, pair_weights_.data(), pairs * sizeof(float));
   const std::vector<Place>& experts = f_.plan.layers[layer].experts;
   for (std::int64_t i = 0; i < pairs; ++i) {
     words[2 * pairs + i] = experts[f_.routing.ids[i]].on_device() ? pair_of_[i] : -1;
   }
-  f_.device->device.Write(djobs_.buffer, 0, memory.data(), memory.size());
+  f_.device->device.Write(djobs_.buffer, 0, memory, bytes);
 }
 
 void FeedForward::EnqueueExperts(int layer) {
@@ -136,7 +138,7 @@ void FeedForward::Join(int layer) {
     const double start = Now();
     f_.device->device.BlockingRead(dpart_.buffer, 0, host_part_.data(), bytes);
     f_.device->metrics.device_wait_s += Now() - start;
-    f_.host.kernels.add({host_part_.as<float>(), f_.x.host(), n});
+    f_.host.kernels.add({host_part_.data(), f_.x.host(), n});
   }
 }
 

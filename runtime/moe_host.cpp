@@ -9,6 +9,24 @@
 
 namespace tandem {
 
+void FeedForward::TakePairs() {
+  const auto pairs = static_cast<std::size_t>(f_.plan.max_rows * f_.config.num_experts_per_tok);
+  const auto experts = static_cast<std::size_t>(f_.config.n_routed_experts);
+  float* routing = f_.host.Scratch("routing").data();
+  f_.routing.ids = {reinterpret_cast<std::int32_t*>(routing), pairs};
+  f_.routing.weights = {routing + pairs, pairs};
+  auto* begin = reinterpret_cast<std::int64_t*>(f_.host.Scratch("pairs").data());
+  pair_begin_ = {begin, experts + 1};
+  pair_next_ = {begin + experts + 1, experts + 1};
+  auto* words = reinterpret_cast<std::int32_t*>(begin + 2 * (experts + 1));
+  pair_rows_ = {words, pairs};
+  pair_of_ = {words + pairs, pairs};
+  pair_weights_ = {reinterpret_cast<float*>(words + 2 * pairs), pairs};
+  mlps_.reserve(experts + 1);
+  jobs_.reserve(experts);
+  launches_.reserve(experts);
+}
+
 bool FeedForward::HasHostWork(int layer) const {
   const LayerPlan& p = f_.plan.layers[layer];
   if (!p.shared.on_device() && f_.weights.layers[layer].shared.gate) return true;
@@ -45,16 +63,12 @@ void FeedForward::SortPairs() {
   const std::int64_t K = f_.config.num_experts_per_tok;
   const std::int64_t pairs = f_.T() * K;
   const std::int64_t E = f_.config.n_routed_experts;
-  pair_begin_.assign(E + 1, 0);
+  std::ranges::fill(pair_begin_, 0);
   for (std::int64_t i = 0; i < pairs; ++i) ++pair_begin_[f_.routing.ids[i] + 1];
   for (std::int64_t e = 0; e < E; ++e) pair_begin_[e + 1] += pair_begin_[e];
-  pair_rows_.resize(pairs);
-  pair_weights_.resize(pairs);
-  pair_of_.resize(pairs);
-  std::vector<std::int64_t>& next = pair_next_;
-  next.assign(pair_begin_.begin(), pair_begin_.end());
+  std::ranges::copy(pair_begin_, pair_next_.begin());
   for (std::int64_t i = 0; i < pairs; ++i) {
-    const std::int64_t at = next[f_.routing.ids[i]]++;
+    const std::int64_t at = pair_next_[f_.routing.ids[i]]++;
     pair_rows_[at] = static_cast<std::int32_t>(i / K);
     pair_weights_[at] = f_.routing.weights[i];
     pair_of_[i] = static_cast<std::int32_t>(at);
@@ -66,7 +80,7 @@ void FeedForward::RunHostPart(int layer) {
   const double start = Now();
   CollectHostMlps(layer);
   const std::int64_t D = f_.config.hidden_size;
-  float* y = f_.x.is_on_device() ? host_part_.as<float>() : f_.x.host();
+  float* y = f_.x.is_on_device() ? host_part_.data() : f_.x.host();
   if (f_.x.is_on_device()) std::memset(y, 0, f_.T() * D * sizeof(float));
   if (!mlps_.empty()) RunOnHost(mlps_, y, D);
   f_.host.metrics.host_moe_s += Now() - start;
@@ -83,7 +97,7 @@ void FeedForward::RunOnHost(std::span<const HostMlp> mlps, float* y, std::int64_
   }
   const std::int64_t up_step = TicketRows(rows, f_.host.pool.size() * 2, most);
   const std::int64_t down_step = TicketRows(mlps[0].w->down.rows(), f_.host.pool.size(), most);
-  f_.host.ReserveScratch(2 * most * up_step);
+  f_.host.CheckWorkerScratch(2 * most * up_step);
   f_.host.ResetTickets();
   f_.host.pool.Run([&](const Worker& w) {
     GateAndUp(mlps, up_step, w);
@@ -132,10 +146,10 @@ void FeedForward::GateAndUpRows(const HostMlp& m, const HostShard& gate, const H
   const std::int64_t at = m.act0 + gate.row0 + r0;
   cpu::SwigluArgs s{g, n, u, n, m.row_weights, nullptr, DType::kF32, width, m.T, n};
   if (f_.host.round_activations) {
-    s.y = act_bf16_.as<std::uint16_t>() + at;
+    s.y = act_.bf16_row(at);
     s.y_type = DType::kBF16;
   } else {
-    s.y = act_f32_.as<float>() + at;
+    s.y = act_.row(at);
   }
   f_.host.kernels.swiglu(s);
 }
@@ -153,9 +167,7 @@ void FeedForward::Down(std::span<const HostMlp> mlps, std::int64_t step, float* 
         const HostShard& shard = m.w->down.shards[s];
         cpu::LinearArgs a = ShardArgs(shard, m.w->down, r0, std::min(rows, r0 + step));
         const std::int64_t width = m.w->gate.rows();
-        SetX(a,
-             {act_f32_.as<float>() + m.act0,
-              f_.host.round_activations ? act_bf16_.as<std::uint16_t>() + m.act0 : nullptr, width});
+        SetX(a, {act_.row(m.act0), act_.shadowed() ? act_.bf16_row(m.act0) : nullptr, width});
         a.y = y + shard.row0 + r0;
         a.y_stride = y_stride;
         a.y_rows = m.rows;

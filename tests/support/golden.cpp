@@ -99,13 +99,15 @@ std::vector<float> Prefill(Engine& engine, std::int32_t sequence,
                            const std::vector<std::int32_t>& ids, std::int64_t chunk,
                            StepObserver* observer) {
   std::vector<float> logits;
+  const LogitsSink sink = [&](std::span<const float> out) {
+    logits.insert(logits.end(), out.begin(), out.end());
+  };
   for (std::size_t begin = 0; begin < ids.size(); begin += chunk) {
     std::vector<Row> rows;
     for (std::size_t i = begin; i < std::min(ids.size(), begin + chunk); ++i) {
       rows.push_back({sequence, static_cast<std::int32_t>(i), ids[i], true});
     }
-    const auto out = engine.Step(rows, observer);
-    logits.insert(logits.end(), out.begin(), out.end());
+    engine.Step(rows, observer, &sink);
   }
   return logits;
 }
