@@ -32,7 +32,7 @@ std::string Found(const YamlValue& value) {
 }
 
 template <class T>
-std::optional<T> Number(const YamlValue& value) {
+std::optional<T> ParseNumber(const YamlValue& value) {
   if (value.kind != Kind::kScalar || value.quoted) return std::nullopt;
   T number{};
   const char* end = value.scalar.data() + value.scalar.size();
@@ -69,7 +69,7 @@ bool YamlField::Bool() const {
 }
 
 std::int64_t YamlField::Int(std::int64_t least, std::int64_t most) const {
-  const auto number = Number<std::int64_t>(value);
+  const auto number = ParseNumber<std::int64_t>(value);
   if (!number || *number < least || *number > most) {
     Expected(fmt::format("a whole number from {} to {}", least, most));
   }
@@ -77,7 +77,7 @@ std::int64_t YamlField::Int(std::int64_t least, std::int64_t most) const {
 }
 
 std::uint64_t YamlField::Uint64() const {
-  const auto number = Number<std::uint64_t>(value);
+  const auto number = ParseNumber<std::uint64_t>(value);
   if (!number) Expected("a whole number");
   return *number;
 }
@@ -89,18 +89,24 @@ std::uint64_t YamlField::Bytes() const {
 }
 
 double YamlField::Positive() const {
-  const auto number = Number<double>(value);
+  const auto number = ParseNumber<double>(value);
   if (!number || !(*number > 0 && *number <= kMost)) Expected("a number above 0");
   return *number;
 }
 
 double YamlField::NotNegative() const {
-  const auto number = Number<double>(value);
+  const auto number = ParseNumber<double>(value);
   if (!number || !(*number >= 0 && *number <= kMost)) Expected("a number that is not negative");
   return *number;
 }
 
-double YamlField::Factor(double factor) const { return Positive() * factor; }
+double YamlField::Number(double least, double most) const {
+  const auto number = ParseNumber<double>(value);
+  if (!number || !(*number >= least && *number <= most)) {
+    Expected(fmt::format("a number from {:g} to {:g}", least, most));
+  }
+  return *number;
+}
 
 std::vector<YamlField> YamlField::List(std::size_t most) const {
   if (!IsList()) Expected("a list");
@@ -114,9 +120,12 @@ std::vector<YamlField> YamlField::List(std::size_t most) const {
   return elements;
 }
 
-FieldMap::FieldMap(const YamlField& field, std::initializer_list<std::string_view> keys)
-    : field_(field) {
+FieldMap::FieldMap(const YamlField& field) : field_(field) {
   if (field.value.kind != Kind::kMap) field.Expected("a map");
+}
+
+FieldMap::FieldMap(const YamlField& field, std::initializer_list<std::string_view> keys)
+    : FieldMap(field) {
   const std::vector<std::string_view> known(keys);
   for (const YamlValue::Entry& entry : field.value.map) {
     if (std::ranges::find(known, entry.key) != known.end()) continue;

@@ -24,10 +24,10 @@ struct YamlField {
   bool Bool() const;
   std::int64_t Int(std::int64_t least, std::int64_t most) const;
   std::uint64_t Uint64() const;
-  std::uint64_t Bytes() const;         // "6 GiB", or a whole number of bytes
-  double Positive() const;             // finite, above 0, at most 1e30
-  double NotNegative() const;          // the same with 0
-  double Factor(double factor) const;  // positive, in another unit: times `factor`
+  std::uint64_t Bytes() const;  // "6 GiB", or a whole number of bytes
+  double Positive() const;      // finite, above 0, at most 1e30
+  double NotNegative() const;   // the same with 0
+  double Number(double least, double most) const;
 
   bool IsList() const { return value.kind == YamlValue::Kind::kList; }
   bool IsNull() const { return value.kind == YamlValue::Kind::kNull; }
@@ -38,6 +38,7 @@ struct YamlField {
 class FieldMap {
  public:
   FieldMap(const YamlField& field, std::initializer_list<std::string_view> keys);
+  explicit FieldMap(const YamlField& field);  // any key: they were checked before
 
   bool Has(std::string_view key) const { return Find(key) != nullptr; }
   YamlField At(std::string_view key) const;  // throws if it is absent
