@@ -8,7 +8,6 @@
 #include <string>
 #include <string_view>
 
-#include "memory/error.h"
 #include "placement/byte_size.h"
 
 namespace tandem {
@@ -89,8 +88,7 @@ std::string WayOut(const Plan& plan, const Need& need) {
   if (!need.place.on_device() && !HasOwnMemory(plan)) {
     return fmt::format(
         "{}: the largest item is '{}' with {}, and there is no device with memory of its own; "
-        "lower "
-        "workload.context or workload.chunk, or take a smaller model or type",
+        "lower workload.context or workload.chunk, or take a smaller model or type",
         place, item->what, FormatBytes(item->bytes));
   }
   return fmt::format(
@@ -102,15 +100,19 @@ std::string WayOut(const Plan& plan, const Need& need) {
 
 }  // namespace
 
-void CheckFits(const Plan& plan) {
+std::string DescribeShortfall(const Plan& plan, std::uint64_t node_missing) {
   const std::vector<Need> needs = Needs(plan);
-  std::string ways_out;
+  std::string text = "the plan does not fit:\n" + Table(needs);
   for (const Need& need : needs) {
-    if (need.missing() > 0) ways_out += WayOut(plan, need) + "\n";
+    if (need.missing() > 0) text += WayOut(plan, need) + "\n";
   }
-  if (ways_out.empty()) return;
-  ways_out.pop_back();
-  Throw<OpenClError>("the plan does not fit:\n{}{}", Table(needs), ways_out);
+  if (node_missing > 0) {
+    text += fmt::format(
+        "host: {} of the weights find no room on the NUMA nodes that have threads, each with its "
+        "share; see memory.nodes and threads\n",
+        FormatBytes(node_missing));
+  }
+  return text;
 }
 
 }  // namespace tandem

@@ -4,7 +4,6 @@
 #include <vector>
 
 #include "memory/dtype.h"
-#include "memory/place.h"
 #include "model/config.h"
 #include "model/tensor_list.h"
 
@@ -18,14 +17,19 @@ inline constexpr std::int64_t kKvBlockTokens = 64;
 //   device : data and scales each rounded up to 256 bytes
 struct Unit {
   std::int64_t tensors = 0;
-  std::uint64_t host_bytes = 0;
+  std::uint64_t one_node_bytes = 0;
+  std::uint64_t split_bytes = 0;  // what every further node rounds up
   std::uint64_t device_bytes = 0;
   std::uint64_t vector_bytes = 0;  // f32 vectors, of which the host keeps a copy in any case
   std::uint64_t matrix_bytes = 0;  // of the largest matrix with its scales, on the device
   const TensorInfo* largest = nullptr;
 
   // A matrix and its scales lie in one buffer, so this must not exceed max_alloc_bytes.
-  void Add(const TensorInfo& tensor, int nodes);
+  void Add(const TensorInfo& tensor);
+  // With the rows of matrices shared out over so many nodes.
+  std::uint64_t HostBytes(int nodes) const {
+    return one_node_bytes + static_cast<std::uint64_t>(nodes - 1) * split_bytes;
+  }
 };
 
 struct LayerUnits {
@@ -43,34 +47,16 @@ struct ModelUnits {
   std::vector<LayerUnits> layers;
 };
 
-// Sorts the tensors into units, for host weights shared out over `nodes` nodes. MTP tensors are not
-// loaded and not counted.
-ModelUnits MeasureModel(const Config& config, const TensorList& tensors, int nodes);
+// The unit that a tensor belongs to. MTP tensors belong to none.
+Unit& UnitOf(const TensorInfo& tensor, ModelUnits& units);
+
+// Sorts the tensors, which outlive the result, into units. MTP tensors are not loaded and not
+// counted.
+ModelUnits MeasureModel(const Config& config, const TensorList& tensors);
 
 // Blocks of the KV cache: `context` tokens, and a partial block for each sequence.
 std::int64_t KvBlockCount(std::int64_t context, std::int64_t max_sequences);
 // One layer's KV cache.
 std::uint64_t KvLayerBytes(const Config& config, std::int64_t blocks, DType type);
-
-// What the buffers of a step depend on, beside the model.
-struct StepShape {
-  std::int64_t max_rows = 0;
-  std::int64_t kv_blocks = 0;
-  std::int64_t max_sequences = 0;
-  int workers = 0;  // of the CPU team
-};
-
-// A buffer for activations of one step.
-struct ScratchBuffer {
-  const char* what;
-  std::uint64_t bytes;
-};
-
-// What a step may allocate on one side: an upper bound per purpose, from which the runtime takes
-// what it needs. Values are f32; the host may keep a bf16 copy of the inputs of linear layers
-// beside them.
-std::vector<ScratchBuffer> ScratchBuffers(const Config& config, const StepShape& step,
-                                          Place::Kind kind);
-std::uint64_t ScratchBytes(const Config& config, const StepShape& step, Place::Kind kind);
 
 }  // namespace tandem

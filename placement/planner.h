@@ -2,6 +2,7 @@
 
 #include "model/config.h"
 #include "model/tensor_list.h"
+#include "placement/cost.h"
 #include "placement/machine.h"
 #include "placement/plan.h"
 #include "placement/profile.h"
@@ -20,6 +21,10 @@ struct PlanOptions {
   const RoutingStatistics* statistics = nullptr;  // null: uniform routing
   Abilities abilities;
 };
+
+// The workload that a profile's plan is made for and predicted with. Only `for: batch` keeps all
+// sequences busy; else one request runs at a time. Lengths are cut to the context.
+Workload WorkloadOf(const Profile& profile);
 
 // A pure function: the same arguments give the same plan, and nothing is read or allocated.
 //

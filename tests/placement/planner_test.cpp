@@ -9,6 +9,7 @@
 
 #include "invented.h"
 #include "memory/error.h"
+#include "placement/scratch.h"
 
 namespace tandem {
 namespace {
@@ -16,8 +17,8 @@ namespace {
 using test::kGiB;
 using test::kMiB;
 using ::testing::AllOf;
+using ::testing::Each;
 using ::testing::HasSubstr;
-using ::testing::IsEmpty;
 using ::testing::Not;
 
 const TensorList& V3Tensors() {
@@ -43,12 +44,13 @@ constexpr std::uint64_t Up(std::uint64_t n, std::uint64_t align) {
 }
 
 // What one tensor takes, written down a second time and per tensor.
-std::uint64_t HostBytes(const TensorInfo& t) {
+std::uint64_t HostBytes(const TensorInfo& t, std::size_t nodes) {
   const std::uint64_t n = static_cast<std::uint64_t>(t.elements());
   if (t.shape.size() < 2) return Up(4 * n, 64);
   const auto scales = t.has_scale ? 4 * static_cast<std::uint64_t>(t.scale_rows() * t.scale_cols())
                                   : std::uint64_t{0};
-  return Up(n * BytesOf(t.dtype), 64) + Up(scales, 64);
+  const std::uint64_t pieces = (nodes - 1) * 64;  // every further node rounds up its piece
+  return Up(n * BytesOf(t.dtype), 64) + pieces + (scales > 0 ? Up(scales, 64) + pieces : 0);
 }
 std::uint64_t DeviceBytes(const TensorInfo& t) {
   const std::uint64_t n = static_cast<std::uint64_t>(t.elements());
@@ -71,24 +73,26 @@ Place PlaceOf(const TensorInfo& t, const Plan& plan) {
 
 // Every byte of the items, from the tensors, the KV cache and the scratch one by one.
 void ExpectExactSums(const Config& config, const TensorList& tensors, const Plan& plan) {
-  std::uint64_t host = 0, device = 0;
+  std::uint64_t host = ProgramBytes(config, tensors.all().size(), plan);
+  std::vector<std::uint64_t> device(plan.devices.size());
+  const auto at = [&](Place place) -> std::uint64_t& {
+    return place.on_device() ? device[static_cast<std::size_t>(place.index)] : host;
+  };
   for (const TensorInfo& t : tensors.all()) {
-    const bool on_device = PlaceOf(t, plan).on_device();
-    device += on_device ? DeviceBytes(t) : 0;
-    host += on_device ? (t.shape.size() < 2 ? HostBytes(t) : 0) : HostBytes(t);
+    const Place place = PlaceOf(t, plan);
+    at(place) += place.on_device() ? DeviceBytes(t) : HostBytes(t, plan.nodes.size());
+    if (place.on_device() && t.shape.size() < 2) host += HostBytes(t, plan.nodes.size());
   }
   for (const LayerPlan& layer : plan.layers) {
-    const std::uint64_t kv =
+    at(layer.attention) +=
         static_cast<std::uint64_t>(plan.kv_blocks * 64 * config.kv_width()) * BytesOf(plan.kv_type);
-    (layer.attention.on_device() ? device : host) += kv;
   }
-  int workers = 0;
-  for (const PlanNode& node : plan.nodes) workers += static_cast<int>(node.cores.size());
-  const StepShape step{plan.max_rows, plan.kv_blocks, plan.max_sequences, workers};
-  host += ScratchBytes(config, step, Place::Kind::kHost);
-  if (!plan.devices.empty()) device += ScratchBytes(config, step, Place::Kind::kDevice);
+  host += SumBytes(HostScratch(config, plan, UseOf(plan, Place::Host())));
+  for (int d = 0; d < static_cast<int>(device.size()); ++d) {
+    at(Place::Device(d)) += SumBytes(DeviceScratch(config, plan, UseOf(plan, Place::Device(d))));
+    EXPECT_EQ(plan.DeviceBytes(d), at(Place::Device(d)));
+  }
   EXPECT_EQ(plan.host_bytes, host);
-  EXPECT_EQ(plan.DeviceBytes(0), device);
 }
 
 TEST(Planner, WithoutADeviceEverythingIsOnTheHost) {
@@ -108,12 +112,25 @@ TEST(Planner, DeviceNoneSaysNothingAboutDevices) {
   profile.device = "none";
   const Plan plan = PlanTiny(test::PoclMachine(), profile);
   EXPECT_TRUE(plan.devices.empty());
-  EXPECT_THAT(plan.notes, IsEmpty());
+  EXPECT_THAT(plan.notes, Each(Not(HasSubstr("device"))));
   EXPECT_EQ(plan.nodes[0].cores.size(), 4u);
 }
 
-TEST(Planner, PoclSharesCoresAndTakesHalfOfTheExperts) {
-  const Plan plan = PlanTiny(test::PoclMachine(5), {});
+// Everything on the device that is asked for by name, which a device auto need not use.
+Profile OnDevice(const std::string& device, double experts) {
+  Profile profile;
+  profile.device = device;
+  profile.attention = profile.dense = profile.shared_experts = Side::kDevice;
+  profile.router = profile.head = Side::kDevice;
+  profile.experts = Profile::Experts::kShare;
+  profile.experts_share = experts;
+  return profile;
+}
+
+TEST(Planner, PoclSharesCoresAndMemory) {
+  Profile profile = OnDevice("0", 0.5);
+  profile.threads = 2;
+  const Plan plan = PlanTiny(test::PoclMachine(5), profile);
   ASSERT_EQ(plan.devices.size(), 1u);
   EXPECT_EQ(plan.nodes[0].cores.size(), 2u);
   EXPECT_EQ(plan.devices[0].threads, 3);
@@ -128,16 +145,27 @@ TEST(Planner, PoclSharesCoresAndTakesHalfOfTheExperts) {
   ExpectExactSums(test::Tiny(), TinyTensors(), plan);
 }
 
+// Half of the cores' memory bandwidth is no gain over all of it.
+TEST(Planner, ADeviceThatDoesNotPayIsNotUsed) {
+  const Plan plan =
+      MakePlan(test::V2Lite(), V2LiteTensors(), test::PoclMachine(), {}, Precision::kFast);
+  EXPECT_TRUE(plan.devices.empty());
+  EXPECT_EQ(plan.nodes[0].cores.size(), 4u);
+  EXPECT_THAT(ToText(plan), HasSubstr("pthread-invented is not used"));
+}
+
 TEST(Planner, OneCoreServesBoth) {
-  const Plan plan = PlanTiny(test::PoclMachine(1), {});
+  const Plan plan = PlanTiny(test::PoclMachine(1), OnDevice("0", 1));
   EXPECT_EQ(plan.nodes[0].cores.size(), 1u);
+  ASSERT_EQ(plan.devices.size(), 1u);
   EXPECT_EQ(plan.devices[0].threads, 1);
 }
 
 TEST(Planner, AutoPrefersAGpuToPocl) {
   Machine machine = test::PoclMachine();
   test::AddDevice(machine, "Invented GPU", false, 8 * kGiB, 2 * kGiB);
-  const Plan plan = PlanTiny(machine, {});
+  const Plan plan = PlanTiny(machine, OnDevice("auto", 1));
+  ASSERT_EQ(plan.devices.size(), 1u);
   EXPECT_EQ(plan.devices[0].index, 1);
   EXPECT_EQ(plan.devices[0].threads, 0);
   EXPECT_EQ(plan.nodes[0].cores.size(), 4u);
@@ -224,17 +252,12 @@ TEST(Planner, V3OnEightGigabytesKeepsAPrefixOfAttention) {
 }
 
 TEST(Planner, TheSameIdsInEveryLayerAsFarAsTheyGo) {
-  Machine machine = test::GpuMachine(8);
-  machine.nodes.resize(1);
   Profile profile;
   profile.experts_order = {9, 3};
-  profile.device_memory_bytes = 24 * kMiB;
-  Plan plan = PlanTiny(machine, profile);
-  const std::uint64_t dense =
-      plan.DeviceBytes(0) - test::BytesOfItem(plan, "routed experts", Place::Device(0));
+  profile.experts = Profile::Experts::kBytes;
   const std::uint64_t expert = 3 * Up(200 * 50 * 2, 256);
-  profile.device_memory_bytes = dense + 6 * expert + 100;  // 4 MoE layers: one expert and a half
-  plan = PlanTiny(machine, profile);
+  profile.experts_bytes = 6 * expert + 100;  // 4 MoE layers: one expert and a half
+  const Plan plan = PlanTiny(test::GpuMachine(8), profile);
   for (std::size_t i = 1; i < 5; ++i) {
     EXPECT_TRUE(plan.layers[i].experts[9].on_device()) << i;
     EXPECT_EQ(plan.layers[i].experts[3].on_device(), i <= 2) << i;
@@ -264,8 +287,10 @@ TEST(Planner, SharesAndBytes) {
 TEST(Planner, RolesByDemand) {
   Profile profile;
   profile.attention = Side::kHost;
-  profile.dense = Side::kDevice;
+  profile.dense = profile.shared_experts = Side::kDevice;
   profile.head = Side::kHost;
+  profile.experts = Profile::Experts::kShare;
+  profile.experts_share = 0.5;
   profile.device_layers = {0, 2};
   const Plan plan = PlanTiny(test::PoclMachine(), profile);
   EXPECT_FALSE(plan.head.on_device());
@@ -318,9 +343,9 @@ TEST(Planner, AHostThatIsTooSmallIsRefused) {
 // PoCL's memory is the host's: what fits each alone need not fit both.
 TEST(Planner, MemoryOfASharingDeviceCountsOnTheHost) {
   Machine machine = test::PoclMachine();
-  const Plan plan = MakePlan(test::V2Lite(), V2LiteTensors(), machine, {}, Precision::kFast);
+  Profile profile = OnDevice("0", 0.125);
+  const Plan plan = MakePlan(test::V2Lite(), V2LiteTensors(), machine, profile, Precision::kFast);
   machine.memory_limit_bytes = (plan.host_bytes + plan.DeviceBytes(0) / 2) / 19 * 20;
-  Profile profile;
   profile.device_memory_bytes = plan.devices[0].budget_bytes;
   const std::string text = test::Refusal(
       [&] { MakePlan(test::V2Lite(), V2LiteTensors(), machine, profile, Precision::kFast); },
@@ -330,7 +355,8 @@ TEST(Planner, MemoryOfASharingDeviceCountsOnTheHost) {
 
 TEST(Planner, ScratchAloneCanBeTooMuch) {
   Profile profile;
-  profile.device_memory_bytes = 2 * kMiB;
+  profile.chunk = 512;
+  profile.device_memory_bytes = kMiB;
   const Plan plan = PlanTiny(test::GpuMachine(8), profile);  // auto: the host, and it says so
   EXPECT_TRUE(plan.devices.empty());
   EXPECT_THAT(ToText(plan), HasSubstr("nothing that may go there fits"));
@@ -378,7 +404,7 @@ TEST(Planner, TwoNodesShareThreadsAndWeights) {
 }
 
 TEST(Planner, ThreadsOfBothSidesMustFitTheCores) {
-  Profile profile;
+  Profile profile = OnDevice("0", 1);
   profile.threads = 3;
   EXPECT_EQ(PlanTiny(test::PoclMachine(4), profile).devices[0].threads, 1);
   profile.threads = 4;  // asked for every core: the device still gets a thread
@@ -458,8 +484,7 @@ TEST(Planner, TheSameArgumentsGiveTheSamePlan) {
 
 TEST(Planner, SumsAreExactForRealShapes) {
   for (std::uint64_t gib : {8, 24, 80}) {
-    Machine machine = test::GpuMachine(gib);
-    machine.nodes.resize(1);
+    const Machine machine = test::GpuMachine(gib);
     ExpectExactSums(test::V3(), V3Tensors(),
                     MakePlan(test::V3(), V3Tensors(), machine, {}, Precision::kExact));
     ExpectExactSums(test::V2Lite(), V2LiteTensors(),
@@ -472,7 +497,8 @@ TEST(Planner, AllDenseAndTiedModels) {
   config.n_routed_experts = config.n_shared_experts = config.num_experts_per_tok = 0;
   config.tie_word_embeddings = true;
   const TensorList tensors = ExpectedTensors(config, DType::kF32);
-  const Plan plan = MakePlan(config, tensors, test::PoclMachine(), {}, Precision::kExact);
+  const Plan plan =
+      MakePlan(config, tensors, test::PoclMachine(), OnDevice("0", 1), Precision::kExact);
   for (const LayerPlan& layer : plan.layers) {
     EXPECT_FALSE(layer.moe);
     EXPECT_TRUE(layer.dense.on_device());
@@ -482,9 +508,8 @@ TEST(Planner, AllDenseAndTiedModels) {
 }
 
 TEST(PlanText, JsonHoldsEveryLayerAndPlace) {
-  Profile profile;
-  profile.experts = Profile::Experts::kShare;
-  profile.experts_share = 0.125;
+  Profile profile = OnDevice("0", 0.125);
+  profile.threads = 2;
   profile.experts_order = {0, 1, 5, 31};
   const Plan plan = PlanTiny(test::PoclMachine(), profile);
   const auto json = nlohmann::json::parse(ToJson(plan));
@@ -502,14 +527,16 @@ TEST(PlanText, JsonHoldsEveryLayerAndPlace) {
 }
 
 TEST(PlanText, TheTableIsAligned) {
-  const std::string text = ToText(PlanTiny(test::PoclMachine(), {}));
+  Profile profile = OnDevice("0", 0.5);
+  profile.threads = 2;
+  const std::string text = ToText(PlanTiny(test::PoclMachine(), profile));
   std::printf("%s", text.c_str());
   std::istringstream lines(text.substr(0, text.find("\n\n")));
   std::string first;
   std::getline(lines, first);
   for (std::string line; std::getline(lines, line);) EXPECT_EQ(line.size(), first.size()) << line;
   EXPECT_THAT(text, AllOf(HasSubstr("threads: node 0: 2 (cores 0-1)"), HasSubstr("scratch"),
-                          HasSubstr("68 blocks"), Not(HasSubstr("note:"))));
+                          HasSubstr("68 blocks")));
 }
 
 }  // namespace

@@ -1,0 +1,423 @@
+#include "placement/fill_plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+
+#include "memory/error.h"
+#include "placement/byte_size.h"
+#include "placement/profile_check.h"
+#include "placement/scratch.h"
+
+namespace tandem {
+namespace {
+
+ScratchUse UseOfRoles(unsigned roles, bool any_device) {
+  return {(roles & kScratchAttention) != 0, (roles & kScratchMlp) != 0,
+          (roles & kScratchRouter) != 0,    (roles & kScratchExperts) != 0,
+          (roles & kScratchHead) != 0,      any_device};
+}
+
+unsigned RolesOf(const ScratchUse& use) {
+  return (use.attention ? kScratchAttention : 0U) | (use.mlp ? kScratchMlp : 0U) |
+         (use.router ? kScratchRouter : 0U) | (use.experts ? kScratchExperts : 0U) |
+         (use.head ? kScratchHead : 0U);
+}
+
+constexpr std::array<unsigned, kLayerRoleCount> kScratchOf{kScratchAttention, kScratchMlp,
+                                                           kScratchRouter, kScratchMlp};
+
+// Everything on the host.
+Plan HostPlan(const PlanInput& in, const Resources& resources, const Recipe& recipe) {
+  Plan plan;
+  plan.nodes = resources.splits[recipe.split].nodes;
+  plan.layers.resize(in.task.units.layers.size());
+  for (std::size_t i = 0; i < plan.layers.size(); ++i) {
+    plan.layers[i].moe = in.task.config.IsMoeLayer(static_cast<std::int64_t>(i));
+    plan.layers[i].experts.resize(in.task.units.layers[i].experts.size());
+  }
+  plan.kv_type = in.kv_type;
+  plan.activation_type = in.profile.activation_type;
+  plan.kv_blocks = in.kv_blocks;
+  plan.max_rows = recipe.chunk;
+  plan.max_sequences = in.profile.max_sequences;
+  plan.precision = in.task.options.precision;
+  plan.host_budget_bytes = in.host_budget;
+  plan.stream_prefill = recipe.stream;
+  return plan;
+}
+
+PlanDevice DescribeDevice(const Device& device, std::uint64_t budget, int threads) {
+  PlanDevice described;
+  described.index = device.index;
+  described.name = device.name;
+  described.shares_cores = device.shares_cores;
+  described.threads = device.shares_cores ? threads : 0;
+  described.budget_bytes = budget;
+  described.max_alloc_bytes = device.max_alloc_bytes;
+  return described;
+}
+
+// One thing to place.
+struct Piece {
+  Place& place;
+  const Unit& unit;
+  std::uint64_t extra = 0;  // beside its weights: the KV cache goes with attention
+  unsigned scratch = 0;
+  const char* key = "";
+  bool expert = false;
+  // The largest range that must lie in one buffer.
+  std::uint64_t buffer() const {
+    return std::max(expert ? unit.device_bytes : unit.matrix_bytes, extra);
+  }
+};
+
+class Filler {
+ public:
+  Filler(const PlanInput& in, const Resources& resources, const Recipe& recipe,
+         ScratchSizes& scratch)
+      : in_(in), resources_(resources), recipe_(recipe), scratch_(scratch) {
+    Plan& plan = filled_.plan;
+    plan = HostPlan(in, resources, recipe);
+    for (std::size_t d = 0; d < resources.devices.size(); ++d) {
+      plan.devices.push_back(DescribeDevice(*resources.devices[d], resources.budgets[d],
+                                            resources.splits[recipe.split].device_threads));
+    }
+    filled_.device_bytes.resize(plan.devices.size());
+    roles_.resize(plan.devices.size());
+  }
+
+  Filled Run() {
+    if (!filled_.plan.devices.empty()) {
+      PlaceDemands();
+      if (recipe_.experts_first) OfferExperts();
+      for (std::size_t r = 0; r < kLayerRoleCount; ++r) OfferRole(r);
+      if (recipe_.head && in_.wants.head.side == Side::kAuto) Offer(Head(), LastHome());
+      if (!recipe_.experts_first) OfferExperts();
+      DropUnusedDevices();
+    }
+    Sum();
+    return std::move(filled_);
+  }
+
+ private:
+  Piece RolePiece(std::size_t layer, std::size_t role) {
+    return {filled_.plan.layers[layer].*kLayerRoles[role].place,
+            in_.task.units.layers[layer].*kLayerRoles[role].unit,
+            role == kAttention ? in_.kv_layer_bytes : 0, kScratchOf[role], kLayerRoles[role].key};
+  }
+  Piece ExpertPiece(std::size_t layer, std::size_t id) {
+    return {filled_.plan.layers[layer].experts[id],
+            in_.task.units.layers[layer].experts[id],
+            0,
+            kScratchExperts,
+            "routed_experts",
+            true};
+  }
+  Piece Head() { return {filled_.plan.head, in_.task.units.head, 0, kScratchHead, "head"}; }
+
+  // The device that a layer is meant for.
+  std::size_t Home(std::size_t layer) const {
+    std::size_t home = 0;
+    for (const std::int64_t first : recipe_.homes) {
+      home += static_cast<std::int64_t>(layer) >= first ? 1 : 0;
+    }
+    return std::min(home, resources_.devices.size() - 1);
+  }
+  std::size_t LastHome() const { return Home(filled_.plan.layers.size() - 1); }
+
+  void PlaceDemands() {
+    for (std::size_t r = 0; r < kLayerRoleCount; ++r) {
+      for (std::size_t i = 0; i < in_.wants.roles.size(); ++i) {
+        if (in_.wants.roles[i][r].side == Side::kDevice) {
+          Demand(RolePiece(i, r), Home(i), in_.wants.roles[i][r]);
+        }
+      }
+    }
+    if (in_.wants.head.side == Side::kDevice) Demand(Head(), LastHome(), in_.wants.head);
+    DemandExperts();
+  }
+
+  void DemandExperts() {
+    for (std::size_t i = 0; i < in_.wants.experts.size(); ++i) {
+      std::int64_t demanded = 0;
+      for (std::size_t e = 0; e < in_.wants.experts[i].size(); ++e) {
+        if (in_.wants.experts[i][e].side != Side::kDevice) continue;
+        Demand(ExpertPiece(i, e), Home(i), in_.wants.experts[i][e]);
+        ++demanded;
+      }
+      if (in_.profile.experts == Profile::Experts::kShare) DemandShare(i, demanded);
+    }
+    if (in_.profile.experts == Profile::Experts::kBytes) DemandBytes();
+  }
+
+  // A share above zero means at least one expert.
+  std::int64_t SharedCount() const {
+    const auto all = static_cast<double>(in_.task.config.n_routed_experts);
+    const auto count = static_cast<std::int64_t>(std::llround(in_.profile.experts_share * all));
+    return in_.profile.experts_share > 0 ? std::max<std::int64_t>(count, 1) : 0;
+  }
+
+  void DemandShare(std::size_t layer, std::int64_t demanded) {
+    std::int64_t left = SharedCount() - demanded;
+    for (const std::int32_t id : in_.layer_order[layer]) {
+      const auto expert = static_cast<std::size_t>(id);
+      if (left <= 0) return;
+      if (in_.wants.experts[layer][expert].side != Side::kAuto) continue;
+      Demand(ExpertPiece(layer, expert), Home(layer), {});
+      --left;
+    }
+  }
+
+  void DemandBytes() {
+    std::uint64_t left = in_.profile.experts_bytes;
+    for (const ExpertRef ref : in_.expert_order) {
+      const auto layer = static_cast<std::size_t>(ref.layer);
+      const Piece piece = ExpertPiece(layer, static_cast<std::size_t>(ref.expert));
+      if (piece.unit.device_bytes > left) return;
+      left -= piece.unit.device_bytes;
+      Demand(piece, Home(layer), {});
+    }
+  }
+
+  // Layer by layer, up to the first that does not fit: the work on one side stays together.
+  void OfferRole(std::size_t role) {
+    std::int64_t left = recipe_.layers[role];
+    for (std::size_t i = 0; i < in_.wants.roles.size() && left > 0; ++i) {
+      if (in_.wants.roles[i][role].side != Side::kAuto) continue;
+      const Piece piece = RolePiece(i, role);
+      if (piece.unit.tensors == 0) continue;
+      if (role == kRouter && !filled_.plan.layers[i].attention.on_device()) continue;
+      if (!Offer(piece, Home(i))) return;
+      --left;
+    }
+  }
+
+  void OfferExperts() {
+    if (in_.profile.experts != Profile::Experts::kAuto) return;
+    const auto count = std::min(static_cast<std::size_t>(recipe_.experts), in_.expert_order.size());
+    for (std::size_t k = 0; k < count; ++k) {
+      const ExpertRef ref = in_.expert_order[k];
+      const auto layer = static_cast<std::size_t>(ref.layer);
+      if (!Offer(ExpertPiece(layer, static_cast<std::size_t>(ref.expert)), Home(layer))) return;
+      ++filled_.placed_experts;
+    }
+  }
+
+  std::uint64_t NewScratch(std::size_t device, unsigned role) {
+    if ((roles_[device] & role) == role) return 0;
+    const std::uint64_t with = scratch_.Device(filled_.plan, roles_[device] | role).bytes;
+    const std::uint64_t without =
+        roles_[device] == 0 ? 0 : scratch_.Device(filled_.plan, roles_[device]).bytes;
+    return with - without;
+  }
+
+  bool BuffersFit(const Piece& piece, std::size_t device) {
+    const std::uint64_t most = resources_.devices[device]->max_alloc_bytes;
+    return piece.buffer() <= most &&
+           ((roles_[device] & piece.scratch) == piece.scratch ||
+            scratch_.Device(filled_.plan, roles_[device] | piece.scratch).largest <= most);
+  }
+
+  bool HasRoom(const Piece& piece, std::size_t device) {
+    const std::uint64_t used = filled_.device_bytes[device];
+    const std::uint64_t bytes =
+        piece.unit.device_bytes + piece.extra + NewScratch(device, piece.scratch);
+    return used <= resources_.budgets[device] && bytes <= resources_.budgets[device] - used;
+  }
+
+  bool Offer(const Piece& piece, std::size_t home) {
+    if (piece.unit.tensors == 0) return true;
+    for (std::size_t k = 0; k < resources_.devices.size(); ++k) {
+      const std::size_t device = k == 0 ? home : k - 1 < home ? k - 1 : k;
+      if (!HasRoom(piece, device) || !BuffersFit(piece, device)) continue;
+      Put(piece, device);
+      return true;
+    }
+    return false;
+  }
+
+  bool Allowed(const Want& want, std::size_t device) const {
+    if (want.devices == 0) return true;
+    const auto at = resources_.devices[device] - in_.task.machine.devices.data();
+    return (want.devices >> at & 1) != 0;
+  }
+
+  // On its home, else where there is room, else on its home all the same: the sums tell.
+  void Demand(const Piece& piece, std::size_t home, const Want& want) {
+    if (piece.unit.tensors == 0) return;
+    std::optional<std::size_t> chosen;
+    for (std::size_t k = 0; k < resources_.devices.size(); ++k) {
+      const std::size_t device = k == 0 ? home : k - 1 < home ? k - 1 : k;
+      if (!Allowed(want, device)) continue;
+      const bool good = HasRoom(piece, device) && BuffersFit(piece, device);
+      if (!chosen || good) chosen = device;
+      if (good) break;
+    }
+    if (!chosen) {
+      Throw<ConfigError>("{}:{}: the rule names a device that this plan does not use: see 'device'",
+                         in_.profile.file.empty() ? "profile" : in_.profile.file, want.line);
+    }
+    if (!BuffersFit(piece, *chosen)) NoteBuffers(piece, *chosen);
+    Put(piece, *chosen);
+  }
+
+  void NoteBuffers(const Piece& piece, std::size_t device) {
+    if (!filled_.problem.empty()) return;
+    const Device& owner = *resources_.devices[device];
+    const std::string most = FormatBytes(owner.max_alloc_bytes);
+    if (piece.buffer() <= owner.max_alloc_bytes) {
+      filled_.problem = fmt::format(
+          "{}: a step of {} rows needs a buffer larger than the {} that it allows; lower "
+          "workload.chunk",
+          owner.name, filled_.plan.max_rows, most);
+      return;
+    }
+    const bool kv = piece.extra > owner.max_alloc_bytes;
+    filled_.problem = fmt::format("{}: {} needs {} in one buffer, the device allows {}; {}",
+                                  owner.name, kv ? "a layer's KV cache" : piece.unit.largest->name,
+                                  FormatBytes(piece.buffer()), most,
+                                  kv ? std::string("lower workload.context")
+                                     : fmt::format("set placement.{} to host", piece.key));
+  }
+
+  void Put(const Piece& piece, std::size_t device) {
+    filled_.device_bytes[device] +=
+        piece.unit.device_bytes + piece.extra + NewScratch(device, piece.scratch);
+    roles_[device] |= piece.scratch;
+    piece.place = Place::Device(static_cast<int>(device));
+    filled_.uses_device = true;
+  }
+
+  // A device with nothing on it is not opened; the others close up.
+  void DropUnusedDevices() {
+    std::vector<int> index(roles_.size(), -1);
+    int kept = 0;
+    for (std::size_t d = 0; d < roles_.size(); ++d) {
+      if (roles_[d] != 0) index[d] = kept++;
+    }
+    if (kept == static_cast<int>(roles_.size())) return;
+    Plan& plan = filled_.plan;
+    const auto renumber = [&](Place& place) {
+      if (place.on_device()) place.index = index[static_cast<std::size_t>(place.index)];
+    };
+    renumber(plan.head);
+    for (LayerPlan& layer : plan.layers) {
+      for (const LayerRole& role : kLayerRoles) renumber(layer.*role.place);
+      std::ranges::for_each(layer.experts, renumber);
+    }
+    for (std::size_t d = roles_.size(); d-- > 0;) {
+      if (index[d] >= 0) continue;
+      const auto at = static_cast<std::ptrdiff_t>(d);
+      plan.devices.erase(plan.devices.begin() + at);
+      filled_.device_bytes.erase(filled_.device_bytes.begin() + at);
+    }
+  }
+
+  // Adds up the host's side and gives every place a number, for what it holds.
+  void CountOnHost(Place place, const Unit& unit, std::uint64_t extra) {
+    layout_ = (layout_ ^ static_cast<std::uint64_t>(place.on_device() ? place.index + 1 : 0)) *
+              std::uint64_t{0x100000001b3};
+    if (place.on_device()) {
+      filled_.host_bytes += unit.vector_bytes;
+      return;
+    }
+    weights_ += unit.HostBytes(nodes_);
+    filled_.host_bytes += extra;
+  }
+
+  void Sum() {
+    const Plan& plan = filled_.plan;
+    nodes_ = static_cast<int>(plan.nodes.size());
+    CountOnHost(plan.embedding, in_.task.units.embedding, 0);
+    CountOnHost(plan.head, in_.task.units.head, 0);
+    for (std::size_t i = 0; i < plan.layers.size(); ++i) {
+      const LayerUnits& units = in_.task.units.layers[i];
+      for (std::size_t r = 0; r < kLayerRoleCount; ++r) {
+        CountOnHost(plan.layers[i].*kLayerRoles[r].place, units.*kLayerRoles[r].unit,
+                    r == kAttention ? in_.kv_layer_bytes : 0);
+      }
+      for (std::size_t e = 0; e < units.experts.size(); ++e) {
+        CountOnHost(plan.layers[i].experts[e], units.experts[e], 0);
+      }
+    }
+    filled_.host_bytes += weights_;
+    filled_.host_bytes += scratch_.Host(plan, RolesOf(UseOf(plan, Place::Host()))).bytes;
+    filled_.host_bytes += ProgramBytes(in_.task.config, in_.task.tensors.all().size(), plan);
+    filled_.layout = layout_;
+    CountMissing();
+  }
+
+  void CountMissing() {
+    std::uint64_t host = filled_.host_bytes;
+    const auto over = [](std::uint64_t bytes, std::uint64_t budget) {
+      return bytes > budget ? bytes - budget : 0;
+    };
+    for (std::size_t d = 0; d < filled_.device_bytes.size(); ++d) {
+      const PlanDevice& device = filled_.plan.devices[d];
+      filled_.missing += over(filled_.device_bytes[d], device.budget_bytes);
+      if (device.shares_cores) host += filled_.device_bytes[d];
+    }
+    filled_.missing += over(host, in_.host_budget);
+    filled_.node_missing =
+        ShareWeights(in_.task.machine, in_.profile, weights_, filled_.plan.nodes);
+    if (over(host, in_.host_budget) == 0) filled_.missing += filled_.node_missing;
+    if (!filled_.problem.empty() && filled_.missing == 0) filled_.missing = 1;
+  }
+
+  const PlanInput& in_;
+  const Resources& resources_;
+  const Recipe& recipe_;
+  ScratchSizes& scratch_;
+  Filled filled_;
+  std::vector<unsigned> roles_;  // of each device
+  std::uint64_t weights_ = 0;    // on the host, shared out over its nodes
+  std::uint64_t layout_ = 0xcbf29ce484222325;
+  int nodes_ = 1;
+};
+
+}  // namespace
+
+Resources::Resources(const PlanInput& input, DeviceSet set) : devices(std::move(set)) {
+  const Device* sharing = nullptr;
+  for (const Device* device : devices) {
+    budgets.push_back(DeviceBudget(input.task.machine, input.profile, *device));
+    if (device->shares_cores) sharing = device;
+  }
+  if (sharing != nullptr) {
+    splits = CoreSplits(input.task.machine, input.profile, *sharing);
+  } else {
+    splits = {ShareCores(input.task.machine, input.profile, nullptr)};
+  }
+}
+
+ScratchSize ScratchSizes::Host(const Plan& plan, unsigned roles) { return Find(plan, roles, true); }
+ScratchSize ScratchSizes::Device(const Plan& plan, unsigned roles) {
+  return Find(plan, roles, false);
+}
+
+ScratchSize ScratchSizes::Find(const Plan& plan, unsigned roles, bool host) {
+  std::size_t threads = 0;
+  if (host) {
+    for (const PlanNode& node : plan.nodes) threads += node.cores.size();
+  }
+  const std::size_t devices = host ? plan.devices.size() : 1;
+  const auto [entry, is_new] = sizes_.try_emplace({host, plan.max_rows, threads, devices, roles});
+  if (!is_new) return entry->second;
+  const ScratchUse use = UseOfRoles(roles, devices > 0);
+  for (const ScratchBuffer& buffer :
+       host ? HostScratch(config_, plan, use) : DeviceScratch(config_, plan, use)) {
+    entry->second.bytes += buffer.bytes();
+    entry->second.largest = std::max(entry->second.largest, buffer.bytes());
+  }
+  return entry->second;
+}
+
+Filled Fill(const PlanInput& input, const Resources& resources, const Recipe& recipe,
+            ScratchSizes& scratch) {
+  return Filler(input, resources, recipe, scratch).Run();
+}
+
+}  // namespace tandem

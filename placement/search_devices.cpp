@@ -1,0 +1,193 @@
+#include "placement/search_devices.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+
+#include "memory/error.h"
+#include "placement/byte_size.h"
+#include "placement/profile_check.h"
+#include "placement/resources.h"
+
+namespace tandem {
+namespace {
+
+// One set of devices with what the search found for it.
+struct Option {
+  Option(const PlanInput& input, const DeviceSet& set)
+      : resources(input, set), search(input, resources) {}
+  Option(const Option&) = delete;
+  Option& operator=(const Option&) = delete;
+
+  Resources resources;
+  Search search;
+  Candidate found;
+};
+using Options = std::vector<std::unique_ptr<Option>>;
+
+void CheckAbilities(const PlanTask& task, const Profile& profile) {
+  const bool exact = task.options.precision == Precision::kExact;
+  if (exact && profile.activation_type != DType::kF32) {
+    Throw<ConfigError>(
+        "{}: 'activations.type': bf16 rounds, and --precision exact does not: change one",
+        ProfileName(profile));
+  }
+  const bool stream = profile.prefill_experts == Profile::PrefillExperts::kStream;
+  if (stream && !task.options.abilities.stream_prefill) {
+    Throw<ConfigError>(
+        "{}: 'placement.prefill_experts': stream: this version runs cold experts on the CPU; set "
+        "it to host or auto",
+        ProfileName(profile));
+  }
+}
+
+void CheckNoDemands(const PlanInput& in) {
+  CheckNothingDemanded(in.profile, in.task.machine);
+  if (!in.wants.demands_device) return;
+  const std::string found =
+      in.profile.device == "none" ? "the device is 'none'" : FoundDevices(in.task.machine);
+  Throw<ConfigError>("{}: a rule asks for a device; {}", ProfileName(in.profile), found);
+}
+
+bool MayUseDevice(const PlanInput& in) {
+  const auto free = [](const Want& want) { return want.side != Side::kHost; };
+  const auto any = [&](const auto& list) { return std::ranges::any_of(list, free); };
+  const bool experts_free =
+      in.profile.experts == Profile::Experts::kAuto ? !in.expert_order.empty() : false;
+  if (in.wants.demands_device || experts_free || free(in.wants.head)) return true;
+  return std::ranges::any_of(in.wants.roles,
+                             [&](const auto& roles) {
+                               return free(roles[kAttention]) || free(roles[kDense]) ||
+                                      free(roles[kShared]);
+                             }) ||
+         std::ranges::any_of(in.wants.experts, [&](const auto& list) {
+           return in.profile.experts == Profile::Experts::kAuto && any(list);
+         });
+}
+
+// Looks at every set briefly, and closely at the two best.
+Option* BestSet(Options& options, Effort effort, bool must_use_device) {
+  const Effort brief = std::min(effort, Effort::kPolicies);
+  std::vector<Option*> order;
+  for (const auto& option : options) {
+    option->found = option->search.Run(brief, must_use_device);
+    order.push_back(option.get());
+  }
+  const auto better = [](const Option* a, const Option* b) { return a->found.Better(b->found); };
+  std::ranges::stable_sort(order, better);
+  if (order.size() > 2) order.resize(2);
+  if (effort == Effort::kFull) {
+    for (Option* option : order) option->found = option->search.Run(effort, must_use_device);
+  }
+  return order.empty() ? nullptr : *std::ranges::min_element(order, better);
+}
+
+std::string Speeds(const Prediction& p) {
+  return fmt::format("{:.1f} tokens/s in prefill and {:.2f} in decode", p.prefill_tokens_per_s,
+                     p.decode_tokens_per_s);
+}
+
+// Why a device that could be used is not.
+std::string UnusedNote(const PlanInput& in, Option& with, const Prediction& without) {
+  const std::string& name = with.resources.devices[0]->name;
+  if (!MayUseDevice(in)) {
+    return fmt::format("{} is not used: the profile places everything on the host", name);
+  }
+  if (!with.search.device_fits_something()) {
+    return fmt::format("{} is not used: nothing that may go there fits its budget of {}", name,
+                       FormatBytes(with.resources.budgets[0]));
+  }
+  if (!with.found.uses_device) return fmt::format("{} is not used: it does not pay", name);
+  const Filled filled = with.search.Plan(with.found.recipe);
+  if (filled.missing > 0) return fmt::format("{} is not used: no plan with it fits", name);
+  return fmt::format("{} is not used, as it does not pay: predicted are {} with it, {} without",
+                     name, Speeds(in.task.cost.Predict(filled.plan, in.workload)), Speeds(without));
+}
+
+void AddNotes(const PlanInput& in, Plan& plan) {
+  if (in.task.options.statistics == nullptr && in.task.config.n_routed_experts > 0) {
+    plan.notes.push_back("no routing statistics: routing is taken as uniform (`tandem calibrate`)");
+  }
+  if (in.task.machine.rates.origin == RatesOrigin::kAssumed) {
+    plan.notes.push_back(
+        "rates of this machine are assumed, not measured: `tandem topology --measure`");
+  }
+}
+
+Outcome Finish(const PlanInput& in, Option& option, std::vector<std::string> notes) {
+  Filled filled = option.search.Plan(option.found.recipe);
+  Outcome outcome;
+  outcome.fits = filled.missing == 0;
+  outcome.seconds = option.found.seconds;
+  outcome.missing = filled.missing;
+  outcome.node_missing = filled.node_missing;
+  outcome.problem = std::move(filled.problem);
+  outcome.plan = std::move(filled.plan);
+  FillItems(in, outcome.plan);
+  TANDEM_CHECK(outcome.plan.host_bytes == filled.host_bytes);
+  for (std::size_t d = 0; d < filled.device_bytes.size(); ++d) {
+    TANDEM_CHECK(outcome.plan.DeviceBytes(static_cast<int>(d)) == filled.device_bytes[d]);
+  }
+  outcome.plan.notes = std::move(notes);
+  return outcome;
+}
+
+// Named devices that got nothing.
+void NoteIdleDevices(const Option& option, Plan& plan) {
+  for (const Device* device : option.resources.devices) {
+    const bool used =
+        std::ranges::find(plan.devices, device->index, &PlanDevice::index) != plan.devices.end();
+    if (!used) plan.notes.push_back(fmt::format("{} is not used: it does not pay", device->name));
+  }
+}
+
+std::string NothingFits(const Option& option) {
+  const Device& device = *option.resources.devices[0];
+  return fmt::format(
+      "{}: nothing that may go there fits its budget of {}: lower workload.chunk or raise "
+      "memory.device",
+      device.name, FormatBytes(option.resources.budgets[0]));
+}
+
+}  // namespace
+
+Outcome FindPlan(const PlanTask& task, const Profile& profile, Effort effort) {
+  CheckAbilities(task, profile);
+  const PlanInput in(task, profile);
+  std::vector<std::string> notes;
+  const DeviceChoice choice = ChooseDevices(task.machine, profile, task.options.abilities, notes);
+  if (!choice.some()) CheckNoDemands(in);
+  const bool may_use = MayUseDevice(in);
+  const bool must_use = in.wants.demands_device || (!choice.automatic && may_use);
+  Options options;
+  if (may_use) {
+    for (const DeviceSet& set : choice.sets) options.push_back(std::make_unique<Option>(in, set));
+  }
+  Option* with = BestSet(options, effort, must_use);
+  Option host(in, {});
+  const bool host_allowed = with == nullptr || !must_use;
+  if (host_allowed) host.found = host.search.Run(effort, false);
+  const bool use_device = with != nullptr && (!host_allowed || with->found.Better(host.found));
+  Option& best = use_device ? *with : host;
+  Outcome outcome = Finish(in, best, std::move(notes));
+  if (use_device && must_use && !best.found.uses_device) {
+    outcome.fits = false;
+    outcome.missing = std::max<std::uint64_t>(1, outcome.missing);
+    outcome.problem = NothingFits(best);
+  }
+  if (!outcome.fits || effort == Effort::kFits) return outcome;
+  outcome.plan.prediction = task.cost.Predict(outcome.plan, in.workload);
+  if (use_device) NoteIdleDevices(best, outcome.plan);
+  if (!use_device && with != nullptr) {
+    outcome.plan.notes.push_back(UnusedNote(in, *with, outcome.plan.prediction));
+  } else if (!may_use && choice.some()) {
+    Option idle(in, choice.sets[0]);
+    outcome.plan.notes.push_back(UnusedNote(in, idle, outcome.plan.prediction));
+  }
+  AddNotes(in, outcome.plan);
+  return outcome;
+}
+
+}  // namespace tandem
