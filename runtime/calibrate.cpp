@@ -37,6 +37,12 @@ StatisticsCounter CounterOf(Phase phase, const RoutingStatistics& s) {
   return {phase, s.layers, s.experts, s.experts_per_token};
 }
 
+// BOS is one of the prompt's tokens: a prompt of 512 is a chunk of 512, not one of 512 and one
+// of 1.
+std::vector<CalibrationPiece> Pieces(const CalibrationText& text, const CalibrationOptions& o) {
+  return CutText(text.ids, o.prompt_tokens - (o.bos ? 1 : 0), o.generate > 0 ? 0 : o.answer_tokens);
+}
+
 // The state of one call of Calibrate.
 class Run {
  public:
@@ -46,8 +52,7 @@ class Run {
   RoutingDomain Count(const CalibrationText& text) {
     StatisticsCounter prefill = CounterOf(Phase::kPrefill, out_.statistics);
     StatisticsCounter decode = CounterOf(Phase::kDecode, out_.statistics);
-    const std::int64_t answer = options_.generate > 0 ? 0 : options_.answer_tokens;
-    for (const CalibrationPiece& piece : CutText(text.ids, options_.prompt_tokens, answer)) {
+    for (const CalibrationPiece& piece : Pieces(text, options_)) {
       if (out_.interrupted) break;
       CountPiece(piece, prefill, decode);
     }
@@ -117,20 +122,20 @@ class Run {
 };
 
 std::int64_t LongestPiece(const CalibrationOptions& o) {
-  return o.prompt_tokens + std::max(o.generate, o.generate > 0 ? 0 : o.answer_tokens) +
-         (o.bos ? 1 : 0);
+  return o.prompt_tokens + (o.generate > 0 ? o.generate : o.answer_tokens);
 }
 
 void CheckPieces(const Engine& engine, const CalibrationOptions& options) {
   const Config& config = engine.config();
   const std::int64_t room = std::min(engine.FreeTokens(), config.max_position_embeddings);
-  if (options.prompt_tokens < 1 || options.answer_tokens < 0) {
-    Throw<UsageError>("expected at least one prompt token per piece, found {}",
+  const std::int64_t least = options.bos ? 2 : 1;
+  if (options.prompt_tokens < least || options.answer_tokens < 0) {
+    Throw<UsageError>("--prompt-tokens: expected {} or more, found {}", least,
                       options.prompt_tokens);
   }
   if (LongestPiece(options) > room) {
     Throw<UsageError>(
-        "pieces of {} tokens (BOS, prompt and answer), but a sequence has room for {}: lower "
+        "pieces of {} tokens (prompt and answer), but a sequence has room for {}: lower "
         "--prompt-tokens, --answer-tokens or --generate, or raise --ctx",
         LongestPiece(options), room);
   }
@@ -138,8 +143,7 @@ void CheckPieces(const Engine& engine, const CalibrationOptions& options) {
 
 // Tokens that a text will be counted with, if no answer ends early.
 std::int64_t TokensOf(const CalibrationText& text, const CalibrationOptions& o) {
-  const std::int64_t answer = o.generate > 0 ? 0 : o.answer_tokens;
-  const std::int64_t pieces = std::ssize(CutText(text.ids, o.prompt_tokens, answer));
+  const std::int64_t pieces = std::ssize(Pieces(text, o));
   return std::ssize(text.ids) + pieces * (o.generate + (o.bos ? 1 : 0));
 }
 

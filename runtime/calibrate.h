@@ -31,7 +31,7 @@ struct CalibrationOptions {
   // are decoded one by one.
   std::int64_t generate = 0;
   SamplerOptions sampler = {};
-  std::optional<std::int32_t> bos = std::nullopt;  // before each piece
+  std::optional<std::int32_t> bos = std::nullopt;  // first token of each prompt
   std::function<bool()> interrupted;               // asked between steps
   std::function<void(std::int64_t done, std::int64_t total)> progress;
 };

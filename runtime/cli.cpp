@@ -34,6 +34,7 @@ void AddCommands(CLI::App& app, Command& chosen) {
   AddDevicesCommand(app, chosen);
   AddPlanCommand(app, chosen);
   AddBenchCommand(app, chosen);
+  AddCalibrateCommand(app, chosen);
 }
 
 // The command that the line names, or the program itself.

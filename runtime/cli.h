@@ -21,5 +21,6 @@ void AddTokenizeCommand(CLI::App& app, Command& chosen);
 void AddDevicesCommand(CLI::App& app, Command& chosen);
 void AddPlanCommand(CLI::App& app, Command& chosen);
 void AddBenchCommand(CLI::App& app, Command& chosen);
+void AddCalibrateCommand(CLI::App& app, Command& chosen);
 
 }  // namespace tandem

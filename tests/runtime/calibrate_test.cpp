@@ -5,7 +5,10 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 
+#include <cstdlib>
+#include <nlohmann/json.hpp>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -13,6 +16,8 @@
 #include "memory/error.h"
 #include "model/tokenizer.h"
 #include "placement/hit_rate.h"
+#include "runtime/calibrate_progress.h"
+#include "runtime/heat_map.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/golden.h"
 #include "tests/support/temp_folder.h"
@@ -91,15 +96,15 @@ TEST_F(CalibrateTest, HotSetBeatsUniformOnUnseenText) {
 
 TEST_F(CalibrateTest, TheFileOfARealCalibrationIsValid) {
   auto ids = Ids("golden/shakespeare-val.txt", engine_);
-  ids.resize(1500);
+  ids.resize(3 * 499);  // BOS is the 300th token of each prompt
   const RoutingStatistics s = Run({{"a", ids}, {"b", ids}}, Pieces(300, 200)).statistics;
   EXPECT_EQ(ToJson(ParseStatistics(ToJson(s), "s.json")), ToJson(s));
   const RoutingCounts& prefill = s.domains[0].phases[0];
-  EXPECT_EQ(prefill.tokens, 3 * 301);
+  EXPECT_EQ(prefill.tokens, 3 * 300);
   EXPECT_EQ(s.domains[0].phases[1].tokens, 3 * 200);
-  EXPECT_EQ(prefill.chunks, 3 * ((301 + engine_.plan().max_rows - 1) / engine_.plan().max_rows));
+  EXPECT_EQ(prefill.chunks, 3 * ((300 + engine_.plan().max_rows - 1) / engine_.plan().max_rows));
   EXPECT_TRUE(prefill.counts[0].empty()) << "layer 0 of the demo model is dense";
-  EXPECT_EQ(std::accumulate(prefill.counts[1].begin(), prefill.counts[1].end(), 0U), 3 * 301 * 4U);
+  EXPECT_EQ(std::accumulate(prefill.counts[1].begin(), prefill.counts[1].end(), 0U), 3 * 300 * 4U);
 }
 
 // What the header promises: answers in chunks route as answers token by token do.
@@ -109,7 +114,7 @@ TEST_F(CalibrateTest, AnswersInChunksRouteAsTokenByToken) {
   Engine engine = MakeEngine(DemoDir(), Placement("none"), Precision::kExact);
   const CalibrationText text{"a", ids};
   const RoutingCounts counted =
-      Calibrate(engine, empty_, {&text, 1}, Pieces(100, 100)).statistics.domains[0].phases[1];
+      Calibrate(engine, empty_, {&text, 1}, Pieces(101, 100)).statistics.domains[0].phases[1];
 
   Recorder seen;
   const std::int32_t s = engine.NewSequence();
@@ -128,13 +133,13 @@ TEST_F(CalibrateTest, AnswersInChunksRouteAsTokenByToken) {
 
 TEST_F(CalibrateTest, GeneratedAnswersAreDecodedOneByOneAndRepeat) {
   auto ids = Ids("golden/shakespeare-val.txt", engine_);
-  ids.resize(128);
+  ids.resize(126);
   CalibrationOptions options = Pieces(64, 64);
   options.generate = 12;
   options.sampler = {.temperature = 1, .top_k = 0, .top_p = 1, .min_p = 0, .seed = 7};
   const Calibration first = Run({{"a", ids}}, options);
   const RoutingCounts& decode = first.statistics.domains[0].phases[1];
-  EXPECT_EQ(first.statistics.domains[0].phases[0].tokens, 130) << "all of the text is prompts";
+  EXPECT_EQ(first.statistics.domains[0].phases[0].tokens, 128) << "all of the text is prompts";
   EXPECT_GT(decode.tokens, 0);
   EXPECT_LE(decode.tokens, 24);
   EXPECT_EQ(decode.chunk_uses, decode.counts);
@@ -160,12 +165,113 @@ TEST_F(CalibrateTest, WhatCannotBeCountedIsRefusedAtOnce) {
   ExpectError<UsageError>(ExitCode::kUsage, {"a: the text is empty"}, [&] {
     Run({{"a", {}}}, Pieces(64, 64));
   });
-  ExpectError<UsageError>(ExitCode::kUsage, {"5001 tokens", "--ctx", "--prompt-tokens"}, [&] {
+  ExpectError<UsageError>(ExitCode::kUsage, {"5000 tokens", "--ctx", "--prompt-tokens"}, [&] {
     Run({{"a", {1, 2}}}, Pieces(4000, 1000));
   });
   Model dense = OpenCheckpoint(DemoDir());
   dense.config.n_routed_experts = 0;
   ExpectError<UsageError>(ExitCode::kUsage, {"no routed experts"}, [&] { EmptyStatistics(dense); });
+}
+
+std::size_t Occurrences(const std::string& text, const std::string& word) {
+  std::size_t count = 0;
+  for (std::size_t at = text.find(word); at != std::string::npos; at = text.find(word, at + 1)) {
+    ++count;
+  }
+  return count;
+}
+
+TEST_F(CalibrateTest, HeatMapHasEveryCellAndEscapesNames) {
+  auto ids = Ids("golden/shakespeare-val.txt", engine_);
+  ids.resize(400);
+  RoutingStatistics s = Run({{"<b>\x01\xff & co", ids}}, Pieces(200, 200)).statistics;
+  s.model = "x</title><script>";
+  for (const HeatMapOrder order : {HeatMapOrder::kHottestFirst, HeatMapOrder::kById}) {
+    const std::string svg = HeatMapSvg(s, order);
+    EXPECT_EQ(svg, HeatMapSvg(s, order));
+    EXPECT_EQ(Occurrences(svg, "h24v22h-24z"), 2U * 4 * 32) << "phases x layers x experts";
+    EXPECT_EQ(Occurrences(svg, "<script"), 0U);
+    EXPECT_EQ(Occurrences(svg, "x&lt;/title&gt;&lt;script&gt;"), 2U) << "title and heading";
+    EXPECT_EQ(Occurrences(svg, "&lt;b&gt; \xEF\xBF\xBD &amp; co"), 1U);
+    EXPECT_EQ(Occurrences(svg, "<text"), Occurrences(svg, "</text>"));
+    EXPECT_EQ(Occurrences(svg, "<svg") + Occurrences(svg, "</svg>"), 2U);
+  }
+  EXPECT_NE(HeatMapSvg(s, HeatMapOrder::kById), HeatMapSvg(s, HeatMapOrder::kHottestFirst));
+}
+
+TEST_F(CalibrateTest, AHeatMapOfNothingSaysSo) {
+  EXPECT_EQ(Occurrences(HeatMapSvg(empty_, HeatMapOrder::kById), "nothing was counted"), 2U);
+}
+
+TEST(CalibrationLine, CountsRateAndTimeLeft) {
+  EXPECT_EQ(CalibrationLine(0, 500, 0), "calibrating: 0 of 500 tokens");
+  EXPECT_EQ(CalibrationLine(100, 500, 2), "calibrating: 100 of 500 tokens, 50 tokens/s, 8 s left");
+}
+
+// The `tandem calibrate` program. Exit code, standard output and standard error.
+struct Outcome {
+  int code = -1;
+  std::string out;
+  std::string err;
+};
+
+class CalibrateCommand : public testing::Test {
+ protected:
+  Outcome Tandem(const std::string& arguments) const {
+    const std::string at = folder_.path().string();
+    const std::string command = "cd " + at + " && XDG_CACHE_HOME=" + at +
+                                " " TANDEM_BINARY " calibrate --model " + DemoDir() + " " +
+                                arguments + " >out 2>err";
+    const int status = std::system(command.c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status),
+            ReadText(folder_ / "out"), ReadText(folder_ / "err")};
+  }
+  static std::string TextFile() {
+    return std::string(TANDEM_SOURCE_DIR) + "/tests/golden/shakespeare-val.txt";
+  }
+  TempFolder folder_;
+};
+
+TEST_F(CalibrateCommand, WritesStatisticsAndMapThenMergesAndTests) {
+  const std::string pieces = " --prompt-tokens 128 --answer-tokens 128 --tokens 600 ";
+  Outcome got = Tandem("--text a=" + TextFile() + pieces + "-o s.json --svg s.svg");
+  ASSERT_EQ(got.code, 0) << got.err;
+  EXPECT_NE(got.out.find("best fixed set"), std::string::npos) << got.out;
+  EXPECT_TRUE(ReadText(folder_ / "s.svg").starts_with("<?xml"));
+
+  got = Tandem("--text b=- --merge s.json -o s.json -q" + pieces + "--output json <" + TextFile());
+  ASSERT_EQ(got.code, 0) << got.err;
+  EXPECT_EQ(got.err, "");
+  const auto report = nlohmann::json::parse(got.out);
+  EXPECT_EQ(report["texts"].size(), 2U);
+  const RoutingStatistics s = ReadStatistics((folder_ / "s.json").string());
+  ASSERT_EQ(s.domains.size(), 2U);
+  EXPECT_EQ(s.domains[1].name, "b");
+  EXPECT_EQ(s.domains[1].phases[1].counts, s.domains[0].phases[1].counts) << "the same text";
+
+  got = Tandem("--text " + TextFile() + pieces + "--test s.json --output json");
+  ASSERT_EQ(got.code, 0) << got.err;
+  for (const auto& row : nlohmann::json::parse(got.out)["hit_rates"]) {
+    EXPECT_EQ(row["planned"], row["hindsight"]) << "tested on the text that it was made with";
+  }
+}
+
+TEST_F(CalibrateCommand, WrongUseIsRefusedBeforeTheModelIsLoaded) {
+  const std::string text = "--text " + TextFile();
+  EXPECT_EQ(Tandem(text).code, 2) << "neither -o nor --test";
+  EXPECT_EQ(Tandem(text + " " + text + " -o s.json").code, 2) << "the same name twice";
+  EXPECT_EQ(Tandem("--text absent.txt -o s.json").code, 66);
+  EXPECT_EQ(Tandem(text + " -o s.json --merge absent.json").code, 66);
+  folder_.Write("bad.json", "{");
+  const Outcome damaged = Tandem(text + " --test bad.json");
+  EXPECT_EQ(damaged.code, 65);
+  EXPECT_NE(damaged.err.find("bad.json"), std::string::npos) << damaged.err;
+  RoutingStatistics other = EmptyStatistics(OpenCheckpoint(DemoDir()));
+  other.fingerprint = "0000000000000000";
+  WriteStatistics(other, (folder_ / "other.json").string());
+  const Outcome refused = Tandem(text + " -o s.json --merge other.json");
+  EXPECT_EQ(refused.code, 78);
+  EXPECT_NE(refused.err.find("0000000000000000"), std::string::npos) << refused.err;
 }
 
 }  // namespace
