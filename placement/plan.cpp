@@ -60,8 +60,10 @@ std::string PlaceTable(const Plan& plan) {
 std::string ThreadLines(const Plan& plan) {
   std::string text;
   for (const PlanNode& node : plan.nodes) {
-    text += fmt::format("threads: node {}: {} (cores {})\n", node.os_index, node.cores.size(),
+    text += fmt::format("threads: node {}: {} (cores {})", node.os_index, node.cores.size(),
                         CoreList(node.cores));
+    if (node.share > 0) text += fmt::format(", {:.1f} % of the host's weights", 100 * node.share);
+    text += "\n";
   }
   for (std::size_t i = 0; i < plan.devices.size(); ++i) {
     if (plan.devices[i].threads == 0) continue;
@@ -69,6 +71,44 @@ std::string ThreadLines(const Plan& plan) {
                         plan.devices[i].threads);
   }
   return text;
+}
+
+std::string LimitText(const StepCost& step) {
+  switch (step.limit) {
+    case Limit::kHostMemory:
+      return fmt::format("{} of node {}", Name(step.limit), step.limit_index);
+    case Limit::kDeviceMemory:
+    case Limit::kDeviceArithmetic:
+    case Limit::kDeviceLaunches:
+      return fmt::format("{} of device{}", Name(step.limit), step.limit_index);
+    default:
+      return std::string(Name(step.limit));
+  }
+}
+
+std::string SpeedLine(const char* phase, double speed, double low, double high,
+                      const StepCost& step) {
+  return fmt::format("  {:<12} {:>10.2f} tokens/s  ({:.2f} to {:.2f}), limited by {}\n", phase,
+                     speed, low, high, LimitText(step));
+}
+
+std::string PredictionLines(const Plan& plan) {
+  const Prediction& p = plan.prediction;
+  if (p.rates.empty()) return {};
+  std::string text = fmt::format(
+      "predicted for {:g} sequence{} of {:g} prompt and {:g} answer tokens (rates {}, routing "
+      "{}):\n",
+      p.sequences, p.sequences == 1 ? "" : "s", p.prompt_tokens, p.answer_tokens, p.rates,
+      p.statistics ? "from statistics" : "uniform");
+  text += fmt::format("  {:<12} {:>10.2f} s\n", "first token", p.time_to_first_token_s);
+  text +=
+      SpeedLine("prefill", p.prefill_tokens_per_s, p.prefill_low, p.prefill_high, p.prefill_step);
+  text += SpeedLine("decode", p.decode_tokens_per_s, p.decode_low, p.decode_high, p.decode_step);
+  if (!plan.devices.empty() && std::ranges::any_of(plan.layers, &LayerPlan::moe)) {
+    text += fmt::format("  {:<12} {:>10.1f} %         of the experts chosen in decode\n",
+                        "on device", 100 * p.device_hit_rate);
+  }
+  return text + "\n";
 }
 
 }  // namespace
@@ -90,12 +130,15 @@ std::uint64_t Plan::HostMemoryBytes() const {
 }
 
 std::string ToText(const Plan& plan) {
-  std::string text = ItemTable(plan) + "\n" + PlaceTable(plan) + "\n" + ThreadLines(plan);
+  std::string text =
+      ItemTable(plan) + "\n" + PlaceTable(plan) + "\n" + PredictionLines(plan) + ThreadLines(plan);
   text += fmt::format(
       "KV cache: {} blocks of 64 tokens a layer, {}, up to {} sequences; steps of up to {} rows; "
       "precision {}\n",
       plan.kv_blocks, Name(plan.kv_type), plan.max_sequences, plan.max_rows,
       plan.precision == Precision::kExact ? "exact" : "fast");
+  if (plan.stream_prefill)
+    text += "prefill: experts of the host are copied to device0 and run there\n";
   for (const std::string& note : plan.notes) text += fmt::format("note: {}\n", note);
   return text;
 }

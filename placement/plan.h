@@ -124,5 +124,8 @@ struct Plan {
 
 std::string ToText(const Plan& plan);  // the table
 std::string ToJson(const Plan& plan);
+std::string ToYaml(const Plan& plan);  // the JSON's content
+// What ToJson wrote. Throws ConfigError naming file and field for anything else.
+Plan ParsePlan(const std::string& json, const std::string& file);
 
 }  // namespace tandem

@@ -1,11 +1,9 @@
-#include <nlohmann/json.hpp>
-
-#include "placement/plan.h"
+#include "placement/plan_json.h"
 
 namespace tandem {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using Json = OrderedJson;
 
 // {"host": [[8, 31]], "device0": [[0, 7]]}: ids as ranges [first, last] per place.
 Json ExpertRanges(const std::vector<Place>& experts) {
@@ -51,7 +49,7 @@ Json DevicesJson(const Plan& plan) {
 Json HostJson(const Plan& plan) {
   Json nodes = Json::array();
   for (const PlanNode& node : plan.nodes) {
-    nodes.push_back({{"os_index", node.os_index}, {"cores", node.cores}});
+    nodes.push_back({{"os_index", node.os_index}, {"cores", node.cores}, {"share", node.share}});
   }
   return {{"bytes", plan.host_bytes},
           {"memory_bytes", plan.HostMemoryBytes()},
@@ -70,26 +68,61 @@ Json ItemsJson(const Plan& plan) {
   return list;
 }
 
+Json PredictionJson(const Prediction& p) {
+  return {{"sequences", p.sequences},
+          {"prompt_tokens", p.prompt_tokens},
+          {"answer_tokens", p.answer_tokens},
+          {"time_to_first_token_s", p.time_to_first_token_s},
+          {"prefill_tokens_per_s", p.prefill_tokens_per_s},
+          {"prefill_range", {p.prefill_low, p.prefill_high}},
+          {"decode_tokens_per_s", p.decode_tokens_per_s},
+          {"decode_range", {p.decode_low, p.decode_high}},
+          {"device_hit_rate", p.device_hit_rate},
+          {"rates", p.rates},
+          {"statistics", p.statistics},
+          {"prefill_step", StepCostJson(p.prefill_step)},
+          {"decode_step", StepCostJson(p.decode_step)}};
+}
+
 }  // namespace
 
-std::string ToJson(const Plan& plan) {
+OrderedJson StepCostJson(const StepCost& cost) {
+  return {{"seconds", cost.seconds},
+          {"host", cost.host},
+          {"device", cost.device},
+          {"overlap", cost.overlap},
+          {"transfer", cost.transfer},
+          {"hand_over", cost.hand_over},
+          {"host_memory_bytes", cost.host_memory_bytes},
+          {"device_memory_bytes", cost.device_memory_bytes},
+          {"limit", Name(cost.limit)},
+          {"limit_index", cost.limit_index}};
+}
+
+OrderedJson PlanJson(const Plan& plan) {
   Json layers = Json::array();
   for (const LayerPlan& layer : plan.layers) layers.push_back(LayerJson(layer));
-  const Json json{{"precision", plan.precision == Precision::kExact ? "exact" : "fast"},
-                  {"kv_type", Name(plan.kv_type)},
-                  {"activation_type", Name(plan.activation_type)},
-                  {"kv_blocks", plan.kv_blocks},
-                  {"max_rows", plan.max_rows},
-                  {"max_sequences", plan.max_sequences},
-                  {"host", HostJson(plan)},
-                  {"devices", DevicesJson(plan)},
-                  {"items", ItemsJson(plan)},
-                  {"embedding", ToString(plan.embedding)},
-                  {"head", ToString(plan.head)},
-                  {"layers", layers},
-                  {"notes", plan.notes}};
-  // A device name comes from a driver: bytes that are no UTF-8 must not throw here.
+  return {{"precision", plan.precision == Precision::kExact ? "exact" : "fast"},
+          {"kv_type", Name(plan.kv_type)},
+          {"activation_type", Name(plan.activation_type)},
+          {"kv_blocks", plan.kv_blocks},
+          {"max_rows", plan.max_rows},
+          {"max_sequences", plan.max_sequences},
+          {"stream_prefill", plan.stream_prefill},
+          {"host", HostJson(plan)},
+          {"devices", DevicesJson(plan)},
+          {"items", ItemsJson(plan)},
+          {"prediction", PredictionJson(plan.prediction)},
+          {"embedding", ToString(plan.embedding)},
+          {"head", ToString(plan.head)},
+          {"layers", layers},
+          {"notes", plan.notes}};
+}
+
+std::string Dump(const OrderedJson& json) {
   return json.dump(2, ' ', false, Json::error_handler_t::replace);
 }
+
+std::string ToJson(const Plan& plan) { return Dump(PlanJson(plan)); }
 
 }  // namespace tandem
