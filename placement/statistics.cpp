@@ -84,10 +84,25 @@ void AddRecorded(Lists& into, std::int64_t into_tokens, const Lists& from,
   }
 }
 
+// Whether the same layers were counted: what one side lacks would no longer sum to the tokens.
+bool SameLayers(const Lists& a, const Lists& b) {
+  const auto counted = [](const Lists& lists, std::size_t layer) {
+    return layer < lists.size() && !lists[layer].empty();
+  };
+  for (std::size_t l = 0; l < std::max(a.size(), b.size()); ++l) {
+    if (counted(a, l) != counted(b, l)) return false;
+  }
+  return true;
+}
+
 void AddCounts(RoutingCounts& into, const RoutingCounts& from, const std::string& name) {
   if (from.tokens > kMaxStatisticsTokens - into.tokens) {
     Throw<ConfigError>("statistics of {}: {} and {} tokens are more than the {} that can be kept",
                        QuotedName(name), into.tokens, from.tokens, kMaxStatisticsTokens);
+  }
+  if (into.tokens > 0 && from.tokens > 0 && !SameLayers(into.counts, from.counts)) {
+    Throw<ConfigError>("statistics of {}: of other layers than those that they are added to",
+                       QuotedName(name));
   }
   AddLists(into.counts, from.counts);
   AddRecorded(into.distances, into.tokens, from.distances, from.tokens);

@@ -126,6 +126,17 @@ TEST(Statistics, MergeRefusesAnotherModel) {
                            [&] { Merge(into, from); });
 }
 
+TEST(Statistics, MergeRefusesOtherLayers) {
+  RoutingStatistics into = Small();
+  RoutingStatistics from = Small();
+  for (auto* lists : {&from.domains[0].phases[0].counts, &from.domains[0].phases[0].distances,
+                      &from.domains[0].phases[0].ranks, &from.domains[0].phases[0].chunk_uses}) {
+    std::swap((*lists)[0], (*lists)[1]);
+  }
+  ExpectError<ConfigError>(ExitCode::kConfig, {"prose", "other layers"},
+                           [&] { Merge(into, from); });
+}
+
 TensorList Tensors(const Config& config) { return ExpectedTensors(config, DType::kBF16); }
 
 TEST(Statistics, FingerprintsTellModelsApart) {
