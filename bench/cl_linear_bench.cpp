@@ -7,7 +7,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
 #include <functional>
 #include <string>
@@ -17,29 +16,12 @@
 #include "cl_kernels/kernels.h"
 #include "memory/cl_device.h"
 #include "memory/error.h"
+#include "runtime/device_read.h"
 
 namespace tandem {
 namespace {
 
 constexpr std::size_t kMiB = std::size_t{1} << 20;
-
-// Every work-item adds up `per_item` vectors, neighbours next to each other (stride 1 on a GPU) or
-// each a range of its own, which is what a CPU streams best.
-constexpr const char* kReadSource = R"(
-kernel void read_all(const global float4* x, global float* y, ulong per_item, int blocked) {
-  const ulong id = get_global_id(0);
-  const ulong step = blocked ? 1 : get_global_size(0);
-  const global float4* p = x + (blocked ? id * per_item : id);
-  float4 a = 0, b = 0, c = 0, d = 0;
-  for (ulong i = 0; i < per_item; i += 4) {
-    a += p[i * step];
-    b += p[(i + 1) * step];
-    c += p[(i + 2) * step];
-    d += p[(i + 3) * step];
-  }
-  a += b + c + d;
-  y[id] = a.x + a.y + a.z + a.w;
-})";
 
 class Machine {
  public:
@@ -89,37 +71,9 @@ class Machine {
   }
 
   double MeasureRead() {
-    cl_int error = CL_SUCCESS;
-    const cl_device_id id = device_.id();
-    const char* text = kReadSource;
-    const ClProgramHandle program(
-        clCreateProgramWithSource(device_.context(), 1, &text, nullptr, &error));
-    ClCheck(error, "clCreateProgramWithSource");
-    ClCheck(clBuildProgram(program.get(), 1, &id, "-cl-std=CL1.2", nullptr, nullptr),
-            "clBuildProgram");
-    const ClKernelHandle kernel(clCreateKernel(program.get(), "read_all", &error));
-    ClCheck(error, "clCreateKernel");
-    const bool cpu = device_.info().is_cpu;
-    const std::size_t items = cpu ? 1024 : std::size_t{1} << 21;
-    const cl_mem in = weights();
-    const cl_mem out = vectors();
-    const cl_ulong per_item = bytes_ / sizeof(cl_float4) / items;
-    const cl_int blocked = cpu;
-    ClCheck(clSetKernelArg(kernel.get(), 0, sizeof(in), &in), "clSetKernelArg");
-    ClCheck(clSetKernelArg(kernel.get(), 1, sizeof(out), &out), "clSetKernelArg");
-    ClCheck(clSetKernelArg(kernel.get(), 2, sizeof(per_item), &per_item), "clSetKernelArg");
-    ClCheck(clSetKernelArg(kernel.get(), 3, sizeof(blocked), &blocked), "clSetKernelArg");
-    const std::size_t local = cpu ? 1 : 256;
+    const DeviceRead read(device_, weights(), bytes_);
     double best = 0;
-    for (int round = 0; round < 7; ++round) {
-      const auto start = std::chrono::steady_clock::now();
-      ClCheck(clEnqueueNDRangeKernel(device_.queue(), kernel.get(), 1, nullptr, &items, &local, 0,
-                                     nullptr, nullptr),
-              "clEnqueueNDRangeKernel");
-      device_.Finish();
-      const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-      best = std::max(best, static_cast<double>(bytes_) / seconds.count() * 1e-9);
-    }
+    for (int round = 0; round < 7; ++round) best = std::max(best, read.Measure() * 1e-9);
     return best;
   }
 
