@@ -3,6 +3,7 @@
 #include <numa.h>
 #include <numaif.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstdint>
@@ -50,6 +51,15 @@ HostBuffer::HostBuffer(std::size_t bytes, int node) : bytes_(bytes) {
   counted_ = CountedBytes(CountedBytes::kHost, bytes);
   if (huge) madvise(data, bytes, MADV_HUGEPAGE);  // advice: a refusal costs speed only
   bound_ = BindTo(data, bytes, node);
+}
+
+void HostBuffer::Discard(std::size_t offset, std::size_t bytes) {
+  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<std::uintptr_t>(data()) + offset;
+  const std::uintptr_t first = (begin + page - 1) / page * page;
+  const std::uintptr_t last = (begin + bytes) / page * page;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+  counted_.Shrink(bytes);
 }
 
 }  // namespace tandem

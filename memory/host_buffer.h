@@ -25,6 +25,11 @@ class HostBuffer {
   // (containers without the capability) leaves the memory unbound and bound() false.
   explicit HostBuffer(std::size_t bytes, int node = kAnyNode);
 
+  // Gives the whole pages of a range back to the system and no longer counts its bytes, until
+  // Reuse takes the range again. Its values are lost.
+  void Discard(std::size_t offset, std::size_t bytes);
+  void Reuse(std::size_t bytes) { counted_.Grow(bytes); }
+
   std::byte* data() const { return static_cast<std::byte*>(memory_.get()); }
   std::size_t bytes() const { return bytes_; }
   bool bound() const { return bound_; }

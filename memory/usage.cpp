@@ -47,6 +47,16 @@ CountedBytes& CountedBytes::operator=(CountedBytes&& other) noexcept {
 
 CountedBytes::~CountedBytes() { SumOf(device_).Subtract(bytes_); }
 
+void CountedBytes::Grow(std::size_t bytes) {
+  SumOf(device_).Add(bytes);
+  bytes_ += bytes;
+}
+
+void CountedBytes::Shrink(std::size_t bytes) {
+  SumOf(device_).Subtract(bytes);
+  bytes_ -= bytes;
+}
+
 std::uint64_t HostBufferBytes() { return SumOf(CountedBytes::kHost).now.load(); }
 std::uint64_t DeviceBufferBytes(int device) { return SumOf(device).now.load(); }
 std::uint64_t PeakHostBufferBytes() { return SumOf(CountedBytes::kHost).peak.load(); }

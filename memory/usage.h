@@ -18,6 +18,9 @@ class CountedBytes {
   CountedBytes& operator=(CountedBytes&& other) noexcept;
   ~CountedBytes();
 
+  void Grow(std::size_t bytes);
+  void Shrink(std::size_t bytes);
+
  private:
   int device_ = kHost;
   std::size_t bytes_ = 0;

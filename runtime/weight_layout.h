@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstdint>
-#include <utility>
+#include <span>
 #include <vector>
 
+#include "memory/cl_device.h"
+#include "model/tensor_source.h"
 #include "runtime/weights.h"
 
 namespace tandem {
@@ -19,31 +21,47 @@ struct LoadTask {
   std::uint64_t device_offset = 0;
 };
 
-// Decides the address of every tensor: first a pass that counts, then allocation, then a pass that
-// assigns and lists what is to be read. The rules of placement are the plan's; this only packs.
-class WeightLayout {
+// A matrix and the tensor that fills it.
+struct WantedMatrix {
+  Matrix* matrix = nullptr;
+  const TensorInfo* tensor = nullptr;
+  std::int64_t row_unit = 1;  // rows that must stay together
+};
+
+// Which rows of a matrix each node of a plan holds: its share of them, in whole units.
+class RowCut {
  public:
-  WeightLayout(const Model& model, const Plan& plan, const ClDevice* device, Weights& weights);
-  // In the order of the tensors, cut into pieces of a few MiB.
-  std::vector<LoadTask> tasks;
+  explicit RowCut(const Plan& plan);
+
+  struct Rows {
+    std::int64_t first = 0;
+    std::int64_t last = 0;
+  };
+  // Shards start on the border of an FP8 scale block, in every format, so that matrices of equal
+  // shape are cut alike; `row_unit` rows are not cut.
+  Rows Of(std::size_t node, std::int64_t rows, std::int64_t row_unit) const;
+  std::size_t nodes() const { return ends_.size(); }
+  int os_index(std::size_t node) const { return os_index_[node]; }
+  // Plans whose cuts are equal can share host weights.
+  friend bool operator==(const RowCut&, const RowCut&) = default;
 
  private:
-  struct Pass;
-  void Walk(Pass& pass);
-  void WalkLayer(Pass& pass, int layer);
-  void WalkAttention(Pass& pass, int layer);
-  void WalkMlp(Pass& pass, MlpWeights& mlp, Role role, int layer, int expert, Place place);
-  void PlaceMatrix(Pass& pass, Matrix& m, Role role, Part part, int layer, int expert, Place place,
-                   std::int64_t row_unit = 1);
-  void PlaceOnHost(Pass& pass, Matrix& m, std::int64_t row_unit);
-  void PlaceOnDevice(Pass& pass, Matrix& m);
-  void AddTasks(const TensorInfo& t, Piece piece, std::uint64_t offset, std::uint64_t bytes,
-                std::byte* host, cl_mem device, std::uint64_t device_offset);
-
-  const Model& model_;
-  const Plan& plan_;
-  const ClDevice* device_;
-  Weights& weights_;
+  std::vector<double> ends_;  // of each node, as a share of all rows
+  std::vector<int> os_index_;
 };
+
+// Where the matrices of one unit lie in memory that starts at `bases` (per node): packed one after
+// another on cache lines. Without bases it only counts. Gives the bytes used per node; `tasks`, if
+// not null, gets what is to be read.
+std::vector<std::uint64_t> PackOnHost(std::span<const WantedMatrix> wanted, const RowCut& cut,
+                                      std::span<std::byte* const> bases,
+                                      std::vector<LoadTask>* tasks);
+
+// The same in device buffers of at most `max_bytes`, from `offset` of the first on. A matrix lies
+// in one buffer.
+std::vector<std::uint64_t> PackOnDevice(std::span<const WantedMatrix> wanted, int device,
+                                        std::uint64_t max_bytes, std::uint64_t offset,
+                                        std::span<const cl_mem> buffers,
+                                        std::vector<LoadTask>* tasks);
 
 }  // namespace tandem

@@ -1,72 +1,14 @@
 #include "runtime/weights.h"
 
 #include <algorithm>
-#include <atomic>
-#include <chrono>
-#include <exception>
-#include <mutex>
-#include <thread>
 
 #include "memory/error.h"
-#include "runtime/weight_layout.h"
+#include "runtime/clock.h"
+#include "runtime/weight_memory.h"
+#include "runtime/weight_reader.h"
 
 namespace tandem {
 namespace {
-
-constexpr unsigned kMaxReaders = 16;
-
-// Works through the tasks with several threads. The first failure, or a cancel, stops all of them.
-class Reader {
- public:
-  Reader(const TensorSource& source, const std::vector<LoadTask>& tasks, const ClDevice* device,
-         ProgressSink* progress)
-      : source_(source), tasks_(tasks), device_(device), progress_(progress) {}
-
-  void Run() {
-    const unsigned n = std::clamp(std::thread::hardware_concurrency(), 1U, kMaxReaders);
-    std::vector<std::jthread> threads;
-    for (unsigned i = 0; i < n; ++i) threads.emplace_back([this] { Work(); });
-    threads.clear();
-    if (failure_) std::rethrow_exception(failure_);
-  }
-
- private:
-  void Work() {
-    try {
-      std::vector<std::byte> staging;
-      for (std::size_t i = next_++; i < tasks_.size() && !stop_; i = next_++) {
-        ReadOne(tasks_[i], staging);
-        const std::uint64_t done = done_ += tasks_[i].bytes;
-        if (progress_ == nullptr) continue;
-        progress_->Update(done);
-        if (progress_->Cancelled()) throw Error(ExitCode::kIo, "loading was interrupted");
-      }
-    } catch (...) {
-      const std::lock_guard lock(mutex_);
-      if (!failure_) failure_ = std::current_exception();
-      stop_ = true;
-    }
-  }
-
-  void ReadOne(const LoadTask& task, std::vector<std::byte>& staging) const {
-    if (task.host != nullptr) {
-      return source_.Read(*task.tensor, task.piece, task.offset, {task.host, task.bytes});
-    }
-    staging.resize(std::max<std::size_t>(staging.size(), task.bytes));
-    source_.Read(*task.tensor, task.piece, task.offset, {staging.data(), task.bytes});
-    device_->BlockingWrite(task.device, task.device_offset, staging.data(), task.bytes);
-  }
-
-  const TensorSource& source_;
-  const std::vector<LoadTask>& tasks_;
-  const ClDevice* device_;
-  ProgressSink* progress_;
-  std::atomic<std::size_t> next_{0};
-  std::atomic<std::uint64_t> done_{0};
-  std::atomic<bool> stop_{false};
-  std::mutex mutex_;
-  std::exception_ptr failure_;
-};
 
 float ToF32(DType type, const std::byte* p) {
   if (type == DType::kF32) return *reinterpret_cast<const float*>(p);
@@ -84,22 +26,20 @@ std::vector<float> ReadVector(const Model& model, const TensorInfo* t) {
   return out;
 }
 
-// Reads the norms and biases: small, kept as f32 on the host and copied to the device's one buffer
-// for them where their layer runs there.
+// The norms and biases: small, kept as f32 on the host and copied to the device's one buffer for
+// them where their layer runs there.
 class VectorLoader {
  public:
-  VectorLoader(const Model& model, std::uint64_t& loaded) : model_(model), loaded_(loaded) {}
+  explicit VectorLoader(const Model& model) : model_(model) {}
 
   void Load(Vector& v, Role role, Part part, int layer, Place place) {
-    const TensorInfo* t = model_.tensors.Find(role, part, layer);
-    v.host = ReadVector(model_, t);
-    if (t != nullptr) loaded_ += t->data.bytes;
-    if (place.on_device() && !v.host.empty()) {
-      v.device.offset = static_cast<std::int64_t>(staged_.size());
-      staged_.insert(staged_.end(), v.host.begin(), v.host.end());
-      staged_.resize((staged_.size() + 63) / 64 * 64);
-      placed_.push_back(&v);
-    }
+    if (v.host.empty()) v.host = ReadVector(model_, model_.tensors.Find(role, part, layer));
+    v.device = {};
+    if (!place.on_device() || v.host.empty()) return;
+    v.device.offset = static_cast<std::int64_t>(staged_.size());
+    staged_.insert(staged_.end(), v.host.begin(), v.host.end());
+    staged_.resize((staged_.size() + 63) / 64 * 64);
+    placed_.push_back(&v);
   }
 
   ClBuffer Upload(const ClDevice* device) {
@@ -112,40 +52,149 @@ class VectorLoader {
 
  private:
   const Model& model_;
-  std::uint64_t& loaded_;
   std::vector<float> staged_;
   std::vector<Vector*> placed_;
 };
 
-void LoadVectors(VectorLoader& loader, const Plan& plan, Weights& w) {
-  for (std::size_t i = 0; i < w.layers.size(); ++i) {
-    const auto layer = static_cast<int>(i);
-    const LayerPlan& p = plan.layers[i];
-    AttentionWeights& a = w.layers[i].attention;
-    loader.Load(a.input_norm, Role::kAttention, Part::kInputNorm, layer, p.attention);
-    loader.Load(a.q_a_norm, Role::kAttention, Part::kQANorm, layer, p.attention);
-    loader.Load(a.kv_a_norm, Role::kAttention, Part::kKvANorm, layer, p.attention);
-    loader.Load(w.layers[i].post_norm, Role::kDense, Part::kPostNorm, layer,
-                p.moe ? p.router : p.dense);
-    loader.Load(w.layers[i].router_bias, Role::kRouter, Part::kRouterBias, layer, p.router);
+struct WantedPart {
+  Matrix* matrix;
+  Part part;
+  std::int64_t row_unit = 1;
+};
+
+// Those of the parts that the model has: e.g. no q_a without a low-rank query.
+std::vector<WantedMatrix> Present(const TensorList& tensors, Role role, int layer, int expert,
+                                  const std::vector<WantedPart>& parts) {
+  std::vector<WantedMatrix> present;
+  for (const WantedPart& p : parts) {
+    const TensorInfo* tensor = tensors.Find(role, p.part, layer, expert);
+    if (tensor != nullptr) present.push_back({p.matrix, tensor, p.row_unit});
   }
-  loader.Load(w.final_norm, Role::kHead, Part::kFinalNorm, -1, plan.head);
+  return present;
+}
+
+std::vector<WantedPart> MlpParts(MlpWeights& mlp) {
+  return {{&mlp.gate, Part::kGate}, {&mlp.up, Part::kUp}, {&mlp.down, Part::kDown}};
+}
+
+WeightContext ContextOf(const RowCut& cut, const Plan& plan, const ClDevice* device) {
+  return {cut, device, plan.devices.empty() ? 0 : plan.devices[0].max_alloc_bytes};
 }
 
 }  // namespace
 
+struct Weights::PlacedUnit {
+  WeightUnit unit;
+  std::function<Place(const Plan&)> place;
+};
+
+Weights::Weights() = default;
+Weights::~Weights() = default;
+
 Weights::Weights(const Model& model, const Plan& plan, const ClDevice* device,
-                 ProgressSink* progress) {
-  const auto start = std::chrono::steady_clock::now();
-  WeightLayout layout(model, plan, device, *this);
-  for (const LoadTask& task : layout.tasks) loaded_bytes_ += task.bytes;
-  if (progress != nullptr) progress->Begin("loading " + model.name, loaded_bytes_);
-  Reader(*model.source, layout.tasks, device, progress).Run();
-  VectorLoader loader(model, loaded_bytes_);
-  LoadVectors(loader, plan, *this);
+                 ProgressSink* progress)
+    : layers(plan.layers.size()), model_(&model), cut_(std::make_unique<RowCut>(plan)) {
+  BuildUnits();
+  Move(plan, device, progress);
+}
+
+void Weights::BuildUnits() {
+  const TensorList& tensors = model_->tensors;
+  const Config& c = model_->config;
+  const auto add = [&](Role role, int layer, const std::vector<WantedPart>& parts, auto place) {
+    units_.push_back({WeightUnit(Present(tensors, role, layer, -1, parts)), place});
+  };
+  add(Role::kEmbedding, -1, {{&embedding, Part::kEmbed}},
+      [](const Plan& p) { return p.embedding; });
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    const auto layer = static_cast<int>(i);
+    LayerWeights& w = layers[i];
+    AttentionWeights& a = w.attention;
+    const std::int64_t head_rows = c.qk_nope_head_dim + c.v_head_dim;  // these stay together
+    add(Role::kAttention, layer,
+        {{&a.q, Part::kQ},
+         {&a.q_a, Part::kQA},
+         {&a.q_b, Part::kQB},
+         {&a.kv_a, Part::kKvA},
+         {&a.kv_b, Part::kKvB, head_rows},
+         {&a.k, Part::kK},
+         {&a.v, Part::kV},
+         {&a.o, Part::kO}},
+        [i](const Plan& p) { return p.layers[i].attention; });
+    add(Role::kDense, layer, MlpParts(w.dense), [i](const Plan& p) { return p.layers[i].dense; });
+    add(Role::kRouter, layer, {{&w.router, Part::kRouterWeight}},
+        [i](const Plan& p) { return p.layers[i].router; });
+    add(Role::kShared, layer, MlpParts(w.shared),
+        [i](const Plan& p) { return p.layers[i].shared; });
+    w.experts.resize(c.IsMoeLayer(layer) ? c.n_routed_experts : 0);
+    std::vector<std::vector<WantedMatrix>> experts;
+    for (std::size_t e = 0; e < w.experts.size(); ++e) {
+      experts.push_back(
+          Present(tensors, Role::kRouted, layer, static_cast<int>(e), MlpParts(w.experts[e])));
+    }
+    experts_.emplace_back(std::move(experts));
+  }
+  add(Role::kHead, -1, {{&lm_head, Part::kLmHead}}, [](const Plan& p) { return p.head; });
+}
+
+void Weights::Move(const Plan& next, const ClDevice* device, ProgressSink* progress) {
+  const double start = Now();
+  Release(next, device);
+  std::vector<LoadTask> tasks;
+  Fill(next, device, tasks);
+  loaded_bytes_ = ReadWeights(*model_->source, tasks, device, "loading " + model_->name, progress);
+  LoadVectors(next, device);
+  load_s_ = Now() - start;
+}
+
+// All that leaves goes before anything comes: the two plans may not fit side by side.
+void Weights::Release(const Plan& next, const ClDevice* device) {
+  TANDEM_CHECK(RowCut(next) == *cut_);
+  const WeightContext context = ContextOf(*cut_, next, device);
+  for (PlacedUnit& u : units_) u.unit.Release(u.place(next));
+  for (std::size_t i = 0; i < experts_.size(); ++i) {
+    experts_[i].Release(next.layers[i].experts, context);
+  }
+}
+
+void Weights::Fill(const Plan& next, const ClDevice* device, std::vector<LoadTask>& tasks) {
+  const WeightContext context = ContextOf(*cut_, next, device);
+  for (PlacedUnit& u : units_) u.unit.Fill(u.place(next), context, tasks);
+  for (std::size_t i = 0; i < experts_.size(); ++i) {
+    experts_[i].Fill(next.layers[i].experts, context, tasks);
+  }
+}
+
+void Weights::LoadVectors(const Plan& plan, const ClDevice* device) {
+  VectorLoader loader(*model_);
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    const auto layer = static_cast<int>(i);
+    const LayerPlan& p = plan.layers[i];
+    AttentionWeights& a = layers[i].attention;
+    loader.Load(a.input_norm, Role::kAttention, Part::kInputNorm, layer, p.attention);
+    loader.Load(a.q_a_norm, Role::kAttention, Part::kQANorm, layer, p.attention);
+    loader.Load(a.kv_a_norm, Role::kAttention, Part::kKvANorm, layer, p.attention);
+    loader.Load(layers[i].post_norm, Role::kDense, Part::kPostNorm, layer,
+                p.moe ? p.router : p.dense);
+    loader.Load(layers[i].router_bias, Role::kRouter, Part::kRouterBias, layer, p.router);
+  }
+  loader.Load(final_norm, Role::kHead, Part::kFinalNorm, -1, plan.head);
+  device_vectors_ = {};
   device_vectors_ = loader.Upload(device);
-  load_s_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  if (progress != nullptr) progress->End();
+}
+
+std::uint64_t Weights::host_bytes() const {
+  std::uint64_t bytes = 0;
+  for (const PlacedUnit& u : units_) bytes += u.unit.host_bytes();
+  for (const ExpertSlots& e : experts_) bytes += e.host_bytes();
+  return bytes;
+}
+
+std::uint64_t Weights::device_bytes() const {
+  std::uint64_t bytes = device_vectors_.bytes();
+  for (const PlacedUnit& u : units_) bytes += u.unit.device_bytes();
+  for (const ExpertSlots& e : experts_) bytes += e.device_bytes();
+  return bytes;
 }
 
 }  // namespace tandem

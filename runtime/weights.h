@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -63,26 +65,50 @@ struct LayerWeights {
   std::vector<MlpWeights> experts;
 };
 
-// All weights of a model, where the plan puts them. Owns their memory.
+class WeightUnit;
+class ExpertSlots;
+class RowCut;
+struct LoadTask;
+
+// All weights of a model, where a plan puts them. Owns their memory, in pieces that can move on
+// their own: a role of a layer, and every routed expert.
 class Weights {
  public:
-  Weights() = default;  // of no model, to be filled by hand: measurements
+  Weights();  // of no model, to be filled by hand: measurements
   // Lays out and reads everything, with several threads, each byte straight to its final place.
   // `device` is devices[0] of the plan, or null. model and device outlive this.
   Weights(const Model& model, const Plan& plan, const ClDevice* device, ProgressSink* progress);
+  ~Weights();
+  Weights(const Weights&) = delete;
+  Weights& operator=(const Weights&) = delete;
+
+  // Goes over to another plan for the same model: what stays is not touched, what leaves is freed
+  // first, what comes is read again. Throws what loading throws; then nothing here is usable.
+  void Move(const Plan& next, const ClDevice* device, ProgressSink* progress);
 
   Matrix embedding;
   Vector final_norm;
   Matrix lm_head;
   std::vector<LayerWeights> layers;
 
+  // Of the constructor, or of the last Move.
   std::uint64_t loaded_bytes() const { return loaded_bytes_; }
   double load_s() const { return load_s_; }
+  // Memory that the weights take now; norms and biases are not counted on the host.
+  std::uint64_t host_bytes() const;
+  std::uint64_t device_bytes() const;
 
  private:
-  friend class WeightLayout;
-  std::vector<HostBuffer> host_;  // one arena per node
-  std::vector<ClBuffer> device_;  // arenas of at most max_alloc_bytes
+  struct PlacedUnit;
+  void BuildUnits();
+  void Release(const Plan& next, const ClDevice* device);
+  void Fill(const Plan& next, const ClDevice* device, std::vector<LoadTask>& tasks);
+  void LoadVectors(const Plan& plan, const ClDevice* device);
+
+  const Model* model_ = nullptr;
+  std::unique_ptr<RowCut> cut_;
+  std::vector<PlacedUnit> units_;
+  std::vector<ExpertSlots> experts_;  // per layer; without experts in dense ones
   ClBuffer device_vectors_;
   std::uint64_t loaded_bytes_ = 0;
   double load_s_ = 0;

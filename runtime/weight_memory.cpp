@@ -1,0 +1,223 @@
+#include "runtime/weight_memory.h"
+
+#include <algorithm>
+
+#include "memory/error.h"
+
+namespace tandem {
+namespace {
+
+constexpr int kDevice = 0;  // Place::Device(0), the one that the runtime drives
+
+template <class Buffers>
+std::uint64_t Sum(const Buffers& buffers) {
+  std::uint64_t bytes = 0;
+  for (const auto& buffer : buffers) bytes += buffer.bytes();
+  return bytes;
+}
+
+std::uint64_t SlotOf(const std::vector<int>& owners) {
+  return static_cast<std::uint64_t>(std::ranges::find(owners, -1) - owners.begin());
+}
+
+std::vector<std::byte*> BasesOf(const std::vector<HostBuffer>& buffers,
+                                const std::vector<std::uint64_t>& slot_bytes, std::size_t slot) {
+  std::vector<std::byte*> bases;
+  for (std::size_t node = 0; node < buffers.size(); ++node) {
+    bases.push_back(buffers[node].data() + slot * slot_bytes[node]);
+  }
+  return bases;
+}
+
+}  // namespace
+
+void WeightUnit::Release(Place place) {
+  if (!placed_ || place_ == place) return;
+  host_.clear();
+  device_.clear();
+  placed_ = false;
+}
+
+void WeightUnit::Fill(Place place, const WeightContext& context, std::vector<LoadTask>& tasks) {
+  if (placed_ || matrices_.empty()) return;
+  if (place.on_device()) {
+    std::vector<cl_mem> buffers;
+    for (const std::uint64_t bytes :
+         PackOnDevice(matrices_, kDevice, context.max_alloc_bytes, 0, {}, nullptr)) {
+      device_.push_back(context.device->Allocate(bytes, CL_MEM_READ_ONLY));
+      buffers.push_back(device_.back().get());
+    }
+    PackOnDevice(matrices_, kDevice, context.max_alloc_bytes, 0, buffers, &tasks);
+  } else {
+    const std::vector<std::uint64_t> used = PackOnHost(matrices_, context.cut, {}, nullptr);
+    for (std::size_t node = 0; node < used.size(); ++node) {
+      host_.emplace_back(used[node], context.cut.os_index(node));
+    }
+    PackOnHost(matrices_, context.cut, BasesOf(host_, used, 0), &tasks);
+  }
+  place_ = place;
+  placed_ = true;
+}
+
+std::uint64_t WeightUnit::host_bytes() const { return Sum(host_); }
+std::uint64_t WeightUnit::device_bytes() const { return Sum(device_); }
+
+ExpertSlots::ExpertSlots(std::vector<std::vector<WantedMatrix>> experts)
+    : experts_(std::move(experts)), placed_(experts_.size()), on_device_(experts_.size()) {}
+
+// A slot takes the largest expert; in every known model they are all equal.
+void ExpertSlots::MeasureSlots(const WeightContext& context) {
+  if (device_slot_bytes_ > 0) return;
+  host_slot_bytes_.assign(context.cut.nodes(), 0);
+  for (const std::vector<WantedMatrix>& expert : experts_) {
+    const auto used = PackOnHost(expert, context.cut, {}, nullptr);
+    for (std::size_t node = 0; node < used.size(); ++node) {
+      host_slot_bytes_[node] = std::max(host_slot_bytes_[node], used[node]);
+    }
+    const auto device = PackOnDevice(expert, kDevice, UINT64_MAX, 0, {}, nullptr);
+    device_slot_bytes_ = std::max(device_slot_bytes_, device[0]);
+  }
+}
+
+void ExpertSlots::Release(const std::vector<Place>& places, const WeightContext& context) {
+  ReleaseHost(places);
+  std::int64_t wanted = 0;
+  for (std::size_t e = 0; e < experts_.size(); ++e) {
+    wanted += places[e].on_device() ? 1 : 0;
+    if (!placed_[e] || !on_device_[e] || places[e].on_device()) continue;
+    placed_[e] = false;
+    for (DeviceSlab& slab : device_) std::ranges::replace(slab.owners, static_cast<int>(e), kFree);
+  }
+  if (wanted < DeviceSlots()) ResizeDevice(wanted, context);
+}
+
+void ExpertSlots::ReleaseHost(const std::vector<Place>& places) {
+  for (HostSlab& slab : host_) {
+    for (std::size_t slot = 0; slot < slab.owners.size(); ++slot) {
+      const int e = slab.owners[slot];
+      if (e == kFree || !places[e].on_device()) continue;
+      slab.owners[slot] = kFree;
+      placed_[e] = false;
+      for (std::size_t node = 0; node < slab.nodes.size(); ++node) {
+        slab.nodes[node].Discard(slot * host_slot_bytes_[node], host_slot_bytes_[node]);
+      }
+    }
+  }
+  std::erase_if(host_, [](const HostSlab& slab) {
+    return std::ranges::all_of(slab.owners, [](int owner) { return owner == kFree; });
+  });
+}
+
+void ExpertSlots::Fill(const std::vector<Place>& places, const WeightContext& context,
+                       std::vector<LoadTask>& tasks) {
+  MeasureSlots(context);
+  FillHost(places, context, tasks);
+  FillDevice(places, context, tasks);
+}
+
+void ExpertSlots::AddHostSlab(std::int64_t slots, const WeightContext& context) {
+  HostSlab slab;
+  for (std::size_t node = 0; node < context.cut.nodes(); ++node) {
+    slab.nodes.emplace_back(slots * host_slot_bytes_[node], context.cut.os_index(node));
+  }
+  slab.owners.assign(slots, kFree);
+  host_.push_back(std::move(slab));
+}
+
+void ExpertSlots::FillHost(const std::vector<Place>& places, const WeightContext& context,
+                           std::vector<LoadTask>& tasks) {
+  std::vector<int> missing;
+  for (std::size_t e = 0; e < experts_.size(); ++e) {
+    if (!placed_[e] && !places[e].on_device()) missing.push_back(static_cast<int>(e));
+  }
+  std::size_t next = 0;
+  const auto fill = [&](HostSlab& slab, bool reused) {
+    for (std::size_t slot = 0; slot < slab.owners.size() && next < missing.size(); ++slot) {
+      if (slab.owners[slot] != kFree) continue;
+      const int e = missing[next++];
+      for (std::size_t node = 0; reused && node < slab.nodes.size(); ++node) {
+        slab.nodes[node].Reuse(host_slot_bytes_[node]);
+      }
+      PackOnHost(experts_[e], context.cut, BasesOf(slab.nodes, host_slot_bytes_, slot), &tasks);
+      slab.owners[slot] = e;
+      placed_[e] = true;
+      on_device_[e] = false;
+    }
+  };
+  for (HostSlab& slab : host_) fill(slab, /*reused=*/true);
+  if (next == missing.size()) return;
+  AddHostSlab(static_cast<std::int64_t>(missing.size() - next), context);
+  fill(host_.back(), /*reused=*/false);
+}
+
+std::int64_t ExpertSlots::DeviceSlots() const {
+  std::int64_t slots = 0;
+  for (const DeviceSlab& slab : device_) slots += std::ssize(slab.owners);
+  return slots;
+}
+
+void ExpertSlots::PutOnDevice(int expert, Slot slot, std::vector<LoadTask>* tasks) {
+  DeviceSlab& slab = device_[slot.slab];
+  const cl_mem buffer = slab.buffer.get();
+  PackOnDevice(experts_[expert], kDevice, UINT64_MAX, slot.index * device_slot_bytes_, {&buffer, 1},
+               tasks);
+  slab.owners[slot.index] = expert;
+  placed_[expert] = on_device_[expert] = true;
+}
+
+void ExpertSlots::ResizeDevice(std::int64_t slots, const WeightContext& context) {
+  std::vector<DeviceSlab> old = std::move(device_);
+  device_.clear();
+  const auto most = static_cast<std::int64_t>(context.max_alloc_bytes / device_slot_bytes_);
+  TANDEM_CHECK(slots == 0 ||
+               most > 0);  // the planner refuses experts that need more than one buffer
+  for (std::int64_t left = slots; left > 0; left -= std::min(left, most)) {
+    DeviceSlab& slab = device_.emplace_back();
+    slab.owners.assign(std::min(left, most), kFree);
+    slab.buffer =
+        context.device->Allocate(slab.owners.size() * device_slot_bytes_, CL_MEM_READ_ONLY);
+  }
+  Slot to{0, 0};
+  for (const DeviceSlab& from : old) {
+    for (std::size_t i = 0; i < from.owners.size(); ++i) {
+      if (from.owners[i] == kFree) continue;
+      if (to.index == std::ssize(device_[to.slab].owners)) to = {to.slab + 1, 0};
+      context.device->Copy(from.buffer.get(), i * device_slot_bytes_, device_[to.slab].buffer.get(),
+                           to.index * device_slot_bytes_, device_slot_bytes_);
+      PutOnDevice(from.owners[i], to, nullptr);
+      ++to.index;
+    }
+  }
+  if (!old.empty()) context.device->Finish();  // the copies, before their source is freed
+}
+
+void ExpertSlots::FillDevice(const std::vector<Place>& places, const WeightContext& context,
+                             std::vector<LoadTask>& tasks) {
+  const auto wanted = std::ranges::count_if(places, [](Place p) { return p.on_device(); });
+  if (wanted > DeviceSlots()) ResizeDevice(wanted, context);
+  Slot slot{0, 0};
+  for (std::size_t e = 0; e < experts_.size(); ++e) {
+    if (placed_[e] || !places[e].on_device()) continue;
+    const auto find = [&] { return SlotOf(device_[slot.slab].owners); };
+    while (find() == device_[slot.slab].owners.size()) ++slot.slab;
+    slot.index = static_cast<int>(find());
+    PutOnDevice(static_cast<int>(e), slot, &tasks);
+  }
+}
+
+std::uint64_t ExpertSlots::host_bytes() const {
+  std::uint64_t slot = 0;
+  for (const std::uint64_t bytes : host_slot_bytes_) slot += bytes;
+  std::uint64_t used = 0;
+  for (const HostSlab& slab : host_) {
+    used += slot * static_cast<std::uint64_t>(std::ranges::count_if(
+                       slab.owners, [](int owner) { return owner != kFree; }));
+  }
+  return used;
+}
+
+std::uint64_t ExpertSlots::device_bytes() const {
+  return static_cast<std::uint64_t>(DeviceSlots()) * device_slot_bytes_;
+}
+
+}  // namespace tandem

@@ -1,0 +1,81 @@
+#include "runtime/weight_reader.h"
+
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <mutex>
+#include <thread>
+
+#include "memory/error.h"
+
+namespace tandem {
+namespace {
+
+constexpr unsigned kMaxReaders = 16;
+
+// Works through the tasks with several threads. The first failure, or a cancel, stops all of them.
+class Reader {
+ public:
+  Reader(const TensorSource& source, const std::vector<LoadTask>& tasks, const ClDevice* device,
+         ProgressSink* progress)
+      : source_(source), tasks_(tasks), device_(device), progress_(progress) {}
+
+  void Run() {
+    const unsigned n = std::clamp(std::thread::hardware_concurrency(), 1U, kMaxReaders);
+    std::vector<std::jthread> threads;
+    for (unsigned i = 0; i < n; ++i) threads.emplace_back([this] { Work(); });
+    threads.clear();
+    if (failure_) std::rethrow_exception(failure_);
+  }
+
+ private:
+  void Work() {
+    try {
+      std::vector<std::byte> staging;
+      for (std::size_t i = next_++; i < tasks_.size() && !stop_; i = next_++) {
+        ReadOne(tasks_[i], staging);
+        const std::uint64_t done = done_ += tasks_[i].bytes;
+        if (progress_ == nullptr) continue;
+        progress_->Update(done);
+        if (progress_->Cancelled()) throw Error(ExitCode::kIo, "loading was interrupted");
+      }
+    } catch (...) {
+      const std::lock_guard lock(mutex_);
+      if (!failure_) failure_ = std::current_exception();
+      stop_ = true;
+    }
+  }
+
+  void ReadOne(const LoadTask& task, std::vector<std::byte>& staging) const {
+    if (task.host != nullptr) {
+      return source_.Read(*task.tensor, task.piece, task.offset, {task.host, task.bytes});
+    }
+    staging.resize(std::max<std::size_t>(staging.size(), task.bytes));
+    source_.Read(*task.tensor, task.piece, task.offset, {staging.data(), task.bytes});
+    device_->BlockingWrite(task.device, task.device_offset, staging.data(), task.bytes);
+  }
+
+  const TensorSource& source_;
+  const std::vector<LoadTask>& tasks_;
+  const ClDevice* device_;
+  ProgressSink* progress_;
+  std::atomic<std::size_t> next_{0};
+  std::atomic<std::uint64_t> done_{0};
+  std::atomic<bool> stop_{false};
+  std::mutex mutex_;
+  std::exception_ptr failure_;
+};
+
+}  // namespace
+
+std::uint64_t ReadWeights(const TensorSource& source, const std::vector<LoadTask>& tasks,
+                          const ClDevice* device, const std::string& what, ProgressSink* progress) {
+  std::uint64_t bytes = 0;
+  for (const LoadTask& task : tasks) bytes += task.bytes;
+  if (progress != nullptr) progress->Begin(what, bytes);
+  Reader(source, tasks, device, progress).Run();
+  if (progress != nullptr) progress->End();
+  return bytes;
+}
+
+}  // namespace tandem
