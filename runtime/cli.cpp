@@ -35,6 +35,7 @@ void AddCommands(CLI::App& app, Command& chosen) {
   AddPlanCommand(app, chosen);
   AddBenchCommand(app, chosen);
   AddCalibrateCommand(app, chosen);
+  AddConfigCommand(app, chosen);
 }
 
 // The command that the line names, or the program itself.
@@ -70,8 +71,10 @@ std::string Suggestion(const CLI::App& app) {
 
 // What the parser says, with a hint at the help.
 std::string UsageMessage(const CLI::App& app, const CLI::ParseError& error) {
-  const CLI::App& command = Deepest(app);
-  const std::string name = &command == &app ? "tandem" : "tandem " + command.get_name();
+  std::string name;
+  for (const CLI::App* at = &Deepest(app); at != nullptr; at = at->get_parent()) {
+    name = at->get_name() + (name.empty() ? "" : " " + name);
+  }
   return fmt::format("{}{} (`{} --help` tells the usage)", error.what(), Suggestion(app), name);
 }
 

@@ -22,5 +22,6 @@ void AddDevicesCommand(CLI::App& app, Command& chosen);
 void AddPlanCommand(CLI::App& app, Command& chosen);
 void AddBenchCommand(CLI::App& app, Command& chosen);
 void AddCalibrateCommand(CLI::App& app, Command& chosen);
+void AddConfigCommand(CLI::App& app, Command& chosen);
 
 }  // namespace tandem

@@ -2,21 +2,55 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
 #include <cstdint>
 #include <cstdio>
 #include <random>
+#include <string_view>
 #include <utility>
 
 #include "memory/error.h"
+#include "placement/settings.h"
 #include "runtime/interrupt.h"
 #include "runtime/progress_bar.h"
 
 namespace tandem {
 namespace {
 
-constexpr std::int64_t kMaxContext = std::int64_t{1} << 24;
-constexpr std::int64_t kMaxChunk = std::int64_t{1} << 16;
-constexpr int kMaxThreads = 4096;
+constexpr const char* kSettingsGroup =
+    "Settings, also keys of a profile (kv.type) and variables (TANDEM_KV_TYPE)";
+
+template <class T>
+std::optional<T> WholeNumber(const std::string& text) {
+  T number{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  const bool whole = error == std::errc() && end == text.data() + text.size();
+  return whole ? std::optional(number) : std::nullopt;
+}
+
+// Commands look at these fields; whether the text is right is checked with all settings.
+void Mirror(SessionOptions& options, std::string_view path, const std::string& text) {
+  if (path == "device" && !text.starts_with('[')) options.device = text;
+  if (path == "workload.context") options.context = WholeNumber<std::int64_t>(text);
+  if (path == "workload.chunk") options.chunk = WholeNumber<std::int64_t>(text);
+  if (path == "threads") options.threads = WholeNumber<int>(text);
+}
+
+// The settings that are asked for most stand among a command's own flags, the others below them.
+void AddSettingOption(CLI::App& app, SessionOptions& options, const Setting& setting) {
+  const std::string flag = FlagOf(setting);
+  const std::string alias(setting.alias);
+  const std::string source = alias.empty() ? flag : alias;
+  const auto give = [&options, &setting, source](const std::string& text) {
+    options.settings.push_back({std::string(setting.path), text, source});
+    Mirror(options, setting.path, text);
+  };
+  const bool common = !alias.empty() || setting.path == "device" || setting.path == "threads";
+  app.add_option_function<std::string>(alias.empty() ? flag : alias + "," + flag, give,
+                                       std::string(setting.help))
+      ->type_name(std::string(setting.values))
+      ->group(common ? "Options" : kSettingsGroup);
+}
 
 }  // namespace
 
@@ -34,23 +68,18 @@ void AddSourceOptions(CLI::App& app, SessionOptions& options, Source source) {
   synthetic->type_name("SPEC")->excludes(model);
 }
 
-void AddPlacementOptions(CLI::App& app, SessionOptions& options) {
-  app.add_option("--profile", options.profile, "YAML file that says what runs where")
-      ->type_name("FILE")
+void AddProfileOptions(CLI::App& app, SessionOptions& options) {
+  app.add_option("--profile", options.profile,
+                 "YAML file that says what runs where, or a shipped one such as gpu-24g")
+      ->type_name("FILE|NAME")
       ->envname("TANDEM_PROFILE");
-  app.add_option("--device", options.device,
-                 "OpenCL device: auto, none, a number of `tandem devices`, or a part of a name")
-      ->type_name("auto|none|INDEX|NAME")
-      ->envname("TANDEM_DEVICE");
-  app.add_option("--ctx", options.context, "tokens of KV cache")
-      ->type_name("N")
-      ->check(CLI::Range(std::int64_t{1}, kMaxContext));
-  app.add_option("--threads", options.threads, "CPU threads")
-      ->type_name("N")
-      ->check(CLI::Range(1, kMaxThreads));
-  app.add_option("--chunk", options.chunk, "most tokens of one step, in prefill")
-      ->type_name("N")
-      ->check(CLI::Range(std::int64_t{1}, kMaxChunk));
+  for (const Setting& setting : Settings()) {
+    if (!setting.file_only) AddSettingOption(app, options, setting);
+  }
+}
+
+void AddPlacementOptions(CLI::App& app, SessionOptions& options) {
+  AddProfileOptions(app, options);
   const auto set = [&options](const std::string& name) {
     options.precision = name == "exact" ? Precision::kExact : Precision::kFast;
   };
@@ -58,7 +87,18 @@ void AddPlacementOptions(CLI::App& app, SessionOptions& options) {
                                        "exact: activations stay f32; fast: kernels may round them")
       ->type_name("exact|fast")
       ->check(CLI::IsMember({"exact", "fast"}))
+      ->envname("TANDEM_PRECISION")
       ->default_str(options.precision == Precision::kExact ? "exact" : "fast");
+  app.add_flag("--adapt", options.adapt,
+               "of a profile tuned for another machine or model, keep what carries over");
+  app.add_flag("--plan-report", options.plan_report,
+               "at the end, on stderr: planned beside real bytes and speed");
+}
+
+void AddMachineOption(CLI::App& app, SessionOptions& options) {
+  app.add_option("--machine", options.machine_file,
+                 "plan for the machine that this file describes (`tandem topology --output json`)")
+      ->type_name("FILE");
 }
 
 void AddOutputOption(CLI::App& app, bool& json) {

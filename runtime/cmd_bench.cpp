@@ -23,6 +23,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr double kGb = 1e9;
+constexpr std::int64_t kOne = 1;     // a workload has no less
 constexpr std::int64_t kBlock = 64;  // tokens of a KV block
 constexpr std::uint64_t kReadBytes = std::uint64_t{4} << 30;
 constexpr std::uint64_t kLeastReadBytes = std::uint64_t{64} << 20;
@@ -53,12 +54,26 @@ struct Report {
   BenchResult result;
 };
 
+// The workload is what is measured: its own flags say it.
+void Give(SessionOptions& options, const char* path, const char* flag, std::int64_t value) {
+  for (const GivenSetting& given : options.settings) {
+    if (given.path == path) {
+      Throw<UsageError>("{}: `tandem bench` has {} for it", given.source, flag);
+    }
+  }
+  options.settings.push_back({path, std::to_string(value), flag});
+}
+
 SessionOptions WithRoom(const BenchFlags& flags) {
   const BenchOptions& b = flags.bench;
+  const std::int64_t prompt = std::max(b.prompt_tokens, kOne);
+  const std::int64_t answer = std::max(b.gen_tokens, kOne);
   SessionOptions options = flags.session;
-  const std::int64_t blocks = (b.prompt_tokens + b.gen_tokens + kBlock - 1) / kBlock;
+  Give(options, "workload.sequences", "--sequences", b.sequences);
+  Give(options, "workload.prompt_tokens", "--prompt-tokens", prompt);
+  Give(options, "workload.answer_tokens", "--gen-tokens", answer);
+  const std::int64_t blocks = (prompt + answer + kBlock - 1) / kBlock;
   if (!options.context) options.context = b.sequences * blocks * kBlock;
-  options.sequences = b.sequences;
   return options;
 }
 

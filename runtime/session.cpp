@@ -1,17 +1,133 @@
 #include "runtime/session.h"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "memory/error.h"
+#include "placement/machine_file.h"
+#include "placement/nearest.h"
 #include "placement/planner.h"
+#include "placement/settings.h"
+#include "runtime/abilities.h"
 
 namespace tandem {
 namespace {
 
+// A misspelt TANDEM_WORKLOAD_CONTXT would otherwise do nothing, quietly.
+void CheckVariable(std::string_view name) {
+  constexpr std::array<std::string_view, 6> kSections{"TANDEM_MEMORY_",      "TANDEM_WORKLOAD_",
+                                                      "TANDEM_ACTIVATIONS_", "TANDEM_KV_",
+                                                      "TANDEM_PLACEMENT_",   "TANDEM_MADE_FOR_"};
+  const bool ours = std::ranges::any_of(
+      kSections, [&](std::string_view section) { return name.starts_with(section); });
+  if (!ours) return;
+  std::vector<std::string> known;
+  for (const Setting& setting : Settings()) {
+    if (!setting.file_only) known.push_back(VariableOf(setting));
+  }
+  if (std::ranges::find(known, name) != known.end()) return;
+  const std::vector<std::string_view> views(known.begin(), known.end());
+  const std::string nearest = NearestKey(name, views);
+  Throw<ConfigError>("{}: unknown variable ({})", name,
+                     nearest.empty() ? "`tandem config show --origin` lists the settings"
+                                     : fmt::format("did you mean {}?", nearest));
+}
+
+void CheckVariables() {
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    const std::string_view text = *variable;
+    CheckVariable(text.substr(0, text.find('=')));
+  }
+}
+
+// What the environment says; a variable that is set to nothing says nothing.
+std::vector<GivenSetting> Variables() {
+  CheckVariables();
+  std::vector<GivenSetting> given;
+  for (const Setting& setting : Settings()) {
+    if (setting.file_only) continue;
+    const std::string name = VariableOf(setting);
+    const char* text = std::getenv(name.c_str());
+    if (text != nullptr && *text != '\0') given.push_back({std::string(setting.path), text, name});
+  }
+  return given;
+}
+
 template <class T>
-void Override(T& value, const std::optional<T>& flag) {
-  if (flag) value = *flag;
+void Give(std::vector<GivenSetting>& given, const char* path, const char* flag,
+          const std::optional<T>& value) {
+  if (value) given.push_back({path, fmt::format("{}", *value), flag});
+}
+
+// "machine 0123 expected, 4567 found (AMD EPYC 9654, 96 cores, no device)"
+std::string DescribeMachine(const Machine& machine) {
+  std::size_t cores = 0;
+  for (const Node& node : machine.nodes) cores += node.cores.size();
+  std::vector<std::string> devices;
+  for (const Device& device : machine.devices) devices.push_back(device.name);
+  return fmt::format("{}, {} cores, {}", machine.cpu_name, cores,
+                     devices.empty() ? "no device" : fmt::format("{}", fmt::join(devices, ", ")));
+}
+
+[[noreturn]] void ThrowMadeForAnother(const Session& session, bool machine, bool model) {
+  const Profile& profile = session.profile;
+  std::vector<std::string> lines;
+  if (machine) {
+    lines.push_back(fmt::format("machine: expected {}, found {} ({})", profile.machine_fingerprint,
+                                Fingerprint(session.machine), DescribeMachine(session.machine)));
+  }
+  if (model) {
+    lines.push_back(fmt::format("model: expected {}, found {} ({})", profile.model_fingerprint,
+                                ModelFingerprint(session.model.config, session.model.tensors),
+                                session.model.name));
+  }
+  Throw<ConfigError>(
+      "{}: this profile was tuned for another {}; {}. Measure anew with `tandem tune`, or keep "
+      "what carries over with --adapt",
+      profile.file,
+      machine && model ? "machine and model"
+      : machine        ? "machine"
+                       : "model",
+      fmt::join(lines, "; "));
+}
+
+// Refuses or adapts a profile that was made for another machine or model. Returns what to tell the
+// user; empty if nothing was changed.
+std::string CheckMadeFor(Session& session, bool adapt) {
+  Profile& profile = session.profile;
+  const bool machine = !profile.machine_fingerprint.empty() &&
+                       profile.machine_fingerprint != Fingerprint(session.machine);
+  const bool model =
+      !profile.model_fingerprint.empty() &&
+      profile.model_fingerprint != ModelFingerprint(session.model.config, session.model.tensors);
+  if (!machine && !model) return "";
+  if (!adapt) ThrowMadeForAnother(session, machine, model);
+  const std::vector<std::string> dropped = AdaptProfile(profile, machine, model);
+  return fmt::format("{}, tuned for another {}, was adapted: the planner chose {}", profile.file,
+                     machine && model ? "machine and model"
+                     : machine        ? "machine"
+                                      : "model",
+                     fmt::join(dropped, ", "));
+}
+
+Machine MachineOf(const SessionOptions& options, const Profile& profile) {
+  if (!options.machine_file.empty()) return ReadMachineFile(options.machine_file);
+  return ReadMachine(profile.device == "none" ? ProbeDevices::kNo : ProbeDevices::kYes);
+}
+
+std::optional<RoutingStatistics> StatisticsOf(const Profile& profile, const Model& model) {
+  if (profile.statistics.empty()) return std::nullopt;
+  RoutingStatistics statistics = ReadStatistics(profile.statistics);
+  CheckStatistics(statistics, model.config, model.tensors, profile.statistics);
+  return statistics;
 }
 
 }  // namespace
@@ -25,23 +141,30 @@ Model OpenModel(const SessionOptions& options) {
 }
 
 Profile ProfileOf(const SessionOptions& options) {
-  Profile profile = options.profile.empty() ? Profile{} : ReadProfile(options.profile);
-  Override(profile.device, options.device);
-  Override(profile.context, options.context);
-  if (options.chunk) profile.chunk = options.chunk;
-  Override(profile.max_sequences, options.sequences);
-  if (options.threads) profile.threads = options.threads;
-  return profile;
+  std::vector<GivenSetting> given = Variables();
+  given.insert(given.end(), options.settings.begin(), options.settings.end());
+  Give(given, "device", "--device", options.device);
+  Give(given, "workload.context", "--ctx", options.context);
+  Give(given, "workload.chunk", "--chunk", options.chunk);
+  Give(given, "workload.sequences", "--sequences", options.sequences);
+  Give(given, "threads", "--threads", options.threads);
+  return ResolveProfile(options.profile, given);
 }
 
 Session OpenSession(const SessionOptions& options) {
   Session session;
   session.profile = ProfileOf(options);
   session.model = OpenModel(options);
-  const bool no_device = session.profile.device == "none";
-  session.machine = ReadMachine(no_device ? ProbeDevices::kNo : ProbeDevices::kYes);
-  session.plan = MakePlan(session.model.config, session.model.tensors, session.machine,
-                          session.profile, options.precision);
+  session.machine = MachineOf(options, session.profile);
+  const std::string adapted = CheckMadeFor(session, options.adapt);
+  session.statistics = StatisticsOf(session.profile, session.model);
+  PlanOptions plan;
+  plan.precision = options.precision;
+  plan.statistics = session.statistics ? &*session.statistics : nullptr;
+  plan.abilities = options.abilities;
+  session.plan =
+      MakePlan(session.model.config, session.model.tensors, session.machine, session.profile, plan);
+  if (!adapted.empty()) session.plan.notes.push_back(adapted);
   return session;
 }
 

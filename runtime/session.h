@@ -3,12 +3,14 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "model/tensor_source.h"
 #include "placement/machine.h"
 #include "placement/plan.h"
 #include "placement/profile.h"
 #include "placement/statistics.h"
+#include "runtime/abilities.h"
 
 namespace tandem {
 
@@ -18,14 +20,18 @@ struct SessionOptions {
   std::string model_dir;  // one of these two
   std::string synthetic;
   std::string profile;
+  std::vector<GivenSetting> settings;  // of flags, in their order
+  // The same for what commands ask for or set by themselves; above `settings`.
   std::optional<std::string> device;
   std::optional<std::int64_t> context;
   std::optional<int> threads;
   std::optional<std::int64_t> chunk;
   std::optional<std::int64_t> sequences;
   std::string machine_file;  // plan for this machine and not for the one at hand
+  bool adapt = false;  // of a profile made for another machine or model, keep what carries over
   bool plan_report = false;  // after the work: planned beside real bytes and speed, on stderr
   Precision precision = Precision::kFast;
+  Abilities abilities = kAbilities;  // `tandem plan` plans for more than this runtime does
 };
 
 // A model, opened and planned, with nothing loaded yet.
@@ -37,14 +43,17 @@ struct Session {
   Plan plan;
 };
 
-// Opens the model (headers only), reads the machine (no OpenCL call if the device is "none") and
-// plans. The weights are untouched. Throws what the parts throw.
+// Opens the model (headers only), reads the machine (no OpenCL call if the device is "none") or the
+// file that describes one, and the routing statistics that the profile names, and plans. The
+// weights are untouched. Throws what the parts throw, and ConfigError for a profile that was made
+// for another machine or model, unless it is to be adapted.
 Session OpenSession(const SessionOptions& options);
 
 // The model of --model or --synthetic. Throws UsageError unless exactly one is given.
 Model OpenModel(const SessionOptions& options);
 
-// The profile that the options name (or the built-in default) with the flags on top.
+// The profile that the options name (or the built-in default) with the TANDEM_* variables and the
+// flags on top.
 Profile ProfileOf(const SessionOptions& options);
 
 // Tokens that one sequence may hold: the profile's context, or less where the model ends.

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -39,6 +41,103 @@ TEST(Session, FlagsStandAboveTheProfile) {
   EXPECT_EQ(session.plan.nodes[0].cores.size(), 1U);
   EXPECT_TRUE(session.plan.devices.empty());
   EXPECT_EQ(ContextLimit(session), 256);
+}
+
+TEST(Session, FlagsStandAboveVariablesAndTheseAboveTheProfile) {
+  const test::TempFolder folder;
+  SessionOptions options = Demo();
+  options.profile = folder.Write("p.yaml", "workload: {context: 1024, chunk: 32, sequences: 3}\n");
+  ::setenv("TANDEM_WORKLOAD_CONTEXT", "2048", 1);
+  ::setenv("TANDEM_WORKLOAD_CHUNK", "16", 1);
+  ::setenv("TANDEM_KV_TYPE", "", 1);  // says nothing
+  options.settings.push_back({"workload.context", "512", "--ctx"});
+  const Profile profile = ProfileOf(options);
+  EXPECT_EQ(profile.context, 512);
+  EXPECT_EQ(profile.chunk, 16);
+  EXPECT_EQ(profile.origins.at("workload.chunk"), "TANDEM_WORKLOAD_CHUNK");
+  EXPECT_EQ(profile.max_sequences, 3);
+  EXPECT_FALSE(profile.kv_type);
+  ::setenv("TANDEM_KV_TPYE", "f32", 1);
+  try {
+    ProfileOf(options);
+    ADD_FAILURE() << "a misspelt variable was taken";
+  } catch (const ConfigError& error) {
+    EXPECT_NE(std::string(error.what()).find("TANDEM_KV_TYPE"), std::string::npos) << error.what();
+  }
+  for (const char* name :
+       {"TANDEM_WORKLOAD_CONTEXT", "TANDEM_WORKLOAD_CHUNK", "TANDEM_KV_TYPE", "TANDEM_KV_TPYE"}) {
+    ::unsetenv(name);
+  }
+}
+
+// The demo model, a profile and what OpenSession says of it; empty if it is taken.
+std::string Refused(SessionOptions options, const std::filesystem::path& profile) {
+  options.profile = profile;
+  try {
+    OpenSession(options);
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(Session, AProfileForAnotherMachineOrModelIsRefusedOrAdapted) {
+  const test::TempFolder folder;
+  const Session here = OpenSession(Demo());
+  const std::string machine = Fingerprint(here.machine);
+  const std::string model = ModelFingerprint(here.model.config, here.model.tensors);
+  const auto write = [&](const std::string& made_for) {
+    return folder.Write("p.yaml",
+                        "threads: 1\nworkload: {chunk: 24, context: 640}\nplacement: "
+                        "{experts_order: [3]}\nmade_for: " +
+                            made_for);
+  };
+  const std::string other = "0000000000000000";
+  EXPECT_EQ(Refused(Demo(), write("{machine: " + machine + ", model: " + model + "}")), "");
+  const std::string text = Refused(Demo(), write("{machine: " + other + ", model: " + model + "}"));
+  for (const std::string& word : {std::string("p.yaml"), "expected " + other, "found " + machine,
+                                  std::string("--adapt"), std::string("tandem tune")}) {
+    EXPECT_NE(text.find(word), std::string::npos) << word << " in " << text;
+  }
+  EXPECT_EQ(text.find("model:"), std::string::npos) << text;
+  EXPECT_NE(Refused(Demo(), write("{model: " + other + "}")).find("found " + model),
+            std::string::npos);
+
+  SessionOptions options = Demo();
+  options.adapt = true;
+  options.profile = write("{machine: " + other + ", model: " + model + "}");
+  const Session adapted = OpenSession(options);
+  EXPECT_FALSE(adapted.profile.threads);
+  EXPECT_FALSE(adapted.profile.chunk);
+  EXPECT_EQ(adapted.profile.context, 640);
+  EXPECT_EQ(adapted.profile.experts_order, std::vector<int>{3});
+  ASSERT_FALSE(adapted.plan.notes.empty());
+  EXPECT_NE(adapted.plan.notes.back().find("threads, workload.chunk"), std::string::npos);
+}
+
+TEST(Session, StatisticsMustBeOfTheModel) {
+  const test::TempFolder folder;
+  const Session here = OpenSession(Demo());
+  RoutingStatistics statistics;
+  statistics.model = "demo";
+  statistics.fingerprint = ModelFingerprint(here.model.config, here.model.tensors);
+  statistics.layers = here.model.config.num_hidden_layers;
+  statistics.experts = here.model.config.n_routed_experts;
+  statistics.experts_per_token = here.model.config.num_experts_per_tok;
+  WriteStatistics(statistics, (folder / "right.json").string());
+  statistics.fingerprint = "0000000000000000";
+  WriteStatistics(statistics, (folder / "wrong.json").string());
+  SessionOptions options = Demo();
+  options.profile = folder.Write("p.yaml", "placement: {experts: {statistics: right.json}}\n");
+  EXPECT_TRUE(OpenSession(options).statistics.has_value());
+  const auto with = [&](const char* name) {
+    return folder.Write("q.yaml",
+                        std::string("placement: {experts: {statistics: ") + name + "}}\n");
+  };
+  EXPECT_NE(Refused(Demo(), with("wrong.json")), "");
+  options.profile = with("absent.json");
+  EXPECT_THROW(OpenSession(options), SystemError);
+  EXPECT_FALSE(OpenSession(Demo()).statistics.has_value());
 }
 
 TEST(Session, TheModelBoundsTheContext) {

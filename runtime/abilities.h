@@ -1,0 +1,10 @@
+#pragma once
+
+#include "placement/planner.h"
+
+namespace tandem {
+
+// What this runtime can do; plans are made for it.
+inline constexpr Abilities kAbilities{.devices = 1, .stream_prefill = false};
+
+}  // namespace tandem
