@@ -82,7 +82,10 @@ class DeviceMeter {
 
   DeviceRates Measure() {
     Stage("compiling kernels");
-    side_.kernels.Prepare({std::begin(kFormats), std::end(kFormats)}, DType::kF16);
+    for (const DType type : kFormats) {
+      meter_.Check();
+      side_.kernels.Prepare({type}, DType::kF16);
+    }
     Stage("memory and transfers");
     Read();
     MeasureLink(side_, work_.weights(), std::min(64 * kMiB, work_.weight_bytes()), meter_, rates_);
@@ -224,31 +227,29 @@ class DeviceMeter {
         meter_);
   }
 
-  // Fewer rows, then fewer keys.
+  // Fewer keys; fewer rows, but as many as fill the device.
   Sample AttentionSample(const Sizes& s) const {
     const auto [heads, rows, keys] = s;
     constexpr double kFlopsPerKey = 2.0 * (576 + 512);
-    const double flops = kFlopsPerKey * static_cast<double>(heads * keys);
-    std::int64_t fewer = rows;
-    const auto too_many = [&] {
-      return static_cast<double>(fewer) * flops > flops_ ||
-             fewer * heads * DeviceWork::kHeadValues > work_.value_room(0);
+    const auto too_much = [&, heads = heads](std::int64_t some_rows, std::int64_t some_keys) {
+      return kFlopsPerKey * static_cast<double>(heads * some_rows * some_keys) > 4 * flops_;
     };
-    const auto fill = static_cast<std::int64_t>(side_.device.info().compute_units) / heads;
-    while (fewer > std::max<std::int64_t>(1, std::min<std::int64_t>(8, fill)) && too_many()) {
-      fewer /= 2;
-    }
+    std::int64_t fewer = rows;
     std::int64_t shorter = keys;
-    while (shorter > 512 &&
-           (static_cast<double>(fewer * shorter) / static_cast<double>(keys) * flops > 4 * flops_ ||
-            shorter > work_.most_keys(fewer))) {
-      shorter /= 2;
+    while (shorter > work_.most_keys(fewer)) shorter /= 2;
+    while (shorter > kLeastKeys && too_much(fewer, shorter)) shorter /= 2;
+    const std::int64_t fill = 64 * static_cast<std::int64_t>(side_.device.info().compute_units);
+    const std::int64_t room = work_.value_room(0) / DeviceWork::kHeadValues;
+    while (fewer > 1 &&
+           (fewer * heads > room || (fewer * heads > 2 * fill && too_much(fewer, shorter)))) {
+      fewer /= 2;
     }
     return {{heads, fewer, shorter},
             static_cast<double>(rows * keys) / static_cast<double>(fewer * shorter)};
   }
 
   static constexpr double kLongLaunch = 0.02;
+  static constexpr std::int64_t kLeastKeys = 512;
 
   Meter& meter_;
   std::string name_;

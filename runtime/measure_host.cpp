@@ -9,17 +9,26 @@ namespace tandem {
 namespace {
 
 constexpr std::size_t kMiB = std::size_t{1} << 20;
+constexpr int kReadTimes = 6;
+constexpr int kWeightsTimes = 16;
 
-std::size_t ReadBytes(const Machine& machine, const Meter& meter) {
-  const std::size_t wanted = (meter.quick() ? 64 : 512) * kMiB;
-  return std::clamp<std::size_t>(machine.memory_limit_bytes / 4, 4 * kMiB, wanted);
+// Several times what the last level of caches holds, but a small part of the memory.
+std::size_t Beyond(const Machine& machine, int times, const Meter& meter) {
+  std::size_t cache = 0;
+  for (const Cache& c : machine.caches) {
+    cache = std::max<std::size_t>(cache, c.bytes * static_cast<std::size_t>(c.count));
+  }
+  const std::size_t wanted =
+      meter.quick() ? 64 * kMiB
+                    : std::clamp(static_cast<std::size_t>(times) * cache, 512 * kMiB, 4096 * kMiB);
+  return std::clamp<std::size_t>(machine.memory_limit_bytes / 8, 16 * kMiB, wanted);
 }
 
 // Best of some reads: what the memory can do, not what else the machine did.
 double BestRead(const PlanNode& node, int memory_node, std::size_t bytes, const Meter& meter) {
   ReadBandwidth read({node}, bytes, memory_node);
   double best = 0;
-  const int rounds = meter.quick() ? 2 : 5;
+  const int rounds = meter.quick() ? 2 : 3;
   for (int i = 0; i < rounds; ++i) {
     meter.Check();
     best = std::max(best, read.Measure());
@@ -42,7 +51,7 @@ std::vector<int> Doubling(int most) {
 NodeRates MeasureNode(const Machine& machine, const Node& node, const Meter& meter) {
   NodeRates rates;
   rates.os_index = node.os_index;
-  const std::size_t bytes = ReadBytes(machine, meter);
+  const std::size_t bytes = Beyond(machine, kReadTimes, meter);
   for (const int threads : Doubling(static_cast<int>(node.cores.size()))) {
     const double rate = BestRead(FirstCores(node, threads), node.os_index, bytes, meter);
     rates.read.push_back({threads, rate});
@@ -53,7 +62,7 @@ NodeRates MeasureNode(const Machine& machine, const Node& node, const Meter& met
 std::vector<std::vector<double>> MeasureBetween(const Machine& machine, const HostRates& rates,
                                                 const Meter& meter) {
   std::vector<std::vector<double>> between;
-  const std::size_t bytes = ReadBytes(machine, meter);
+  const std::size_t bytes = Beyond(machine, kReadTimes, meter);
   for (std::size_t i = 0; i < machine.nodes.size(); ++i) {
     const Node& from = machine.nodes[i];
     std::vector<double>& row = between.emplace_back();
@@ -88,8 +97,9 @@ HostRates MeasureHost(const Machine& machine, Meter& meter) {
     if (!node.cores.empty()) rates.nodes.push_back(MeasureNode(machine, node, meter));
   }
   rates.between = MeasureBetween(machine, rates, meter);
+  MeasuredWeights weights(machine, Beyond(machine, kWeightsTimes, meter));
   for (const int threads : TeamSizes(machine)) {
-    rates.teams.push_back(MeasureTeam(machine, threads, meter));
+    rates.teams.push_back(MeasureTeam(machine, threads, weights, meter));
   }
   return rates;
 }

@@ -2,6 +2,7 @@
 
 #include "placement/machine.h"
 #include "runtime/measure_meter.h"
+#include "runtime/measure_weights.h"
 
 namespace tandem {
 
@@ -15,6 +16,6 @@ HostRates MeasureHost(const Machine& machine, Meter& meter);
 std::vector<int> TeamSizes(const Machine& machine);
 
 // One team, as MeasureHost measures it.
-TeamRates MeasureTeam(const Machine& machine, int threads, Meter& meter);
+TeamRates MeasureTeam(const Machine& machine, int threads, MeasuredWeights& weights, Meter& meter);
 
 }  // namespace tandem

@@ -31,13 +31,6 @@ void Meter::Check() const {
   if (progress_->Cancelled()) ThrowInterrupted();
 }
 
-bool Meter::Enough(const Fastest& fastest, double sum) const {
-  const int least = quick_ ? 1 : 3;
-  if (fastest.count() == 0) return false;
-  if (sum >= 20 * point_s()) return true;  // long calls, or a busy machine: the next pass helps
-  return sum >= point_s() && fastest.count() >= least && (quick_ || fastest.agree());
-}
-
 RateTable FillTable(const std::array<std::vector<std::int64_t>, 3>& axes,
                     const std::function<Sample(const Sizes&)>& sample_of,
                     const std::function<double(const Sizes&)>& seconds_of, const Meter& meter) {

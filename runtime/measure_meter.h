@@ -1,15 +1,15 @@
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "placement/rates.h"
+#include "runtime/bench.h"
 #include "runtime/clock.h"
 #include "runtime/progress.h"
 
@@ -33,51 +33,34 @@ class Meter {
   // burst of work does not spoil a point.
   int passes() const { return quick_ ? 1 : 2; }
   // One point is timed for at least this long, unless a single call takes longer.
-  double point_s() const { return quick_ ? 1e-4 : 1e-3; }
+  double point_s() const { return quick_ ? 1e-4 : 2e-3; }
 
-  // Seconds of run() after prepare(), which is not timed. Calls follow each other until the
-  // fastest two agree: that is the undisturbed time, found soon on a quiet machine and still found
-  // on a busy one.
+  // Seconds of run() after prepare(), which is not timed: the median of several calls, back to
+  // back as in a step, after a first one that warms up. A call that takes long needs no other.
   template <class Prepare, class Run>
   double Time(Prepare&& prepare, Run&& run) const {
-    Fastest fastest;
-    double sum = 0;
-    for (int call = 0; call < kMostCalls; ++call) {
+    const auto once = [&] {
       Check();
       prepare();
       const double start = Now();
       run();
-      const double seconds = Now() - start;
-      sum += seconds;
-      // The first call warms up, unless it is so long that it need not.
-      if (call > 0 || seconds > kLongCall) fastest.See(seconds);
-      if (Enough(fastest, sum)) break;
+      return Now() - start;
+    };
+    const double first = once();
+    if (first >= kLongCall) return first;
+    std::vector<double> seconds;
+    double sum = 0;
+    while (seconds.size() < least_calls() || (sum < point_s() && seconds.size() < kMostCalls)) {
+      seconds.push_back(once());
+      sum += seconds.back();
     }
-    return fastest.Seconds();
+    return Median(std::move(seconds));
   }
 
  private:
-  static constexpr int kMostCalls = 200;
-  static constexpr double kLongCall = 0.02;
-
-  class Fastest {
-   public:
-    void See(double seconds) {
-      second_ = std::min(second_, std::max(first_, seconds));
-      first_ = std::min(first_, seconds);
-      ++count_;
-    }
-    bool agree() const { return count_ > 1 && second_ < 1.03 * first_; }
-    int count() const { return count_; }
-    double Seconds() const { return count_ > 1 && agree() ? (first_ + second_) / 2 : first_; }
-
-   private:
-    double first_ = std::numeric_limits<double>::infinity();
-    double second_ = std::numeric_limits<double>::infinity();
-    int count_ = 0;
-  };
-  // `sum`: seconds of all calls of the point.
-  bool Enough(const Fastest& fastest, double sum) const;
+  static constexpr std::size_t kMostCalls = 64;
+  static constexpr double kLongCall = 0.03;
+  std::size_t least_calls() const { return quick_ ? 1 : 3; }
 
   bool quick_;
   int stages_;

@@ -7,6 +7,7 @@
 #include "memory/error.h"
 #include "placement/profile.h"
 #include "placement/resources.h"
+#include "placement/scratch.h"
 #include "runtime/measure_host.h"
 #include "runtime/measure_layer.h"
 
@@ -68,15 +69,16 @@ struct Budget {
 
 class Team {
  public:
-  Team(const Machine& machine, int threads, Meter& meter)
+  Team(const Machine& machine, int threads, MeasuredWeights& weights, Meter& meter)
       : meter_(meter),
         plan_(PlanFor(machine, threads)),
         host_(plan_, Config{}),
         pin_(host_.pool),
-        weights_(plan_.nodes, WeightsBytes(machine, meter)),
+        weights_(weights),
         grid_(GridFor(threads == TeamSizes(machine).back(), meter.quick())),
         name_(fmt::format("{} thread{}", threads, threads == 1 ? "" : "s")) {
     rates_.threads = threads;
+    weights_.ShareOut(plan_.nodes);
     const double quick = meter.quick() ? 0.1 : 1;
     budget_ = {quick * 2e8 * std::sqrt(static_cast<double>(threads)),
                quick * 8.0 * kMiB * std::sqrt(static_cast<double>(threads))};
@@ -111,18 +113,7 @@ class Team {
     return plan;
   }
 
-  // Several times the last level of caches.
-  static std::size_t WeightsBytes(const Machine& machine, const Meter& meter) {
-    std::size_t cache = 0;
-    for (const Cache& c : machine.caches) {
-      cache = std::max<std::size_t>(cache, c.bytes * static_cast<std::size_t>(c.count));
-    }
-    const std::size_t least = (meter.quick() ? 64 : 512) * kMiB;
-    const std::size_t wanted = std::clamp(meter.quick() ? 0 : 4 * cache, least, 1024 * kMiB);
-    return std::clamp<std::size_t>(machine.memory_limit_bytes / 4, 16 * kMiB, wanted);
-  }
-
-  double MostBytes() const { return static_cast<double>(weights_.bytes()) / 2; }
+  double MostBytes() const { return static_cast<double>(weights_.most_bytes()); }
 
   void Overheads() {
     rates_.hand_out_s =
@@ -164,15 +155,15 @@ class Team {
     const double row_bytes = static_cast<double>(k) * static_cast<double>(BytesOf(type));
     const double row_flops = 2.0 * static_cast<double>(k * rows);
     const double fit = std::min(budget_.bytes / row_bytes, budget_.flops / row_flops);
-    const std::int64_t workers = host_.pool.size();
-    const double tickets = meter_.quick() ? 0
-                                          : static_cast<double>(6 * workers *
-                                                                (rows <= 4    ? 24
-                                                                 : rows <= 32 ? 72
-                                                                              : 120));
+    const double tickets = FullTicketRows(rows);
     const double most = std::min(std::max(fit, tickets), MostBytes() / row_bytes);
     const std::int64_t measured = Rounded(most, n);
     return {{measured, k, rows}, static_cast<double>(n) / static_cast<double>(measured)};
+  }
+
+  // Rows of weights that are handed out in the largest tickets, six for each worker.
+  double FullTicketRows(std::int64_t rows) const {
+    return meter_.quick() ? 0 : 6.0 * host_.pool.size() * static_cast<double>(MostTicketRows(rows));
   }
 
   // `most`, in whole blocks of 128 rows, but at least one and no more than n.
@@ -202,26 +193,19 @@ class Team {
     return table;
   }
 
-  // Fewer experts; where even two are too many, narrower ones.
+  // Fewer experts, but as many as give every worker its tickets of full size.
   Sample ExpertsSample(DType type, std::int64_t D, const Sizes& s) const {
     const auto [F, experts, rows] = s;
     const double bytes = 3.0 * static_cast<double>(D * F) * static_cast<double>(BytesOf(type));
     const double flops = 6.0 * static_cast<double>(D * F * rows);
-    const double fit = std::min(2 * budget_.bytes / bytes, 2 * budget_.flops / flops);
-    const std::int64_t most =
-        std::max<std::int64_t>(std::min<std::int64_t>(experts, 2), std::llround(fit));
-    const std::int64_t measured = std::min(experts, most);
-    double factor = static_cast<double>(experts) / static_cast<double>(measured);
-    std::int64_t narrow = F;
-    const double too_large =
-        std::max({static_cast<double>(measured) * flops / (2 * budget_.flops),
-                  static_cast<double>(measured) * bytes / (2 * budget_.bytes),
-                  static_cast<double>(measured) * bytes * 1.1 / MostBytes(), 1.0});
-    if (too_large > 1) {
-      narrow = Rounded(static_cast<double>(F) / too_large, F);
-      factor *= static_cast<double>(F) / static_cast<double>(narrow);
-    }
-    return {{narrow, measured, rows}, factor};
+    const double fit = std::min(budget_.bytes / bytes, budget_.flops / flops);
+    const double tickets = 2.0 * FullTicketRows(rows) / (2.0 * static_cast<double>(F));
+    const double room = MostBytes() / bytes;
+    const double most = std::ceil(std::min(std::max(fit, tickets), room));
+    const auto measured = std::min(experts, static_cast<std::int64_t>(most));
+    const std::int64_t narrow = room < 1 ? Rounded(room * static_cast<double>(F), F) : F;
+    return {{narrow, measured, rows},
+            static_cast<double>(experts * F) / static_cast<double>(measured * narrow)};
   }
 
   RateTable AttentionTable() {
@@ -272,7 +256,7 @@ class Team {
   Plan plan_;
   HostSide host_;
   WorkerPool::CallerPin pin_;
-  MeasuredWeights weights_;
+  MeasuredWeights& weights_;
   Grid grid_;
   std::string name_;
   Budget budget_;
@@ -281,8 +265,8 @@ class Team {
 
 }  // namespace
 
-TeamRates MeasureTeam(const Machine& machine, int threads, Meter& meter) {
-  return Team(machine, threads, meter).Measure();
+TeamRates MeasureTeam(const Machine& machine, int threads, MeasuredWeights& weights, Meter& meter) {
+  return Team(machine, threads, weights, meter).Measure();
 }
 
 }  // namespace tandem

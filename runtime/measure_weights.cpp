@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <numeric>
 #include <utility>
 
@@ -22,18 +23,20 @@ std::int64_t RowAt(double part, std::int64_t rows, std::int64_t unit) {
 
 }  // namespace
 
-MeasuredWeights::MeasuredWeights(const std::vector<PlanNode>& nodes, std::size_t bytes)
-    : bytes_(bytes) {
-  WorkerPool pool(nodes, /*spin_us=*/0);
-  const double workers = pool.size();
-  double begin = 0;
+MeasuredWeights::MeasuredWeights(const Machine& machine, std::size_t bytes) {
+  std::vector<PlanNode> nodes;
+  std::size_t cores = 0;
+  for (const Node& node : machine.nodes) {
+    if (!node.cores.empty()) nodes.push_back({node.os_index, node.cores, 0});
+    cores += node.cores.size();
+  }
   for (const PlanNode& node : nodes) {
-    const double end = begin + static_cast<double>(node.cores.size()) / workers;
-    const auto part = static_cast<std::size_t>((end - begin) * static_cast<double>(bytes));
-    arenas_.push_back({HostBuffer(part / kAlign * kAlign, node.os_index), 0, begin, end});
-    begin = end;
+    const std::size_t part = bytes / cores * node.cores.size() / kAlign * kAlign;
+    arenas_.push_back({node.os_index, HostBuffer(part, node.os_index), 0});
   }
   const std::vector<std::byte> pattern = WeightBytes((std::size_t{1} << 20) - kAlign);
+  WorkerPool pool(nodes, /*spin_us=*/0);
+  const WorkerPool::CallerPin pin(pool);
   pool.Run([&](const Worker& w) {
     const HostBuffer& memory = arenas_[w.node].memory;
     const std::size_t first = memory.bytes() * w.index_in_node / w.count_in_node;
@@ -42,6 +45,25 @@ MeasuredWeights::MeasuredWeights(const std::vector<PlanNode>& nodes, std::size_t
       std::memcpy(memory.data() + at, pattern.data(), std::min(pattern.size(), last - at));
     }
   });
+  ShareOut(nodes);
+}
+
+void MeasuredWeights::ShareOut(const std::vector<PlanNode>& nodes) {
+  double workers = 0;
+  for (const PlanNode& node : nodes) workers += static_cast<double>(node.cores.size());
+  shares_.clear();
+  double begin = 0;
+  double most = std::numeric_limits<double>::infinity();
+  for (const PlanNode& node : nodes) {
+    const auto arena = std::ranges::find(arenas_, node.os_index, &Arena::os_index);
+    TANDEM_CHECK(arena != arenas_.end());
+    const double part = static_cast<double>(node.cores.size()) / workers;
+    shares_.push_back({&*arena, begin, begin + part});
+    begin += part;
+    most = std::min(most, static_cast<double>(arena->memory.bytes()) / part);
+  }
+  // Several matrices, so that a cache meets none of them twice, and what rounding adds to a part.
+  most_bytes_ = static_cast<std::size_t>(most / 3);
 }
 
 const TensorInfo* MeasuredWeights::Info(DType type, std::int64_t rows, std::int64_t cols) {
@@ -71,18 +93,19 @@ Matrix MeasuredWeights::Next(DType type, std::int64_t rows, std::int64_t cols,
   Matrix m;
   m.info = Info(type, rows, cols);
   const std::int64_t unit = std::lcm(row_unit, std::int64_t{kFp8Block});
-  for (std::size_t i = 0; i < arenas_.size(); ++i) {
+  for (std::size_t i = 0; i < shares_.size(); ++i) {
     HostShard shard;
     shard.node = static_cast<int>(i);
-    shard.row0 = RowAt(arenas_[i].begin, rows, unit);
-    shard.row1 = RowAt(arenas_[i].end, rows, unit);
+    shard.row0 = RowAt(shares_[i].begin, rows, unit);
+    shard.row1 = RowAt(shares_[i].end, rows, unit);
     if (shard.row0 == shard.row1) continue;
     const std::int64_t shard_rows = shard.row1 - shard.row0;
-    shard.data = Take(arenas_[i], static_cast<std::size_t>(shard_rows * cols) * BytesOf(type));
+    shard.data =
+        Take(*shares_[i].arena, static_cast<std::size_t>(shard_rows * cols) * BytesOf(type));
     if (m.info->has_scale) {
       const std::int64_t scale_rows = (shard_rows + kFp8Block - 1) / kFp8Block;
       const auto floats = static_cast<std::size_t>(scale_rows * m.info->scale_cols());
-      shard.scale = reinterpret_cast<float*>(Take(arenas_[i], floats * sizeof(float)));
+      shard.scale = reinterpret_cast<float*>(Take(*shares_[i].arena, floats * sizeof(float)));
     }
     m.shards.push_back(std::move(shard));
   }
