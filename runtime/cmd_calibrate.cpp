@@ -120,6 +120,13 @@ CalibrationOptions OptionsOf(const CalibrateFlags& flags, const Session& session
   return options;
 }
 
+// An hour of counting must not end at a folder that is not there: the writer makes a temporary file
+// and removes it.
+void CheckWritable(const std::string& file) {
+  if (file.empty()) return;
+  const AtomicFileWriter writer(file);
+}
+
 void WriteFile(const std::string& file, const std::string& text) {
   AtomicFileWriter writer(file);
   writer.Write(text);
@@ -159,6 +166,8 @@ void RunCalibrate(const CalibrateFlags& flags) {
   if (flags.out.empty() && flags.test.empty()) {
     throw UsageError("expected -o FILE for the statistics, or --test FILE to try some out");
   }
+  CheckWritable(flags.out);
+  CheckWritable(flags.svg);
   Session session = OpenSession(WithDevice(flags.session));
   const RoutingStatistics empty = EmptyStatistics(session.model);
   const auto old = ReadOld(flags.merge, session.model);

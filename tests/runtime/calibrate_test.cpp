@@ -264,6 +264,7 @@ TEST_F(CalibrateCommand, WrongUseIsRefusedBeforeTheModelIsLoaded) {
   EXPECT_EQ(Tandem(text).code, 2) << "neither -o nor --test";
   EXPECT_EQ(Tandem(text + " " + text + " -o s.json").code, 2) << "the same name twice";
   EXPECT_EQ(Tandem("--text absent.txt -o s.json").code, 66);
+  EXPECT_EQ(Tandem(text + " -o no/such/folder.json").code, 66);
   EXPECT_EQ(Tandem(text + " -o s.json --merge absent.json").code, 66);
   folder_.Write("bad.json", "{");
   const Outcome damaged = Tandem(text + " --test bad.json");
