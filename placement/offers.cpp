@@ -153,6 +153,7 @@ class OfferSearch {
       Combine(0, changes, chosen);
       TakeFound(offers);
     }
+    FillUp(offers);
     if (!offers.nearest.empty()) return offers;
     std::vector<std::size_t> last;
     for (const Lever& lever : levers_) last.push_back(lever.last());
@@ -230,6 +231,18 @@ class OfferSearch {
                                                   : a.size() < b.size();
     });
     if (offers.nearest.size() > kOffers) offers.nearest.resize(kOffers);
+  }
+
+  // Where there are few ways, larger steps on these.
+  void FillUp(Offers& offers) {
+    for (std::size_t k = 0; k < found_.size() && offers.nearest.size() < kOffers; ++k) {
+      for (std::size_t i = 0; i < levers_.size() && found_.size() < kOffers; ++i) {
+        Steps further = found_[k];
+        if (further[i] == 0 || ++further[i] > levers_[i].last()) continue;
+        if (Fits(further)) found_.push_back(further);
+      }
+      TakeFound(offers);
+    }
   }
 
   Offer MakeOffer(const Steps& steps) const {

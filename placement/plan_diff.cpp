@@ -148,6 +148,8 @@ std::string Signed(std::uint64_t before, std::uint64_t after) {
                          : fmt::format("-{}", FormatBytes(before - after));
 }
 
+}  // namespace
+
 OrderedJson DiffJson(const PlanDiff& diff) {
   OrderedJson json{{"settings", OrderedJson::array()},
                    {"bytes", OrderedJson::array()},
@@ -173,8 +175,6 @@ OrderedJson DiffJson(const PlanDiff& diff) {
   }
   return json;
 }
-
-}  // namespace
 
 PlanDiff Diff(const Plan& before, const Plan& after) {
   CheckSameModel(before, after);
@@ -212,6 +212,5 @@ std::string ToText(const PlanDiff& diff) {
 }
 
 std::string ToJson(const PlanDiff& diff) { return Dump(DiffJson(diff)); }
-std::string ToYaml(const PlanDiff& diff) { return DumpYaml(DiffJson(diff)); }
 
 }  // namespace tandem

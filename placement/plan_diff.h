@@ -39,6 +39,5 @@ PlanDiff Diff(const Plan& before, const Plan& after);
 
 std::string ToText(const PlanDiff& diff);
 std::string ToJson(const PlanDiff& diff);
-std::string ToYaml(const PlanDiff& diff);
 
 }  // namespace tandem

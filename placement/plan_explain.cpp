@@ -185,4 +185,18 @@ Explanation Explain(const Config& config, const TensorList& tensors, const Machi
   return explanation;
 }
 
+double StreamedFirstToken(const Config& config, const TensorList& tensors, const Machine& machine,
+                          const Profile& profile, const PlanOptions& options, const Plan& plan) {
+  const auto on_host = [](const LayerPlan& layer) {
+    return std::ranges::find(layer.experts, Place::Host()) != layer.experts.end();
+  };
+  const bool may = profile.prefill_experts != Profile::PrefillExperts::kHost &&
+                   !plan.stream_prefill && !plan.devices.empty() && !plan.devices[0].shares_cores;
+  if (!may || std::ranges::none_of(plan.layers, on_host)) return 0;
+  const PlanTask task(config, tensors, machine, options);
+  Plan streamed = plan;
+  streamed.stream_prefill = true;
+  return task.cost.Predict(streamed, WorkloadOf(profile)).time_to_first_token_s;
+}
+
 }  // namespace tandem

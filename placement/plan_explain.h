@@ -39,9 +39,13 @@ struct Explanation {
 Explanation Explain(const Config& config, const TensorList& tensors, const Machine& machine,
                     const Profile& profile, const PlanOptions& options, const Plan& plan);
 
+// Seconds to the first token under the plan if its cold experts were copied to the device in
+// prefill; 0 where there is nothing to copy.
+double StreamedFirstToken(const Config& config, const TensorList& tensors, const Machine& machine,
+                          const Profile& profile, const PlanOptions& options, const Plan& plan);
+
 std::string ToText(const Explanation& explanation);
 // A map with "groups", "prefill_step", "decode_step" and "what_if".
 std::string ToJson(const Explanation& explanation);
-std::string ToYaml(const Explanation& explanation);
 
 }  // namespace tandem

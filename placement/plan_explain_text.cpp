@@ -50,6 +50,8 @@ OrderedJson GroupJson(const Explanation::Group& group) {
           {"saves_workload_s_per_gib", group.workload_s_per_gib}};
 }
 
+}  // namespace
+
 OrderedJson ExplanationJson(const Explanation& explanation) {
   OrderedJson json{{"groups", OrderedJson::array()},
                    {"prefill_step", StepCostJson(explanation.plan.prediction.prefill_step)},
@@ -64,8 +66,6 @@ OrderedJson ExplanationJson(const Explanation& explanation) {
   }
   return json;
 }
-
-}  // namespace
 
 std::string ToText(const Explanation& explanation) {
   const Prediction& now = explanation.plan.prediction;
@@ -90,8 +90,5 @@ std::string ToText(const Explanation& explanation) {
 }
 
 std::string ToJson(const Explanation& explanation) { return Dump(ExplanationJson(explanation)); }
-std::string ToYaml(const Explanation& explanation) {
-  return DumpYaml(ExplanationJson(explanation));
-}
 
 }  // namespace tandem

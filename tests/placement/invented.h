@@ -60,6 +60,24 @@ inline Config V2Lite() {
   return c;
 }
 
+inline Config V2() {
+  Config c = V3();
+  c.model_type = "deepseek_v2";
+  c.family = Family::kDeepSeekV2;
+  c.hidden_size = 5120;
+  c.num_hidden_layers = 60;
+  c.vocab_size = 102400;
+  c.intermediate_size = 12288;
+  c.n_routed_experts = 160;
+  c.n_shared_experts = 2;
+  c.num_experts_per_tok = 6;
+  c.moe_intermediate_size = 1536;
+  c.first_k_dense_replace = 1;
+  c.topk_method = "group_limited_greedy";
+  c.scoring_func = "softmax";
+  return c;
+}
+
 // 5 layers, the first dense, of 32 experts: quick to plan, with sizes that are no round numbers.
 inline Config Tiny() {
   Config c = V2Lite();
@@ -118,6 +136,28 @@ inline Machine GpuMachine(std::uint64_t gpu_gib, std::uint64_t host_gib = 1024) 
   Machine machine = CpuMachine(2, 16, host_gib * kGiB);
   AddDevice(machine, "Invented GPU " + std::to_string(gpu_gib) + "G", false, gpu_gib * kGiB,
             gpu_gib * kGiB / 4);
+  return machine;
+}
+
+// Two sockets, 768 GB and one GPU of 24 GB.
+inline Machine Server() { return GpuMachine(24, 768); }
+
+// One socket, 128 GB, and two GPUs of different size and speed.
+inline Machine Workstation() {
+  Machine machine = CpuMachine(1, 16, 128 * kGiB);
+  AddDevice(machine, "Invented GPU small", false, 8 * kGiB, 2 * kGiB);
+  AddDevice(machine, "Invented GPU large", false, 24 * kGiB, 6 * kGiB);
+  machine.devices[0].compute_units = 20;
+  machine.devices[1].compute_units = 80;
+  return machine;
+}
+
+// 32 GB and no device.
+inline Machine Laptop() { return CpuMachine(1, 8, 32 * kGiB); }
+
+inline Machine EightNodes() {
+  Machine machine = CpuMachine(8, 12, 1536 * kGiB);
+  machine.nodes[3].free_bytes = 24 * kGiB;
   return machine;
 }
 
