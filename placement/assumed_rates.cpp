@@ -65,12 +65,16 @@ SimpleDevice AssumedDevice(const Device& device, const Machine& machine) {
   return simple;
 }
 
+DeviceRates AssumeDeviceRates(const Machine& machine, const Device& device) {
+  return SimpleDeviceRates(AssumedDevice(device, machine));
+}
+
 Rates AssumeRates(const Machine& machine) {
   Rates rates;
   rates.origin = RatesOrigin::kAssumed;
   rates.host = SimpleHostRates(machine.nodes, AssumedHost(machine));
   for (const Device& device : machine.devices) {
-    rates.devices.push_back(SimpleDeviceRates(AssumedDevice(device, machine)));
+    rates.devices.push_back(AssumeDeviceRates(machine, device));
   }
   return rates;
 }

@@ -73,5 +73,6 @@ Machine ReadMachine(ProbeDevices probe);
 // Rates for a machine that nobody measured, from its cores, nodes and devices: typical figures,
 // rather low than high.
 Rates AssumeRates(const Machine& machine);
+DeviceRates AssumeDeviceRates(const Machine& machine, const Device& device);
 
 }  // namespace tandem

@@ -139,9 +139,7 @@ DeviceRates LoadDevice(const fs::path& folder, const Machine& machine, const Dev
       });
   if (!found) {
     origin = RatesOrigin::kAssumed;
-    Machine only = machine;
-    only.devices = {device};
-    rates = AssumeRates(only).devices.front();
+    rates = AssumeDeviceRates(machine, device);
   }
   rates.index = device.index;  // the list may have changed since
   return rates;

@@ -32,6 +32,8 @@ void AddCommands(CLI::App& app, Command& chosen) {
   AddInspectCommand(app, chosen);
   AddTokenizeCommand(app, chosen);
   AddDevicesCommand(app, chosen);
+  AddTopologyCommand(app, chosen);
+  AddDoctorCommand(app, chosen);
   AddPlanCommand(app, chosen);
   AddBenchCommand(app, chosen);
   AddCalibrateCommand(app, chosen);

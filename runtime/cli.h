@@ -19,6 +19,8 @@ void AddLogitsCommand(CLI::App& app, Command& chosen);
 void AddInspectCommand(CLI::App& app, Command& chosen);
 void AddTokenizeCommand(CLI::App& app, Command& chosen);
 void AddDevicesCommand(CLI::App& app, Command& chosen);
+void AddTopologyCommand(CLI::App& app, Command& chosen);
+void AddDoctorCommand(CLI::App& app, Command& chosen);
 void AddPlanCommand(CLI::App& app, Command& chosen);
 void AddBenchCommand(CLI::App& app, Command& chosen);
 void AddCalibrateCommand(CLI::App& app, Command& chosen);
