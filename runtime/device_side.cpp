@@ -42,6 +42,12 @@ cl::Span DeviceSide::Scratch(const std::string& name) const {
   return {buffer->second.get(), 0};
 }
 
+std::uint64_t DeviceSide::scratch_bytes() const {
+  std::uint64_t bytes = 0;
+  for (const auto& [name, buffer] : scratch_) bytes += buffer.bytes();
+  return bytes;
+}
+
 void DeviceSide::Upload(Batch& batch) {
   const cl::Span target = Scratch("batch");
   const auto at = [&](const auto& values) {

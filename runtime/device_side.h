@@ -26,6 +26,8 @@ class DeviceSide {
   // A buffer of the list; it is an internal error if it is not there.
   cl::Span Scratch(const std::string& name) const;
 
+  std::uint64_t scratch_bytes() const;
+
   // Copies what the kernels need of a batch, in one transfer. The batch's memory must live until
   // the device is done with it.
   void Upload(Batch& batch);

@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <optional>
 #include <unordered_map>
+#include <utility>
 
 #include "memory/error.h"
+#include "placement/scratch.h"
 #include "runtime/clock.h"
 #include "runtime/decoder.h"
+#include "runtime/weight_layout.h"
 
 namespace tandem {
 namespace {
@@ -26,41 +29,70 @@ std::string Join(const std::vector<std::string>& parts) {
   return out;
 }
 
+std::unique_ptr<DeviceSide> OpenDevice(const Plan& plan) {
+  CheckSupported(plan);
+  return plan.devices.empty() ? nullptr : std::make_unique<DeviceSide>(plan.devices[0]);
+}
+
+std::int64_t SequencesOf(std::span<const Row> rows) {
+  std::int64_t changes = 1;  // rows of one sequence follow each other, or are one each
+  for (std::size_t i = 1; i < rows.size(); ++i) {
+    changes += rows[i].sequence != rows[i - 1].sequence ? 1 : 0;
+  }
+  return changes;
+}
+
+// What an opened device cannot change.
+bool SameDevice(const PlanDevice& a, const PlanDevice& b) {
+  return a.index == b.index && a.name == b.name && a.threads == b.threads;
+}
+
 }  // namespace
 
-struct Engine::Impl {
-  Impl(Model m, Plan p, ProgressSink* progress)
-      : model(std::move(m)),
-        plan(std::move(p)),
-        device(OpenDevice(plan)),
-        weights(model, plan, device ? &device->device : nullptr, progress),
-        host((AllocateDeviceScratch(), plan), model.config),
+// What steps need beside the weights; built anew for every plan.
+struct Engine::Running {
+  Running(const Model& model, const Plan& plan, const Weights& weights, DeviceSide* device)
+      : host((AllocateScratch(model.config, plan, device), plan), model.config),
         blocks(plan.kv_blocks, plan.max_sequences),
-        inv_freq(model.config.inv_freq()),
-        forward(model.config, plan, weights, host, device.get()),
+        forward(model.config, plan, weights, host, device),
         decoder(forward) {
-    if (device) PrepareKernels();
+    if (device != nullptr) PrepareKernels(model.tensors, plan, *device);
   }
 
-  void AllocateDeviceScratch() {
-    if (!device) return;
-    device->AllocateScratch(DeviceScratch(model.config, plan, UseOf(plan, Place::Device(0))));
+  static void AllocateScratch(const Config& config, const Plan& plan, DeviceSide* device) {
+    if (device == nullptr) return;
+    device->AllocateScratch(DeviceScratch(config, plan, UseOf(plan, Place::Device(0))));
   }
 
-  static std::unique_ptr<DeviceSide> OpenDevice(const Plan& plan) {
-    CheckSupported(plan);
-    return plan.devices.empty() ? nullptr : std::make_unique<DeviceSide>(plan.devices[0]);
-  }
-
-  void PrepareKernels() {
+  static void PrepareKernels(const TensorList& tensors, const Plan& plan, DeviceSide& device) {
     std::vector<DType> formats;
-    for (const TensorInfo& t : model.tensors.all()) {
+    for (const TensorInfo& t : tensors.all()) {
       const bool matrix = t.shape.size() == 2 && IsWeightFormat(t.dtype);
       if (matrix && std::find(formats.begin(), formats.end(), t.dtype) == formats.end()) {
         formats.push_back(t.dtype);
       }
     }
-    device->kernels.Prepare(formats, plan.kv_type);
+    device.kernels.Prepare(formats, plan.kv_type);
+  }
+
+  HostSide host;
+  KvBlocks blocks;
+  Forward forward;
+  Decoder decoder;
+};
+
+struct Engine::Impl {
+  Impl(Model m, Plan p) : model(std::move(m)), inv_freq(model.config.inv_freq()) {
+    plan = std::move(p);
+  }
+
+  // Obeys `plan`: loads, or goes over from what is there. `running` must be gone.
+  void Start(ProgressSink* progress);
+  void MoveWeights(ProgressSink* progress);
+  void CheckMove(const Plan& next) const;
+  Running& Run() const {
+    if (running) return *running;
+    throw Error(ExitCode::kInternal, "the engine is gone: it could not go over to another plan");
   }
 
   void CheckRows(std::span<const Row> rows, bool sink) const;
@@ -70,23 +102,80 @@ struct Engine::Impl {
   Model model;
   Plan plan;
   std::unique_ptr<DeviceSide> device;
-  Weights weights;
-  HostSide host;
-  KvBlocks blocks;
+  std::unique_ptr<Weights> weights;
+  std::optional<RowCut> cut;  // of the weights on the host
   std::vector<double> inv_freq;
-  Forward forward;
-  Decoder decoder;
+  std::unique_ptr<Running> running;
   mutable Metrics metrics;
 };
 
+void Engine::Impl::MoveWeights(ProgressSink* progress) {
+  const bool fresh = !weights || !(cut == RowCut(plan));
+  const ClDevice* on = device ? &device->device : nullptr;
+  if (!fresh) return weights->Move(plan, on, progress);
+  weights.reset();  // before the others come
+  weights = std::make_unique<Weights>(model, plan, on, progress);
+  cut.emplace(plan);
+}
+
+void Engine::Impl::Start(ProgressSink* progress) {
+  try {
+    if (device) device->AllocateScratch({});  // room for what comes
+    if (!device) device = OpenDevice(plan);
+    MoveWeights(progress);
+    if (plan.devices.empty()) device.reset();
+    running = std::make_unique<Running>(model, plan, *weights, device.get());
+  } catch (...) {
+    weights.reset();  // half of one plan and half of another
+    if (device) device->AllocateScratch({});
+    throw;
+  }
+}
+
 Engine::Engine(Model model, Plan plan, ProgressSink* progress)
-    : impl_(std::make_unique<Impl>(std::move(model), std::move(plan), progress)) {
-  if (impl_->device && impl_->plan.devices[0].shares_cores) WarmUp(progress);
+    : impl_(std::make_unique<Impl>(std::move(model), std::move(plan))) {
+  impl_->Start(progress);
+  WarmUp(progress);
+}
+
+void Engine::Impl::CheckMove(const Plan& next) const {
+  CheckSupported(next);
+  if (Run().blocks.in_use() > 0) {
+    throw UsageError("an engine with sequences cannot go over to another plan: free them first");
+  }
+  if (next.layers.size() != plan.layers.size()) {
+    Throw<UsageError>("a plan for {} layers; the engine's model has {}", next.layers.size(),
+                      plan.layers.size());
+  }
+  const bool other =
+      device && !next.devices.empty() && !SameDevice(plan.devices[0], next.devices[0]);
+  if (other) {
+    Throw<UsageError>("'{}' is open; its place or its threads cannot change while it is",
+                      plan.devices[0].name);
+  }
+}
+
+void Engine::Apply(const Plan& next, ProgressSink* progress) {
+  Impl& s = *impl_;
+  s.CheckMove(next);
+  const Plan before = std::exchange(s.plan, next);
+  s.running.reset();
+  try {
+    s.Start(progress);
+  } catch (const std::exception& failure) {
+    s.plan = before;
+    s.Start(nullptr);  // all of it is read again; if this fails too, the engine is gone
+    WarmUp(nullptr);
+    throw;
+  }
+  WarmUp(progress);
+  ResetMetrics();
 }
 
 // PoCL compiles a kernel when it is first enqueued with a work-group size: seconds that belong to
 // loading, not to the first token. Two steps reach the forms for few and for many rows.
 void Engine::WarmUp(ProgressSink* progress) {
+  if (!impl_->device || !impl_->plan.devices[0].shares_cores) return;
   if (progress != nullptr) progress->Begin("compiling kernels", 0);
   for (const std::int64_t wanted : {std::int64_t{1}, kManyRows}) {
     const std::int64_t n = std::min(
@@ -103,19 +192,22 @@ void Engine::WarmUp(ProgressSink* progress) {
 Engine::~Engine() = default;
 Engine::Engine(Engine&&) noexcept = default;
 
-std::int32_t Engine::NewSequence() { return impl_->blocks.New(); }
-void Engine::FreeSequence(std::int32_t sequence) { impl_->blocks.Free(sequence); }
+std::int32_t Engine::NewSequence() { return impl_->Run().blocks.New(); }
+void Engine::FreeSequence(std::int32_t sequence) { impl_->Run().blocks.Free(sequence); }
 std::int32_t Engine::Fork(std::int32_t sequence, std::int64_t tokens) {
-  return impl_->blocks.Fork(sequence, tokens);
+  return impl_->Run().blocks.Fork(sequence, tokens);
 }
 void Engine::Truncate(std::int32_t sequence, std::int64_t tokens) {
-  impl_->blocks.Truncate(sequence, tokens);
+  impl_->Run().blocks.Truncate(sequence, tokens);
 }
-std::int64_t Engine::Length(std::int32_t sequence) const { return impl_->blocks.Length(sequence); }
-std::int64_t Engine::FreeTokens() const { return impl_->blocks.free_blocks() * kKvBlock; }
+std::int64_t Engine::Length(std::int32_t sequence) const {
+  return impl_->Run().blocks.Length(sequence);
+}
+std::int64_t Engine::FreeTokens() const { return impl_->Run().blocks.free_blocks() * kKvBlock; }
 
 // Everything that can be wrong with a step is found here, before anything changes.
 void Engine::Impl::CheckRows(std::span<const Row> rows, bool sink) const {
+  const KvBlocks& blocks = Run().blocks;
   if (rows.empty()) throw UsageError("a step needs at least one row");
   if (static_cast<std::int64_t>(rows.size()) > plan.max_rows) {
     Throw<UsageError>("a step of {} rows; the plan allows {} (workload.chunk)", rows.size(),
@@ -155,13 +247,13 @@ void Engine::Impl::CheckRows(std::span<const Row> rows, bool sink) const {
 
 void Engine::Impl::AppendRows(std::span<const Row> rows) {
   std::vector<KvBlocks::Copy> copies;
-  for (const Row& row : rows) blocks.Append(row.sequence, 1, copies);
+  for (const Row& row : rows) running->blocks.Append(row.sequence, 1, copies);
   if (!copies.empty()) CopyBlocks(copies);
 }
 
 void Engine::Impl::CopyBlocks(const std::vector<KvBlocks::Copy>& copies) {
   const std::size_t bytes = kKvBlock * model.config.kv_width() * BytesOf(plan.kv_type);
-  for (const KvStore& store : forward.kv) {
+  for (const KvStore& store : running->forward.kv) {
     for (const KvBlocks::Copy& copy : copies) {
       if (store.device) {
         device->device.Copy(store.device.get(), copy.from * bytes, store.device.get(),
@@ -179,30 +271,30 @@ std::span<const float> Engine::Step(std::span<const Row> rows, StepObserver* obs
   Impl& s = *impl_;
   s.CheckRows(rows, sink != nullptr);
   const double start = Now();
-  const WorkerPool::CallerPin pin(s.host.pool);
+  Running& r = *s.running;
+  const WorkerPool::CallerPin pin(r.host.pool);
   s.AppendRows(rows);
-  FillBatch(s.forward.batch, rows, s.blocks, s.inv_freq, s.model.config.rope_attention_factor());
-  if (s.device && s.device->HasScratch("batch")) s.device->Upload(s.forward.batch);
-  s.forward.observer = observer;
-  s.forward.sink = sink;
-  const std::span<const float> logits = s.decoder.Step();
-  s.metrics.steps += 1;
-  s.metrics.rows += static_cast<std::int64_t>(rows.size());
-  s.metrics.step_s += Now() - start;
+  FillBatch(r.forward.batch, rows, r.blocks, s.inv_freq, s.model.config.rope_attention_factor());
+  if (s.device && s.device->HasScratch("batch")) s.device->Upload(r.forward.batch);
+  r.forward.observer = observer;
+  r.forward.sink = sink;
+  const std::span<const float> logits = r.decoder.Step();
+  s.metrics.Count(rows.size(), SequencesOf(rows), Now() - start);
   return logits;
 }
 
 const Config& Engine::config() const { return impl_->model.config; }
 const Plan& Engine::plan() const { return impl_->plan; }
+const Model& Engine::model() const { return impl_->model; }
 
 const Metrics& Engine::metrics() const {
   Metrics& m = impl_->metrics;
-  const Metrics& host = impl_->host.metrics;
+  const Metrics& host = impl_->Run().host.metrics;
   m.host_moe_s = host.host_moe_s;
   m.expert_rows_host = host.expert_rows_host;
   m.host_weight_bytes = host.host_weight_bytes;
-  m.loaded_bytes = impl_->weights.loaded_bytes();
-  m.load_s = impl_->weights.load_s();
+  m.loaded_bytes = impl_->weights->loaded_bytes();
+  m.load_s = impl_->weights->load_s();
   if (impl_->device) {
     const Metrics& device = impl_->device->metrics;
     m.device_wait_s = device.device_wait_s;
@@ -214,8 +306,22 @@ const Metrics& Engine::metrics() const {
 
 void Engine::ResetMetrics() {
   impl_->metrics = {};
-  impl_->host.metrics = {};
+  impl_->Run().host.metrics = {};
   if (impl_->device) impl_->device->metrics = {};
+}
+
+EngineBytes Engine::bytes() const {
+  const Impl& s = *impl_;
+  EngineBytes bytes;
+  bytes.host_weights = s.weights->host_bytes();
+  bytes.device_weights = s.weights->device_bytes();
+  for (const KvStore& store : s.Run().forward.kv) {
+    bytes.host_kv += store.host.bytes();
+    bytes.device_kv += store.device.bytes();
+  }
+  bytes.host_scratch = s.Run().host.scratch_bytes();
+  if (s.device) bytes.device_scratch = s.device->scratch_bytes();
+  return bytes;
 }
 
 std::string Engine::Describe() const {
@@ -234,9 +340,9 @@ std::string Engine::Describe() const {
     parts.push_back(fmt::format("{}: attention of {}/{} layers and {}/{} experts",
                                 p.devices[0].name, attention, p.layers.size(), on_device, experts));
   }
-  parts.push_back(fmt::format("CPU: {} ({} threads, {})",
-                              p.devices.empty() ? "everything" : "the rest",
-                              impl_->host.pool.size(), cpu::Name(impl_->host.kernels.isa)));
+  parts.push_back(
+      fmt::format("CPU: {} ({} threads, {})", p.devices.empty() ? "everything" : "the rest",
+                  impl_->Run().host.pool.size(), cpu::Name(impl_->Run().host.kernels.isa)));
   return Join(parts);
 }
 

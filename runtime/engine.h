@@ -36,6 +36,16 @@ class StepObserver {
 // Takes logits [n, V] of the next n rows that want them; valid during the call.
 using LogitsSink = std::function<void(std::span<const float>)>;
 
+// Memory that an engine holds.
+struct EngineBytes {
+  std::uint64_t host_weights = 0;
+  std::uint64_t host_kv = 0;
+  std::uint64_t host_scratch = 0;
+  std::uint64_t device_weights = 0;
+  std::uint64_t device_kv = 0;
+  std::uint64_t device_scratch = 0;
+};
+
 // Runs a plan: loads the weights to where it says and computes steps. The one public API.
 // Steps come from one thread; several engines may live in one process.
 class Engine {
@@ -67,8 +77,18 @@ class Engine {
   std::span<const float> Step(std::span<const Row> rows, StepObserver* observer = nullptr,
                               const LogitsSink* sink = nullptr);
 
+  // Goes over to another plan for the same model without loading what stays where it is: experts
+  // and roles move, threads, chunk, KV cache and NUMA shares change. No sequence may exist
+  // (UsageError), and an open device stays as it is, or is closed. What comes is read from the
+  // checkpoint again, after what leaves was freed.
+  // If that fails (memory, a cancel), the engine loads its old plan again and throws the failure;
+  // if that fails too, this throws why, and every later call throws that the engine is gone.
+  void Apply(const Plan& next, ProgressSink* progress = nullptr);
+
   const Config& config() const;
   const Plan& plan() const;
+  const Model& model() const;
+  EngineBytes bytes() const;
   const Metrics& metrics() const;
   void ResetMetrics();
   // "attention on PoCL..., 8 of 32 experts a layer on ..., rest on 2 CPU threads (avx512_bf16)"
@@ -77,6 +97,7 @@ class Engine {
  private:
   void WarmUp(ProgressSink* progress);
 
+  struct Running;
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

@@ -47,6 +47,13 @@ std::span<float> HostSide::Scratch(const std::string& name) const {
   return {buffer->second.as<float>(), buffer->second.bytes() / sizeof(float)};
 }
 
+std::uint64_t HostSide::scratch_bytes() const {
+  std::uint64_t bytes = 0;
+  for (const auto& [name, buffer] : scratch_) bytes += buffer.bytes();
+  for (const HostBuffer& buffer : worker_scratch_) bytes += buffer.bytes();
+  return bytes;
+}
+
 HostActivation HostSide::Activation(const std::string& name, std::int64_t width) const {
   const auto shadow = scratch_.find(name + " bf16");
   return {Scratch(name).data(),

@@ -48,6 +48,7 @@ struct HostSide {
   bool HasScratch(const std::string& name) const { return scratch_.contains(name); }
   // A buffer of the list; it is an internal error if it is not there.
   std::span<float> Scratch(const std::string& name) const;
+  std::uint64_t scratch_bytes() const;
   // The same as rows of `width` values, with the shadow "<name> bf16" if that is in the list.
   HostActivation Activation(const std::string& name, std::int64_t width) const;
 

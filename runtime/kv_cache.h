@@ -24,6 +24,7 @@ class KvBlocks {
   bool Known(std::int32_t sequence) const { return sequences_.contains(sequence); }
   std::int64_t Length(std::int32_t sequence) const { return Get(sequence).length; }
   std::span<const std::int32_t> Table(std::int32_t sequence) const { return Get(sequence).blocks; }
+  std::int64_t in_use() const { return static_cast<std::int64_t>(sequences_.size()); }
   std::int64_t free_blocks() const { return static_cast<std::int64_t>(free_.size()); }
 
   // New blocks that appending `tokens` tokens takes (copies of shared blocks included).

@@ -138,6 +138,28 @@ TEST(Engine, AnyNumberOfNodesGivesTheSameBits) {
   }
 }
 
+TEST(Engine, AnySharesOfTheNodesGiveTheSameBits) {
+  const std::vector<std::vector<double>> cuts = {
+      {1.0}, {0.9, 0.1}, {0.3, 0.7}, {0.5, 0.25, 0.25}, {0.01, 0.01, 0.98}};
+  const Machine real = ReadMachine(ProbeDevices::kNo);
+  std::vector<float> expected;
+  for (const std::vector<double>& shares : cuts) {
+    Machine machine = real;
+    Node node = real.nodes[0];
+    node.cores.resize(1);
+    machine.nodes.assign(shares.size(), node);
+    Profile profile = Placement("none");
+    profile.threads.reset();
+    Model model = OpenCheckpoint(DemoDir());
+    Plan plan = MakePlan(model.config, model.tensors, machine, profile, Precision::kExact);
+    for (std::size_t i = 0; i < shares.size(); ++i) plan.nodes[i].share = shares[i];
+    Engine engine(std::move(model), std::move(plan));
+    const auto logits = Prefill(engine, engine.NewSequence(), SomeIds(40), 256);
+    if (expected.empty()) expected = logits;
+    EXPECT_EQ(logits, expected) << shares.size() << " nodes, the first holds " << shares[0];
+  }
+}
+
 // A row's sums have one fixed order: neither the other rows of a step nor the chunk change a bit.
 TEST(Engine, ChunksDoNotChangeABit) {
   for (const Precision precision : {Precision::kExact, Precision::kFast}) {
