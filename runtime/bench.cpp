@@ -73,7 +73,8 @@ class Repetition {
     return SecondsSince(start);
   }
 
-  std::uint64_t hash() const { return hash_; }
+  // Of the last step's logits; not made in every step, because it would count as decoding.
+  std::uint64_t hash() const { return Hash(logits_); }
 
  private:
   Row RandomRow(std::int32_t sequence, std::int64_t position) {
@@ -83,8 +84,7 @@ class Repetition {
   }
   void Step(const std::vector<Row>& rows) {
     if (interrupted_()) ThrowInterrupted();
-    const std::span<const float> logits = engine_.Step(rows);
-    if (!logits.empty()) hash_ = Hash(logits);
+    logits_ = engine_.Step(rows);
   }
 
   Engine& engine_;
@@ -92,7 +92,7 @@ class Repetition {
   const std::function<bool()>& interrupted_;
   Random random_;
   std::vector<std::int32_t> sequences_;
-  std::uint64_t hash_ = 0;
+  std::span<const float> logits_;  // of the last step
 };
 
 void Repeat(Engine& engine, const BenchOptions& options, const std::function<bool()>& interrupted,

@@ -248,7 +248,7 @@ class DeviceMeter {
             static_cast<double>(rows * keys) / static_cast<double>(fewer * shorter)};
   }
 
-  static constexpr double kLongLaunch = 0.02;
+  static constexpr double kLongLaunch = 0.008;
   static constexpr std::int64_t kLeastKeys = 512;
 
   Meter& meter_;

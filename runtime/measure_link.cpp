@@ -53,11 +53,11 @@ class Link {
 
   double WriteRate(const void* src, std::size_t bytes) {
     return static_cast<double>(bytes) /
-           meter_.Time([] {}, [&] { device_.BlockingWrite(memory_, 0, src, bytes); });
+           meter_.Best([&] { device_.BlockingWrite(memory_, 0, src, bytes); });
   }
   double ReadRate(void* dst, std::size_t bytes) {
     return static_cast<double>(bytes) /
-           meter_.Time([] {}, [&] { device_.BlockingRead(memory_, 0, dst, bytes); });
+           meter_.Best([&] { device_.BlockingRead(memory_, 0, dst, bytes); });
   }
   // A norm of one row.
   double Launch() {
@@ -68,19 +68,17 @@ class Link {
   }
   // The wait for a layer's choice of experts.
   double RoundTrip() {
-    return meter_.Time([] {},
-                       [&] {
-                         Norm();
-                         ReadAndWait(kFewBytes);
-                       });
+    return meter_.Best([&] {
+      Norm();
+      ReadAndWait(kFewBytes);
+    });
   }
   double HandOver() {
-    return meter_.Time([] {},
-                       [&] {
-                         device_.Write(rows_.get(), 0, host_.data(), kRowBytes);
-                         Norm();
-                         ReadAndWait(kRowBytes);
-                       });
+    return meter_.Best([&] {
+      device_.Write(rows_.get(), 0, host_.data(), kRowBytes);
+      Norm();
+      ReadAndWait(kRowBytes);
+    });
   }
 
  private:
@@ -97,11 +95,10 @@ class Link {
   }
   template <class Enqueue>
   double BackToBack(Enqueue&& enqueue) {
-    const double seconds = meter_.Time([&] { device_.Finish(); },
-                                       [&] {
-                                         for (int i = 0; i < kBackToBack; ++i) enqueue();
-                                         device_.Finish();
-                                       });
+    const double seconds = meter_.Best([&] {
+      for (int i = 0; i < kBackToBack; ++i) enqueue();
+      device_.Finish();
+    });
     return seconds / kBackToBack;
   }
 
