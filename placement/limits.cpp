@@ -92,6 +92,7 @@ void VisitPath(const std::string& mount, std::string path, bool v2, const Visit&
 // "id:controllers:path"; v2 has id 0 and no controllers.
 void VisitCgroups(const std::string& root, const std::string& controller, const Visit& visit) {
   const std::string mount = root + "/sys/fs/cgroup";
+  const std::string wanted = fmt::format(",{},", controller);
   std::istringstream lines(ReadSystemFile(root + "/proc/self/cgroup").value_or(""));
   for (std::string line; std::getline(lines, line);) {
     const std::size_t first = line.find(':');
@@ -102,8 +103,8 @@ void VisitCgroups(const std::string& root, const std::string& controller, const 
     if (controllers == ",,") {
       VisitPath(mount, path, true, visit);
       VisitPath(mount + "/unified", path, true, visit);
-    } else if (controllers.find("," + controller + ",") != controllers.npos) {
-      VisitPath(mount + "/" + controller, path, false, visit);
+    } else if (controllers.find(wanted) != controllers.npos) {
+      VisitPath(fmt::format("{}/{}", mount, controller), path, false, visit);
     }
   }
 }

@@ -154,18 +154,12 @@ Device ReadDevice(const FieldMap& map, int index, const std::vector<Node>& nodes
   return device;
 }
 
-const std::initializer_list<std::string_view> kDeviceKeys = {"index",         "name",
-                                                             "platform",      "driver",
-                                                             "pci_address",   "numa_node",
-                                                             "shares_cores",  "memory",
-                                                             "max_alloc",     "compute_units",
-                                                             "read_gb_per_s", "gflops",
-                                                             "pcie_gb_per_s", "pageable_gb_per_s",
-                                                             "launch_us",     "round_trip_us"};
-
 void ReadDevices(const YamlField& field, Machine& machine) {
   for (const YamlField& element : field.List(kMaxDevices)) {
-    const FieldMap map(element, kDeviceKeys);
+    const FieldMap map(
+        element, {"index", "name", "platform", "driver", "pci_address", "numa_node", "shares_cores",
+                  "memory", "max_alloc", "compute_units", "read_gb_per_s", "gflops",
+                  "pcie_gb_per_s", "pageable_gb_per_s", "launch_us", "round_trip_us"});
     machine.devices.push_back(
         ReadDevice(map, static_cast<int>(machine.devices.size()), machine.nodes));
   }

@@ -15,10 +15,10 @@ namespace {
 
 constexpr const char* kExamples =
     R"(Looks at what makes a run slow or fail, and prints for each finding what was found and the
-command that fixes it. Nothing is changed. OpenCL drivers are looked at in a child process, so that
-one that crashes is a finding. The disk check reads up to 256 MiB of the largest file in the folder,
-past the page cache where the file system can; if none has 64 MiB, it writes a temporary one of that
-size.
+command that fixes it. Nothing of the system is changed. OpenCL drivers are looked at in a child
+process, so that one that crashes is a finding. The disk check reads up to 256 MiB of the largest
+file in the folder, past the page cache where the file system can; if none has 64 MiB, it writes a
+temporary one of that size.
 Exit codes: 0 nothing failed (warnings are no failure), 69 no OpenCL device and --require-device, 71
 too little memory, 66 or 74 no such file for --disk or it cannot be read, 78 TANDEM_FORCE_ISA cannot
 be used.
@@ -51,7 +51,7 @@ void AddDoctorCommand(CLI::App& app, Command& chosen) {
                     "no usable OpenCL device is a failure, not a warning");
   command->add_option("--disk", flags->doctor.disk_path, "file or folder whose disk is read")
       ->type_name("PATH")
-      ->capture_default_str();
+      ->default_str(".");
   command->add_flag("!--no-disk", flags->doctor.disk, "skip the disk");
   command->footer(kExamples);
   command->callback([flags, &chosen] { chosen = [flags] { RunDoctor(*flags); }; });

@@ -16,6 +16,13 @@ const char* NameOf(Health health) {
   return health == Health::kWarn ? "warn" : "FAIL";
 }
 
+Finding DiskOf(const std::string& path) {
+  if (!path.empty()) return CheckDisk(path);
+  Finding f = CheckDisk(".");  // nobody asked for this folder: it may well be read-only
+  if (f.health == Health::kFail) f.health = Health::kWarn;
+  return f;
+}
+
 }  // namespace
 
 std::vector<Finding> Examine(const DoctorOptions& options) {
@@ -35,7 +42,7 @@ std::vector<Finding> Examine(const DoctorOptions& options) {
            CheckSwap(""), CheckCacheFolder(), CheckRates(machine)}) {
     findings.push_back(std::move(f));
   }
-  if (options.disk) findings.push_back(CheckDisk(options.disk_path));
+  if (options.disk) findings.push_back(DiskOf(options.disk_path));
   return findings;
 }
 

@@ -51,7 +51,7 @@ Finding CheckDisk(const std::string& path);
 struct DoctorOptions {
   bool require_device = false;
   bool disk = true;
-  std::string disk_path = ".";
+  std::string disk_path;  // empty: the current folder, where a failure is only a warning
 };
 // All of them, on this machine.
 std::vector<Finding> Examine(const DoctorOptions& options);

@@ -112,6 +112,7 @@ DiskRate ReadDisk(const fs::path& path) {
   };
   const auto start = std::chrono::steady_clock::now();
   std::vector<std::jthread> threads;
+  threads.reserve(kThreads);
   for (int i = 0; i < kThreads; ++i) threads.emplace_back(read_blocks);
   threads.clear();
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;

@@ -188,6 +188,7 @@ Finding CheckGovernor(const std::string& root) {
     if (governor) ++governors[*governor];
   }
   std::vector<std::string> parts;
+  parts.reserve(governors.size());
   for (const auto& [name, count] : governors) {
     parts.push_back(fmt::format("{} on {} CPUs", name, count));
   }

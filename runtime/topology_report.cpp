@@ -166,11 +166,12 @@ struct KernelRates {
   std::int64_t most_rows = 0;
 };
 KernelRates RatesOf(const RateTable& table, DType type) {
-  const auto& [first, second, rows] = table.axes;
-  const auto weights = static_cast<double>(first.back()) * static_cast<double>(second.back());
+  const auto first = static_cast<double>(table.axes[0].back());
+  const auto second = static_cast<double>(table.axes[1].back());
+  const std::vector<std::int64_t>& rows = table.axes[2];
+  const double weights = first * second;
   const auto seconds = [&](std::int64_t r) {
-    return table.Seconds(static_cast<double>(first.back()), static_cast<double>(second.back()),
-                         static_cast<double>(r));
+    return table.Seconds(first, second, static_cast<double>(r));
   };
   KernelRates rates;
   rates.most_rows = rows.back();
