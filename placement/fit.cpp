@@ -106,7 +106,7 @@ std::string DescribeShortfall(const Plan& plan, std::uint64_t node_missing) {
   for (const Need& need : needs) {
     if (need.missing() > 0) text += WayOut(plan, need) + "\n";
   }
-  if (node_missing > 0) {
+  if (node_missing > 0 && needs[0].missing() == 0) {
     text += fmt::format(
         "host: {} of the weights find no room on the NUMA nodes that have threads, each with its "
         "share; see memory.nodes and threads\n",

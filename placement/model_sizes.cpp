@@ -19,8 +19,8 @@ Unit& UnitOf(const TensorInfo& tensor, ModelUnits& units) {
   if (tensor.role == Role::kHead) return units.head;
   TANDEM_CHECK(tensor.layer >= 0 && static_cast<std::size_t>(tensor.layer) < units.layers.size());
   LayerUnits& layer = units.layers[static_cast<std::size_t>(tensor.layer)];
-  // Both norms act on the residual, which lives where attention does.
-  if (tensor.part == Part::kPostNorm) return layer.attention;
+  // The norm before the MLP runs where that begins: in a MoE layer, at the router.
+  if (tensor.part == Part::kPostNorm) return layer.experts.empty() ? layer.dense : layer.router;
   switch (tensor.role) {
     case Role::kDense:
       return layer.dense;

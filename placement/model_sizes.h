@@ -33,9 +33,9 @@ struct Unit {
 };
 
 struct LayerUnits {
-  Unit attention;  // with both norms of the layer
-  Unit dense;
-  Unit router;
+  Unit attention;  // with its norm
+  Unit dense;      // with the norm before it
+  Unit router;     // with the norm before it
   Unit shared;
   std::vector<Unit> experts;  // a kernel takes an expert's three matrices from one buffer
 };

@@ -149,9 +149,8 @@ Wants WantsOfSides(const PlanTask& task, const Profile& profile) {
   return wants;
 }
 
-// The role of a tensor as rules name it: the norms of a layer go with attention.
+// The role of a tensor as rules name it.
 std::string_view RuleRole(const TensorInfo& tensor) {
-  if (tensor.part == Part::kPostNorm) return "attention";
   switch (tensor.role) {
     case Role::kHead:
       return "head";
@@ -176,7 +175,8 @@ bool InRanges(const std::vector<std::pair<int, int>>& ranges, int expert) {
 }
 
 bool RuleMatches(const Rule& rule, const TensorInfo& tensor) {
-  if (tensor.role == Role::kMtp) return false;
+  // The norm before the MLP has no will of its own: it goes where that begins.
+  if (tensor.role == Role::kMtp || tensor.part == Part::kPostNorm) return false;
   if (!rule.role.empty() && rule.role != RuleRole(tensor)) return false;
   if (rule.layers && (tensor.layer < rule.layers->first || tensor.layer > rule.layers->second)) {
     return false;
@@ -190,7 +190,6 @@ bool RuleMatches(const Rule& rule, const TensorInfo& tensor) {
 Want& WantOf(const TensorInfo& tensor, Wants& wants) {
   if (tensor.role == Role::kHead) return wants.head;
   const auto layer = static_cast<std::size_t>(tensor.layer);
-  if (tensor.part == Part::kPostNorm) return wants.roles[layer][kAttention];
   switch (tensor.role) {
     case Role::kDense:
       return wants.roles[layer][kDense];

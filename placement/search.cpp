@@ -61,6 +61,8 @@ void Search::Consider(const Recipe& recipe) {
   if (must_use_device_ && !candidate.uses_device) return;
   tried_.push_back(candidate);
   if (!best_ || candidate.Better(*best_)) best_ = candidate;
+  if (!candidate.uses_device || candidate.missing > 0) return;
+  if (!best_with_device_ || candidate.Better(*best_with_device_)) best_with_device_ = candidate;
 }
 
 Recipe Search::Everything() const {

@@ -34,6 +34,10 @@ class Search {
   // The plan of a recipe.
   Filled Plan(const Recipe& recipe);
   bool device_fits_something() const { return device_fits_something_; }
+  // The best that fits and uses a device; null if none does.
+  const Candidate* best_with_device() const {
+    return best_with_device_ ? &*best_with_device_ : nullptr;
+  }
   int evaluations() const { return evaluations_; }
 
  private:
@@ -62,6 +66,7 @@ class Search {
   std::unordered_map<std::uint64_t, double> seconds_;  // by layout, chunk and split
   std::vector<Candidate> tried_;                       // in order
   std::optional<Candidate> best_;
+  std::optional<Candidate> best_with_device_;
   int evaluations_ = 0;
 };
 

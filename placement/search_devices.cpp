@@ -99,21 +99,11 @@ std::string UnusedNote(const PlanInput& in, Option& with, const Prediction& with
     return fmt::format("{} is not used: nothing that may go there fits its budget of {}", name,
                        FormatBytes(with.resources.budgets[0]));
   }
-  if (!with.found.uses_device) return fmt::format("{} is not used: it does not pay", name);
-  const Filled filled = with.search.Plan(with.found.recipe);
-  if (filled.missing > 0) return fmt::format("{} is not used: no plan with it fits", name);
+  const Candidate* best = with.search.best_with_device();
+  if (best == nullptr) return fmt::format("{} is not used: no plan with it fits", name);
+  const Filled filled = with.search.Plan(best->recipe);
   return fmt::format("{} is not used, as it does not pay: predicted are {} with it, {} without",
                      name, Speeds(in.task.cost.Predict(filled.plan, in.workload)), Speeds(without));
-}
-
-void AddNotes(const PlanInput& in, Plan& plan) {
-  if (in.task.options.statistics == nullptr && in.task.config.n_routed_experts > 0) {
-    plan.notes.push_back("no routing statistics: routing is taken as uniform (`tandem calibrate`)");
-  }
-  if (in.task.machine.rates.origin == RatesOrigin::kAssumed) {
-    plan.notes.push_back(
-        "rates of this machine are assumed, not measured: `tandem topology --measure`");
-  }
 }
 
 Outcome Finish(const PlanInput& in, Option& option, std::vector<std::string> notes) {
@@ -186,7 +176,6 @@ Outcome FindPlan(const PlanTask& task, const Profile& profile, Effort effort) {
     Option idle(in, choice.sets[0]);
     outcome.plan.notes.push_back(UnusedNote(in, idle, outcome.plan.prediction));
   }
-  AddNotes(in, outcome.plan);
   return outcome;
 }
 

@@ -56,6 +56,14 @@ void AddNotes(const PlanOptions& options, Session& session) {
         "this plan uses {} devices; this version runs {}: name one with --device to run",
         plan.devices.size(), kAbilities.devices));
   }
+  if (!plan.prediction.statistics && session.model.config.n_routed_experts > 0) {
+    plan.notes.emplace_back(
+        "no routing statistics: routing is taken as uniform (`tandem calibrate`)");
+  }
+  if (session.machine.rates.origin == RatesOrigin::kAssumed) {
+    plan.notes.emplace_back(
+        "the rates of this machine are assumed, not measured: `tandem topology --measure`");
+  }
   const double now = plan.prediction.time_to_first_token_s;
   const double streamed = StreamedFirstToken(session.model.config, session.model.tensors,
                                              session.machine, session.profile, options, plan);

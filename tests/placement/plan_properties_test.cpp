@@ -145,7 +145,9 @@ TEST(PlanProperties, TheOrderOfDevicesDoesNotMatter) {
 TEST(PlanProperties, Deterministic) {
   for (const Invented& m : Machines()) {
     const auto json = [&] { return ToJson(PlanOf(Case("V2-Lite"), m.machine)); };
-    if (!m.models.empty()) EXPECT_EQ(json(), json()) << m.name;
+    if (!m.models.empty()) {
+      EXPECT_EQ(json(), json()) << m.name;
+    }
   }
 }
 
@@ -303,10 +305,16 @@ TEST(PlanProperties, RulesAreKept) {
   EXPECT_FALSE(plan.head.on_device());
   for (std::size_t i = 0; i < plan.layers.size(); ++i) {
     const LayerPlan& layer = plan.layers[i];
-    if (i >= 4 && i <= 6) EXPECT_FALSE(layer.attention.on_device()) << i;
-    if (i >= 20) EXPECT_EQ(layer.shared.on_device(), i == 21) << i;
+    if (i >= 4 && i <= 6) {
+      EXPECT_FALSE(layer.attention.on_device()) << i;
+    }
+    if (i >= 20) {
+      EXPECT_EQ(layer.shared.on_device(), i == 21) << i;
+    }
     for (std::size_t e : {2, 60, 61, 62, 63}) {
-      if (i >= 10 && i <= 12) EXPECT_TRUE(layer.experts[e].on_device()) << i << " " << e;
+      if (i >= 10 && i <= 12) {
+        EXPECT_TRUE(layer.experts[e].on_device()) << i << " " << e;
+      }
     }
   }
   profile.rules = {MakeRule("router", Side::kDevice, 4)};

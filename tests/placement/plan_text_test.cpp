@@ -75,8 +75,12 @@ TEST(PlanYaml, IsTheJson) {
   std::vector<std::string> keys;
   for (const auto& entry : yaml.map) {
     keys.push_back(entry.key);
-    if (entry.key == "kv_blocks") EXPECT_EQ(entry.value.scalar, json["kv_blocks"].dump());
-    if (entry.key == "layers") EXPECT_EQ(entry.value.list.size(), json["layers"].size());
+    if (entry.key == "kv_blocks") {
+      EXPECT_EQ(entry.value.scalar, json["kv_blocks"].dump());
+    }
+    if (entry.key == "layers") {
+      EXPECT_EQ(entry.value.list.size(), json["layers"].size());
+    }
     if (entry.key == "items") {
       ASSERT_EQ(entry.value.list.size(), json["items"].size());
       EXPECT_EQ(entry.value.list[1].map[0].value.scalar, json["items"][1]["what"]);
@@ -174,7 +178,9 @@ TEST(PlanExplain, DemandsAreNamed) {
   const Explanation explanation =
       Explain(planned.config, planned.tensors, planned.machine, planned.profile, {}, planned.plan);
   for (const auto& group : explanation.groups) {
-    if (group.what == "attention and KV cache") EXPECT_EQ(group.why, "the profile says so");
+    if (group.what == "attention and KV cache") {
+      EXPECT_EQ(group.why, "the profile says so");
+    }
   }
 }
 
