@@ -234,7 +234,7 @@ void StepEstimate::Dense(const LayerPlan& layer) {
 }
 
 // Norm, scores and choice. On a device the host waits for the choice, and for h if it has work.
-double StepEstimate::Route(const LayerPlan& layer) {
+void StepEstimate::Route(const LayerPlan& layer) {
   MoveX(layer.router);
   const double D = static_cast<double>(config_.hidden_size);
   const double E = static_cast<double>(config_.n_routed_experts);
@@ -242,8 +242,7 @@ double StepEstimate::Route(const LayerPlan& layer) {
     Part part{team_.Values(step_.rows, D) + team_.Linear(types_.router, E, D, step_.rows) +
                   team_.Values(step_.rows, E),
               E * D * TypeBytes(types_.router), 0};
-    AddHost(part);
-    return 0;
+    return AddHost(part);
   }
   const int device = layer.router.index;
   const DeviceCost& d = devices_[static_cast<std::size_t>(device)];
@@ -256,8 +255,7 @@ double StepEstimate::Route(const LayerPlan& layer) {
   }
   const double wait = d.Read(0);
   AddHandOver(wait);
-  AddTransfer(d.Read(read) - wait);
-  return wait;
+  AddTransfer(d.Read(read) - wait + (read > 0 ? wait : 0));
 }
 
 StepEstimate::Loads StepEstimate::LoadsOf(const LayerPlan& layer, const LayerShares& shares) const {
@@ -335,15 +333,12 @@ double StepEstimate::Together(const Part& host, const std::vector<Part>& devices
   return std::max(seconds, shared_bytes / all_cores_read_);
 }
 
-void StepEstimate::AddOverlapped(const Loads& loads, bool host_shared, int shared_device,
-                                 double head_start) {
+void StepEstimate::AddOverlapped(const Loads& loads, bool host_shared, int shared_device) {
   const int shared = host_shared ? -1 : shared_device;
-  const bool same =
-      loads == last_loads_ && shared == last_shared_ && head_start == last_head_start_;
+  const bool same = loads == last_loads_ && shared == last_shared_;
   if (!same) {
     last_loads_ = loads;
     last_shared_ = shared;
-    last_head_start_ = head_start;
     Overlap o;
     const double K = static_cast<double>(config_.num_experts_per_tok);
     const double width =
@@ -365,7 +360,7 @@ void StepEstimate::AddOverlapped(const Loads& loads, bool host_shared, int share
         devices[d] = DeviceExperts(static_cast<int>(d), load);
         if (shared_device == static_cast<int>(d)) {
           const Part mlp = MlpOnDevice(shared_device, types_.shared, width);
-          devices[d].seconds += std::max(0.0, mlp.seconds - head_start);
+          devices[d].seconds += mlp.seconds;
           devices[d].bytes += mlp.bytes;
           devices[d].launches += mlp.launches;
         }
@@ -417,7 +412,7 @@ void StepEstimate::Join(const Loads& loads, bool host_work, int shared_device) {
 }
 
 void StepEstimate::Moe(const LayerPlan& layer, const LayerShares& shares) {
-  const double head_start = Route(layer);
+  Route(layer);
   Loads loads = LoadsOf(layer, shares);
   if (plan_.stream_prefill && !devices_.empty() && step_.rows > 1) {
     const double bytes = loads.host.experts * 3 *
@@ -437,7 +432,7 @@ void StepEstimate::Moe(const LayerPlan& layer, const LayerShares& shares) {
   const bool has_shared = config_.n_shared_experts > 0;
   const bool host_shared = has_shared && !layer.shared.on_device();
   const int shared_device = has_shared && layer.shared.on_device() ? layer.shared.index : -1;
-  AddOverlapped(loads, host_shared, shared_device, head_start);
+  AddOverlapped(loads, host_shared, shared_device);
   Join(loads, host_shared || loads.host.experts > 0, shared_device);
 }
 

@@ -56,12 +56,13 @@ class StepEstimate {
   double AttentionScale() const;
   Part MlpOnHost(DType type, double width) const;
   Part MlpOnDevice(int device, DType type, double width) const;
-  double Route(const LayerPlan& layer);  // seconds that the device can use for shared experts
+  void Route(const LayerPlan& layer);
   Loads LoadsOf(const LayerPlan& layer, const LayerShares& shares) const;
   Part HostExperts(ExpertLoad load, bool shared) const;
   Part DeviceExperts(int device, ExpertLoad load) const;
-  // Both sides of a MoE layer at once, `device0_start` seconds of work already queued there.
-  void AddOverlapped(const Loads& loads, bool host_shared, int shared_device, double head_start);
+  // Both sides of a MoE layer at once. The shared experts count in full: reading the choice of
+  // experts into pageable memory holds the host up until it is there, on the drivers measured.
+  void AddOverlapped(const Loads& loads, bool host_shared, int shared_device);
   double Together(const Part& host, const std::vector<Part>& devices) const;
   void Join(const Loads& loads, bool host_work, int shared_device);
 
@@ -80,7 +81,6 @@ class StepEstimate {
   // Layers that are alike cost the same: what was computed last.
   Loads last_loads_;
   int last_shared_ = -3;
-  double last_head_start_ = -1;
   struct Overlap {
     double seconds = 0, host = 0, device = 0;
     Part host_part, device_part;

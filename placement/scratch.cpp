@@ -164,8 +164,7 @@ std::vector<ScratchBuffer> DeviceScratch(const Config& c, const Plan& plan, cons
   if (use.router) {
     list.Add("host_part", s.T * s.D);
     list.Add("router_logits", s.T * c.n_routed_experts);
-    list.Add("router_ids", s.pairs);
-    list.Add("router_weights", s.pairs);
+    list.Add("router_choice", 2 * s.pairs);  // ids, then weights: one read
   }
   if (use.experts) {
     list.Add("act", s.pairs * c.moe_intermediate_size);

@@ -23,8 +23,7 @@ void FeedForward::TakeDeviceScratch() {
   take(dpart_, "device_part");
   take(dhost_part_, "host_part");
   take(dlogits_, "router_logits");
-  take(dids_, "router_ids");
-  take(dweights_, "router_weights");
+  take(dchoice_, "router_choice");
   take(dact_, "act");
   take(dgate_up_, "gate_up");
   take(dpair_out_, "pair_out");

@@ -48,7 +48,7 @@ struct KvStore {
 };
 
 // The routed experts of the rows of one layer, as the host sees them.
-struct Routing {
+struct Routing {                // in one buffer, the weights behind the ids
   std::span<std::int32_t> ids;  // [T, K]
   std::span<float> weights;     // [T, K]
 };
@@ -175,8 +175,8 @@ class FeedForward {
   std::vector<cl::ExpertJob> jobs_;
   std::vector<Launch> launches_;
   std::span<float> job_memory_;  // a piece per layer: read by the device until the step ends
-  cl::Span dgate_, dup_, dact_, dgate_up_, dpair_out_, dpart_, dhost_part_, dlogits_, dids_,
-      dweights_, djobs_;
+  cl::Span dgate_, dup_, dact_, dgate_up_, dpair_out_, dpart_, dhost_part_, dlogits_, dchoice_,
+      djobs_;
   bool device_part_ = false;     // of the layer in progress: waits in dpart_
   bool started_shared_ = false;  // the router's launch already enqueued the shared experts
 };

@@ -168,8 +168,14 @@ void DeviceWork::Experts() {
 void DeviceWork::PrepareAttention(std::int64_t heads, std::int64_t rows, std::int64_t keys) {
   const std::int64_t blocks = (keys + kKvBlock - 1) / kKvBlock;
   const std::int64_t sequences = rows <= kOwnSequences ? rows : 1;
+  // As many caches as there is room for, each in turn: in a step every layer reads its own, which
+  // the weights between have driven out of the device's cache.
+  const auto all = static_cast<std::int64_t>(kv_.bytes() / kKvRowBytes / kKvBlock);
+  caches_ = std::max<std::int64_t>(1, all / (sequences * blocks));
+  cache_blocks_ = sequences * blocks;
+  next_cache_ = 0;
   std::vector<std::int32_t> words;
-  for (std::int64_t i = 0; i < sequences * blocks; ++i) {
+  for (std::int64_t i = 0; i < caches_ * cache_blocks_; ++i) {
     words.push_back(static_cast<std::int32_t>(i));
   }
   for (std::int64_t t = 0; t < rows; ++t) {
@@ -189,8 +195,8 @@ void DeviceWork::PrepareAttention(std::int64_t heads, std::int64_t rows, std::in
   attention_.width = attention_.dk = kWidth;
   attention_.dv = kLatent;
   attention_.tables = {lists_.get(), 0};
-  attention_.table_start = {lists_.get(), sequences * blocks};
-  attention_.n_keys = {lists_.get(), sequences * blocks + rows};
+  attention_.table_start = {lists_.get(), caches_ * cache_blocks_};
+  attention_.n_keys = {lists_.get(), caches_ * cache_blocks_ + rows};
   attention_.out = {v, rows * heads * kWidth};
   attention_.out_row_stride = heads * kLatent;
   attention_.out_head_stride = kLatent;
@@ -201,6 +207,8 @@ void DeviceWork::PrepareAttention(std::int64_t heads, std::int64_t rows, std::in
 }
 
 void DeviceWork::Attention() {
+  attention_.tables.offset = next_cache_ * cache_blocks_;
+  next_cache_ = (next_cache_ + 1) % caches_;
   const cl::AttentionArgs& a = attention_;
   const cl::Weight kv_b = Next(DType::kBF16, a.heads * (kNope + kHeadOut), kLatent);
   const cl::Span q{queries_.get(), 0};

@@ -57,6 +57,7 @@ class DeviceWork {
   cl::ExpertCombineArgs combine_;
   std::int64_t first_job_ = 0, jobs_ = 0;
   cl::AttentionArgs attention_;
+  std::int64_t caches_ = 1, cache_blocks_ = 1, next_cache_ = 0;
 };
 
 }  // namespace tandem
