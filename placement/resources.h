@@ -38,7 +38,7 @@ DeviceSet FindDevices(const Machine& machine, const std::string& names);
 std::uint64_t HostBudget(const Machine& machine, const Profile& profile);
 std::uint64_t DeviceBudget(const Machine& machine, const Profile& profile, const Device& device);
 // Of one NUMA node, for weights: what is free there, or what the profile allows.
-std::uint64_t NodeBudget(const Node& node, const Profile& profile);
+std::uint64_t NodeBudget(const Machine& machine, const Node& node, const Profile& profile);
 
 // Which cores the CPU team gets, and how many threads a device that shares them.
 struct Threads {
