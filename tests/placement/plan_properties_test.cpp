@@ -384,6 +384,7 @@ TEST(PlanProperties, NodesShareByBandwidthAndMemory) {
   ExpectFits(plan, machine);
   // Node 0 is nearly full: node 1 takes what it cannot hold.
   machine.nodes[0].free_bytes = 4 * kGiB;
+  machine.memory_limit_bytes = 36 * kGiB;
   plan = PlanOf(model, machine, profile);
   EXPECT_LT(plan.nodes[0].share, 0.2);
   ExpectFits(plan, machine);
