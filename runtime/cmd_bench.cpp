@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "runtime/cli.h"
 #include "runtime/cli_options.h"
 #include "runtime/interrupt.h"
+#include "runtime/plan_report.h"
 #include "runtime/read_bandwidth.h"
 #include "runtime/table.h"
 
@@ -52,6 +54,7 @@ struct Report {
   double load_s = 0;
   std::uint64_t loaded_bytes = 0;
   BenchResult result;
+  std::optional<PlanReport> plan;  // if asked for
 };
 
 // The workload is what is measured: its own flags say it.
@@ -99,6 +102,19 @@ std::uint64_t ReadBytesFor(const Session& session) {
   return std::clamp(free / 2, kLeastReadBytes, kReadBytes);
 }
 
+// The memory of the bandwidth test belongs to no plan.
+WorkDone WorkOf(const BenchOptions& options, const Report& report) {
+  WorkDone work;
+  work.sequences = static_cast<double>(options.sequences);
+  work.prompt_tokens = static_cast<double>(options.prompt_tokens);
+  work.answer_tokens = static_cast<double>(options.gen_tokens);
+  const BenchResult& r = report.result;
+  if (options.prompt_tokens > 0) work.prefill_tokens_per_s = Median(r.prefill_tokens_per_s);
+  if (options.gen_tokens > 0) work.decode_tokens_per_s = Median(r.decode_tokens_per_s);
+  work.other_bytes = report.read_bytes;
+  return work;
+}
+
 Report Measure(const BenchFlags& flags) {
   Session session = OpenSession(WithRoom(flags));
   CheckRoom(flags, session);
@@ -116,6 +132,9 @@ Report Measure(const BenchFlags& flags) {
   report.read_bytes = read.bytes();
   report.result = Bench(
       engine, flags.bench, [&] { return read.Measure(); }, Interrupted);
+  if (flags.session.plan_report) {
+    report.plan = MakePlanReport(session, engine, WorkOf(flags.bench, report));
+  }
   return report;
 }
 
@@ -127,27 +146,28 @@ Json Spread(const std::vector<double>& values) {
 
 void PrintJson(const BenchFlags& flags, const Report& report) {
   const BenchResult& r = report.result;
-  const Json json = {{"model", report.model},
-                     {"cpu", report.cpu},
-                     {"where", report.where},
-                     {"version", TANDEM_VERSION},
-                     {"threads", report.threads},
-                     {"prompt_tokens", flags.bench.prompt_tokens},
-                     {"gen_tokens", flags.bench.gen_tokens},
-                     {"sequences", flags.bench.sequences},
-                     {"repetitions", flags.bench.repetitions},
-                     {"load_s", report.load_s},
-                     {"loaded_bytes", report.loaded_bytes},
-                     {"prefill_tokens_per_s", Spread(r.prefill_tokens_per_s)},
-                     {"decode_tokens_per_s", Spread(r.decode_tokens_per_s)},
-                     {"decode_host_weight_bytes_per_s", Spread(r.host_bytes_per_s)},
-                     {"decode_device_weight_bytes_per_s", Spread(r.device_bytes_per_s)},
-                     {"read_bytes", report.read_bytes},
-                     {"read_bytes_per_s", Spread(r.read_bytes_per_s)},
-                     {"host_weight_share_of_read", Spread(r.share_of_read)},
-                     {"decode_host_moe_ms", Spread(r.host_moe_ms)},
-                     {"decode_device_wait_ms", Spread(r.device_wait_ms)},
-                     {"logits_hash", fmt::format("{:016x}", r.logits_hash)}};
+  Json json = {{"model", report.model},
+               {"cpu", report.cpu},
+               {"where", report.where},
+               {"version", TANDEM_VERSION},
+               {"threads", report.threads},
+               {"prompt_tokens", flags.bench.prompt_tokens},
+               {"gen_tokens", flags.bench.gen_tokens},
+               {"sequences", flags.bench.sequences},
+               {"repetitions", flags.bench.repetitions},
+               {"load_s", report.load_s},
+               {"loaded_bytes", report.loaded_bytes},
+               {"prefill_tokens_per_s", Spread(r.prefill_tokens_per_s)},
+               {"decode_tokens_per_s", Spread(r.decode_tokens_per_s)},
+               {"decode_host_weight_bytes_per_s", Spread(r.host_bytes_per_s)},
+               {"decode_device_weight_bytes_per_s", Spread(r.device_bytes_per_s)},
+               {"read_bytes", report.read_bytes},
+               {"read_bytes_per_s", Spread(r.read_bytes_per_s)},
+               {"host_weight_share_of_read", Spread(r.share_of_read)},
+               {"decode_host_moe_ms", Spread(r.host_moe_ms)},
+               {"decode_device_wait_ms", Spread(r.device_wait_ms)},
+               {"logits_hash", fmt::format("{:016x}", r.logits_hash)}};
+  if (report.plan) json["plan_report"] = ToJson(*report.plan);
   fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
 }
 
@@ -187,6 +207,7 @@ void PrintText(const BenchFlags& flags, const Report& report) {
 void RunBench(const BenchFlags& flags) {
   const Report report = Measure(flags);
   flags.json ? PrintJson(flags, report) : PrintText(flags, report);
+  if (report.plan && !flags.json) fmt::print(stderr, "{}", ToText(*report.plan));
 }
 
 }  // namespace

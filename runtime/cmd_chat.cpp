@@ -16,6 +16,7 @@
 #include "runtime/engine_feed.h"
 #include "runtime/interrupt.h"
 #include "runtime/line_reader.h"
+#include "runtime/plan_report.h"
 #include "runtime/summary.h"
 
 namespace tandem {
@@ -127,6 +128,7 @@ void Chat(const ChatFlags& flags) {
            .sampler = sampler, .max_tokens = flags.max_tokens, .eos_ids = config.eos_token_ids}});
   const std::unique_ptr<LineReader> reader = MakeLineReader("> ");
   Talk(conversation, *reader, flags.quiet || terminal ? "" : engine.Describe());
+  PrintPlanReport(flags.session, session, engine);
 }
 
 }  // namespace

@@ -15,6 +15,7 @@
 #include "runtime/cli_options.h"
 #include "runtime/ids.h"
 #include "runtime/interrupt.h"
+#include "runtime/plan_report.h"
 
 namespace tandem {
 namespace {
@@ -125,6 +126,7 @@ void Logits(const LogitsFlags& flags) {
     fmt::print(stderr, "tandem: logits [{}, {}] in {}; {}\n", rows, engine.config().vocab_size,
                flags.out, engine.Describe());
   }
+  PrintPlanReport(flags.session, session, engine);
 }
 
 }  // namespace

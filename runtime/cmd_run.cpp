@@ -12,6 +12,7 @@
 #include "runtime/engine_feed.h"
 #include "runtime/generate.h"
 #include "runtime/interrupt.h"
+#include "runtime/plan_report.h"
 #include "runtime/prompt.h"
 #include "runtime/summary.h"
 
@@ -81,6 +82,7 @@ void Run(const RunFlags& flags) {
   if (!flags.quiet) {
     fmt::print(stderr, "tandem: {}\n", Summary(generated, engine.Describe()));
   }
+  PrintPlanReport(flags.session, session, engine);
 }
 
 }  // namespace
