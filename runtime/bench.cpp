@@ -141,6 +141,15 @@ BenchResult Bench(Engine& engine, const BenchOptions& options,
   return result;
 }
 
+PhaseSeconds BenchOnce(Engine& engine, const BenchOptions& options,
+                       const std::function<bool()>& interrupted) {
+  Repetition repetition(engine, options, interrupted);
+  PhaseSeconds seconds;
+  seconds.prefill = repetition.Prefill();
+  seconds.decode = repetition.Decode();
+  return seconds;
+}
+
 double Median(std::vector<double> values) {
   TANDEM_CHECK(!values.empty());
   std::ranges::sort(values);

@@ -36,6 +36,14 @@ BenchResult Bench(Engine& engine, const BenchOptions& options,
                   const std::function<double()>& measure_read,
                   const std::function<bool()>& interrupted);
 
+// One repetition: seconds of all prompts, and of all decode steps.
+struct PhaseSeconds {
+  double prefill = 0;
+  double decode = 0;
+};
+PhaseSeconds BenchOnce(Engine& engine, const BenchOptions& options,
+                       const std::function<bool()>& interrupted);
+
 // The middle value; of an even count the mean of the middle two. `values` is not empty.
 double Median(std::vector<double> values);
 

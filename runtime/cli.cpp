@@ -36,6 +36,7 @@ void AddCommands(CLI::App& app, Command& chosen) {
   AddDoctorCommand(app, chosen);
   AddPlanCommand(app, chosen);
   AddBenchCommand(app, chosen);
+  AddTuneCommand(app, chosen);
   AddCalibrateCommand(app, chosen);
   AddConfigCommand(app, chosen);
 }

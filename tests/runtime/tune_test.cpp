@@ -1,0 +1,162 @@
+// ctest: opencl
+// Tuning ends with a profile that loads to the plan that it found, can be interrupted and resumed,
+// and varies only what the user left open. Which plan is fastest is not tested: that is measured.
+#include "runtime/tune.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "memory/error.h"
+#include "runtime/abilities.h"
+#include "runtime/pin_profile.h"
+#include "tests/support/golden.h"
+#include "tests/support/temp_folder.h"
+
+namespace tandem::test {
+namespace {
+
+PlanOptions FastOptions() {
+  PlanOptions options;
+  options.abilities = kAbilities;
+  return options;
+}
+
+struct Tuning {
+  explicit Tuning(const std::string& profile, double minutes, const std::string& state = "")
+      : Tuning(OptionsOf(profile), minutes, state) {}
+  Tuning(const SessionOptions& flags, double minutes, const std::string& state)
+      : session(OpenSession(flags)),
+        engine(std::move(session.model), session.plan),
+        tune{minutes, "", state} {}
+
+  static SessionOptions OptionsOf(const std::string& profile) {
+    SessionOptions flags;
+    flags.model_dir = DemoDir();
+    flags.profile = profile;
+    flags.settings = {{"workload.prompt_tokens", "64", "--prompt"},
+                      {"workload.answer_tokens", "8", "--answer"}};
+    return flags;
+  }
+
+  TuneResult Run(const std::function<bool()>& interrupted) {
+    Tuner tuner(
+        session, engine, tune, options, [this](const std::string& line) { said.push_back(line); },
+        interrupted);
+    return tuner.Run();
+  }
+
+  Session session;
+  Engine engine;
+  TuneOptions tune;
+  PlanOptions options = FastOptions();
+  std::vector<std::string> said;
+};
+
+Plan Load(const std::string& text, const TempFolder& folder) {
+  const auto file = folder.Write("tuned.yaml", text);
+  SessionOptions options;
+  options.model_dir = DemoDir();
+  options.profile = file.string();
+  return OpenSession(options).plan;
+}
+
+const auto kNever = [] { return false; };
+
+TEST(PinProfile, GivesThePlanOfEveryPlacement) {
+  const Model model = OpenCheckpoint(DemoDir());
+  for (const std::string& placement : AllPlacements()) {
+    if (NeedsDevice(placement) && !HaveDevice()) continue;
+    const Profile profile = Placement(placement);
+    const Machine machine =
+        ReadMachine(NeedsDevice(placement) ? ProbeDevices::kYes : ProbeDevices::kNo);
+    Plan plan = MakePlan(model.config, model.tensors, machine, profile, Precision::kFast);
+    const Plan pinned =
+        MakePlan(model.config, model.tensors, machine, PinProfile(profile, plan), Precision::kFast);
+    EXPECT_EQ(PlacementKey(pinned), PlacementKey(plan)) << placement;
+    plan.max_rows += 1;
+    EXPECT_NE(PlacementKey(pinned), PlacementKey(plan)) << placement;
+  }
+}
+
+TEST(Tune, TheSavedProfileLoadsToThePlanThatItEndedWith) {
+  const TempFolder folder;
+  Tuning tuning("", /*minutes=*/0.1);
+  const TuneResult result = tuning.Run(kNever);
+  EXPECT_FALSE(result.trials.empty());
+  EXPECT_EQ(PlacementKey(tuning.engine.plan()), PlacementKey(result.best.plan));
+  const std::string text = TunedProfile(tuning.session, tuning.engine, result, "2026-11-22");
+  EXPECT_NE(text.find("made_for"), std::string::npos) << text;
+  EXPECT_EQ(text.rfind("# Made by `tandem tune` on 2026-11-22", 0), 0U) << text;
+  EXPECT_EQ(PlacementKey(Load(text, folder)), PlacementKey(result.best.plan)) << text;
+}
+
+TEST(Tune, AnInterruptKeepsTheBestAndResumingSkipsWhatWasTried) {
+  const TempFolder folder;
+  const std::string state = (folder / "state.json").string();
+  std::size_t tried = 0;
+  {
+    Tuning tuning("", /*minutes=*/10, state);
+    // After the second trial has been told.
+    const TuneResult result = tuning.Run([&] { return tuning.said.size() >= 3; });
+    EXPECT_EQ(result.end, TuneEnd::kInterrupted);
+    tried = result.trials.size();
+    EXPECT_EQ(tried, 2U);
+    const std::string text = TunedProfile(tuning.session, tuning.engine, result, "2026-11-22");
+    EXPECT_EQ(PlacementKey(Load(text, folder)), PlacementKey(result.best.plan)) << text;
+  }
+  EXPECT_EQ(ReadTuneState(state).trials.size(), tried);
+  Tuning tuning("", /*minutes=*/10, state);
+  const TuneResult result = tuning.Run([&] { return tuning.said.size() >= 4; });
+  ASSERT_EQ(result.trials.size(), tried + 2);
+  for (std::size_t i = 0; i < result.trials.size(); ++i) {
+    for (std::size_t j = 0; j < i; ++j) {
+      EXPECT_NE(result.trials[i].key, result.trials[j].key) << result.trials[i].change;
+    }
+  }
+}
+
+TEST(Tune, AStateOfAnotherStartIsRefused) {
+  const TempFolder folder;
+  const std::string state = (folder / "state.json").string();
+  WriteTuneState({"0", "1", "", "", {}}, state);
+  Tuning tuning("none", /*minutes=*/0.1, state);
+  EXPECT_THROW(tuning.Run(kNever), UsageError);
+  folder.Write("damaged.json", "{");
+  EXPECT_THROW(ReadTuneState((folder / "damaged.json").string()), CheckpointError);
+}
+
+// A demand of the user is kept by every candidate.
+TEST(Tune, DemandsAreNotVaried) {
+  if (!HaveDevice()) GTEST_SKIP() << "no OpenCL device";
+  SessionOptions options = Tuning::OptionsOf("");
+  options.settings.push_back({"device", "0", "--device"});
+  options.settings.push_back({"placement.attention", "device", "--attention"});
+  options.settings.push_back({"placement.routed_experts", "{share: 0.25}", "--experts"});
+  Tuning tuning(options, 1, "");
+  const TuneCandidates candidates(tuning.engine.model(), tuning.session.machine,
+                                  tuning.session.profile, tuning.options, tuning.engine.plan());
+  EXPECT_TRUE(candidates.Shipped().empty());
+  const auto start = candidates.Pin("start", tuning.session.profile, tuning.engine.plan());
+  ASSERT_TRUE(start);
+  const auto neighbours = candidates.Neighbours(*start, 1024);
+  EXPECT_GT(neighbours.size(), 3U);
+  for (const TuneCandidate& candidate : neighbours) {
+    for (const LayerPlan& layer : candidate.plan.layers) {
+      EXPECT_TRUE(layer.attention.on_device()) << candidate.change;
+      if (!layer.moe) continue;
+      EXPECT_EQ(std::ranges::count_if(layer.experts, [](Place p) { return p.on_device(); }), 8)
+          << candidate.change;
+    }
+  }
+}
+
+TEST(Tune, OnlyAGainBeyondNoiseHelps) {
+  EXPECT_TRUE((Comparison{{1.10, 1.12, 1.11}}.Helps()));
+  EXPECT_FALSE((Comparison{{1.10, 1.12}}.Helps())) << "two pairs are too few";
+  EXPECT_FALSE((Comparison{{1.01, 1.015, 1.012}}.Helps())) << "below 2 %";
+  EXPECT_FALSE((Comparison{{0.95, 1.05, 1.25}}.Helps())) << "within the spread of the pairs";
+}
+
+}  // namespace
+}  // namespace tandem::test
