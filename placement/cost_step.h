@@ -53,7 +53,8 @@ class StepEstimate {
 
   Part AttentionOnHost() const;
   Part AttentionOnDevice(int device) const;
-  double AttentionScale() const;
+  double AttentionScale(int device) const;  // -1: the host
+  double ComputeUnits(int device) const;
   Part MlpOnHost(DType type, double width) const;
   Part MlpOnDevice(int device, DType type, double width) const;
   void Route(const LayerPlan& layer);

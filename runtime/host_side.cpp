@@ -9,20 +9,23 @@
 namespace tandem {
 namespace {
 
-// Steps follow each other within microseconds, except where a device that is the CPU itself wants
-// the cores.
+// Without a device hand-outs follow each other within microseconds. Beside a GPU the team waits for
+// its part of every layer: longer than a sleep and a wake-up of 16 threads should cost. A device
+// that is the CPU itself wants the cores.
 constexpr int kSpinUs = 50;
+constexpr int kSpinBesideGpuUs = 1000;
 constexpr int kSpinSharedUs = 3;
 
-bool SharesCores(const Plan& plan) {
-  return std::any_of(plan.devices.begin(), plan.devices.end(),
-                     [](const PlanDevice& d) { return d.shares_cores; });
+int SpinUs(const Plan& plan) {
+  if (plan.devices.empty()) return kSpinUs;
+  const bool shares = std::ranges::any_of(plan.devices, &PlanDevice::shares_cores);
+  return shares ? kSpinSharedUs : kSpinBesideGpuUs;
 }
 
 }  // namespace
 
 HostSide::HostSide(const Plan& plan, const Config& config)
-    : pool(plan.nodes, SharesCores(plan) ? kSpinSharedUs : kSpinUs),
+    : pool(plan.nodes, SpinUs(plan)),
       kernels(cpu::MakeKernelTable(cpu::ChooseIsa())),
       round_activations(plan.activation_type == DType::kBF16),
       tickets(plan.nodes.size()),
