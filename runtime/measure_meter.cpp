@@ -27,7 +27,7 @@ void Meter::Stage(const std::string& what) {
 
 void Meter::Check() const {
   if (progress_ == nullptr) return;
-  progress_->Update(0);
+  if (stage_ > 0) progress_->Update(0);
   if (progress_->Cancelled()) ThrowInterrupted();
 }
 
