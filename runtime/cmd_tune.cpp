@@ -19,8 +19,8 @@ namespace {
 constexpr const char* kExamples =
     R"(Loads the model once, measures the workload, and tries other plans while it runs: the shipped
 profiles that fit, then more or fewer experts on the device, roles on the other side, other numbers
-of threads and rows. A change is kept if, in three pairs of measurements in alternation, the median
-gain is above 2 % and above half the spread of the pairs. Only what the profile and the flags leave
+of threads and rows. A change is kept if, in three to seven pairs of measurements in alternation, the
+median gain is above 2 % and above the median deviation of the pairs. Only what the profile and the flags leave
 open is varied. Ctrl-C ends it and keeps the best so far; --resume goes on.
 Examples:
   tandem tune --model DIR --for agent --minutes 10 -o agent.yaml

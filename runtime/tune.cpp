@@ -17,6 +17,7 @@ namespace {
 
 constexpr double kLeastGain = 0.02;
 constexpr std::size_t kPairs = 3;
+constexpr std::size_t kMostPairs = 7;      // where three do not decide
 constexpr double kClearlySlower = 0.93;    // one pair is enough
 constexpr double kShareOfTime = 1.0 / 40;  // of all minutes, for one measurement
 
@@ -34,8 +35,9 @@ double Comparison::median() const { return ratios.empty() ? 1 : Median(ratios); 
 
 double Comparison::spread() const {
   if (ratios.empty()) return 0;
-  const auto [least, most] = std::ranges::minmax(ratios);
-  return (most - least) / 2;
+  std::vector<double> distances;
+  for (const double ratio : ratios) distances.push_back(std::abs(ratio - median()));
+  return Median(distances);
 }
 
 bool Comparison::Helps() const {
@@ -127,7 +129,10 @@ void Tuner::Switch(const TuneCandidate& candidate) {
 Comparison Tuner::Compare(const TuneCandidate& before, const TuneCandidate& after, bool may_stop) {
   const double began = Now();
   Comparison comparison;
-  for (std::size_t pair = 0; pair < kPairs; ++pair) {
+  const auto undecided = [&] {
+    return comparison.median() > 1 + kLeastGain && !comparison.Helps();
+  };
+  for (std::size_t pair = 0; pair < kPairs || (pair < kMostPairs && undecided()); ++pair) {
     double seconds[2] = {};
     for (const std::size_t turn : {pair % 2, 1 - pair % 2}) {
       Switch(turn == 0 ? before : after);
@@ -188,7 +193,8 @@ TuneEnd Tuner::Search() {
   while (true) {
     if (interrupted_()) return TuneEnd::kInterrupted;
     // The last comparison takes about as long as the longest before it.
-    if (SecondsLeft() < 2 * trial_s_) return TuneEnd::kTime;
+    const bool changed = PlacementKey(best_.plan) != PlacementKey(start_.plan);
+    if (SecondsLeft() < (changed ? 2 : 1) * trial_s_) return TuneEnd::kTime;
     try {
       if (!NextTrial()) return TuneEnd::kNothingLeft;
     } catch (const Error&) {

@@ -22,17 +22,17 @@ struct TuneOptions {
 struct Comparison {
   std::vector<double> ratios;  // before / after: above 1, the second is faster
   double median() const;
-  // Half the distance between the smallest and the largest.
+  // The median distance from the median.
   double spread() const;
-  // A change is kept if it helps beyond noise: the median of at least three pairs is above
-  // 1 + max(2 %, spread).
+  // A change is kept if it helps beyond noise: the median of three pairs (or up to seven,
+  // where three do not decide) is above 1 + max(2 %, spread).
   bool Helps() const;
 };
 
 enum class TuneEnd : std::uint8_t { kNothingLeft, kTime, kInterrupted };
 
 struct TuneResult {
-  TuneCandidate best;  // the start, if nothing helped
+  TuneCandidate best;     // the start, if nothing helped
   std::string start_key;  // PlacementKey
   TuneEnd end = TuneEnd::kNothingLeft;
   std::vector<TuneTrial> trials;  // all, those of earlier runs included

@@ -68,7 +68,7 @@ bool LeavesAll(const Profile& p) {
   const auto free = [](Side side) { return side == Side::kAuto; };
   return free(p.attention) && free(p.dense) && free(p.shared_experts) && free(p.router) &&
          free(p.head) && free(p.kv_place) && p.rules.empty() && !p.device_layers &&
-         p.experts == Profile::Experts::kAuto && p.device == "auto" && !p.threads && !p.chunk;
+         p.experts == Profile::Experts::kAuto && p.device != "none" && !p.threads && !p.chunk;
 }
 
 struct RoleOfLayer {
@@ -131,6 +131,10 @@ std::vector<TuneCandidate> TuneCandidates::Shipped() const {
   for (const ShippedProfile& shipped : ShippedProfiles()) {
     try {
       Profile profile = WithWorkload(ResolveProfile(std::string(shipped.name), {}), profile_);
+      if (profile_.device != "auto") {  // the user named it
+        if (profile.device == "none") continue;
+        profile.device = profile_.device;
+      }
       if (MayUseDevice() && device_.shares_cores && !profile.device_threads) {
         profile.device_threads = device_.threads;
       }
@@ -166,6 +170,7 @@ void TuneCandidates::Add(std::string change, const TuneCandidate& current, Plan 
                          std::vector<TuneCandidate>& list) const {
   edited.devices.clear();
   if (UsesDevice(edited)) edited.devices.push_back(device_);
+  if (edited.devices.empty() && profile_.device != "auto") return;  // the user named one
   Profile profile = PinProfile(current.profile, edited);
   // A device that shares the cores leaves fewer to the team, and none leaves all.
   const bool moved = edited.devices.empty() != current.plan.devices.empty();

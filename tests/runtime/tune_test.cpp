@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "memory/error.h"
 #include "runtime/abilities.h"
@@ -53,7 +54,10 @@ struct Tuning {
   std::vector<std::string> said;
 };
 
+// As a new process would load it: this one has told PoCL how many threads to use, and PoCL's
+// compute units, which the machine's fingerprint has, follow that.
 Plan Load(const std::string& text, const TempFolder& folder) {
+  unsetenv("POCL_MAX_PTHREAD_COUNT");
   const auto file = folder.Write("tuned.yaml", text);
   SessionOptions options;
   options.model_dir = DemoDir();
