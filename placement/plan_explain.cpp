@@ -169,7 +169,7 @@ void AddWhatIfs(const PlanTask& task, const Profile& profile, const Plan& plan,
   }
   const PlanTask faster(task.config, task.tensors, WithHostBandwidth(task.machine, 1.25),
                         task.options);
-  AddWhatIf("25 % more host memory bandwidth", faster, profile, explanation);
+  AddWhatIf("a CPU and memory 25 % faster", faster, profile, explanation);
 }
 
 }  // namespace
