@@ -253,7 +253,8 @@ std::string TunedProfile(const Session& session, const Engine& engine, const Tun
       "# Made by `tandem tune` on {} with {}\n# on {}{}{}.\n", when, engine.model().name,
       session.machine.cpu_name, result.best.plan.devices.empty() ? "" : " and ",
       result.best.plan.devices.empty() ? "" : result.best.plan.devices[0].name);
-  if (PlacementKey(result.best.plan) == result.start_key) {
+  const bool changed = PlacementKey(result.best.plan) != result.start_key;
+  if (!changed) {
     text += "# The plan that it began with: nothing that was tried helped beyond noise.\n";
   } else if (result.total.ratios.empty()) {
     text += "# Interrupted before start and result were compared once more.\n";
@@ -262,7 +263,8 @@ std::string TunedProfile(const Session& session, const Engine& engine, const Tun
                         Percent(result.total.median()), result.total.ratios.size());
   }
   for (const TuneTrial& trial : result.trials) {
-    if (trial.kept) text += fmt::format("# {}  {}\n", Percent(trial.ratio), trial.change);
+    if (changed && trial.kept)
+      text += fmt::format("# {}  {}\n", Percent(trial.ratio), trial.change);
   }
   return text + SettingsYaml(profile);
 }
