@@ -133,6 +133,7 @@ class DeviceMeter {
   void ChooseBudget() {
     constexpr std::int64_t kN = 1024;
     constexpr std::int64_t kRows = 32;
+    work_.Refresh(kRows * kN);
     const double seconds = Time([&] { work_.Linear(DType::kF32, kN, kN, kRows); });
     const double launch_s = meter_.quick() ? 2e-4 : 4e-3;
     flops_ = launch_s * 2.0 * kN * kN * kRows / seconds;
@@ -150,7 +151,10 @@ class DeviceMeter {
   RateTable Linear(DType type) {
     const RateTable table = FillTable(
         {grid_.n, grid_.k, grid_.rows}, [&](const Sizes& s) { return LinearSample(type, s); },
-        [&](const Sizes& s) { return Time([&] { work_.Linear(type, s[0], s[1], s[2]); }); },
+        [&](const Sizes& s) {
+          work_.Refresh(s[1] * s[2]);
+          return Time([&] { work_.Linear(type, s[0], s[1], s[2]); });
+        },
         meter_);
     std::size_t at = 0;
     for (const std::int64_t n : grid_.n) {

@@ -43,12 +43,12 @@ DeviceWork::DeviceWork(DeviceSide& side, std::size_t weight_bytes, std::size_t m
       queries_(side.device.Allocate(values_.bytes() / kHeadValues * kQuery)),
       kv_(side.device.Allocate(std::min(kMostKvBytes, most_value_bytes / 4) / kKvRowBytes /
                                kKvBlock * kKvBlock * kKvRowBytes)),
-      lists_(side.device.Allocate(kMiB)) {
-  const std::vector<std::byte> pattern = WeightBytes(4 * kMiB);
-  Fill(side_.device, weights_, pattern);
-  Fill(side_.device, kv_, pattern);
-  Fill(side_.device, values_, pattern);
-  Fill(side_.device, queries_, pattern);
+      lists_(side.device.Allocate(kMiB)),
+      pattern_(WeightBytes(4 * kMiB)) {
+  Fill(side_.device, weights_, pattern_);
+  Fill(side_.device, kv_, pattern_);
+  Fill(side_.device, values_, pattern_);
+  Fill(side_.device, queries_, pattern_);
 }
 
 std::int64_t DeviceWork::value_room(std::int64_t taken) const {
@@ -88,6 +88,16 @@ void DeviceWork::Norm(std::int64_t rows) {
   const std::int64_t T = std::min(rows, value_room(kNormWidth) / kNormWidth);
   side_.kernels.RmsNorm(
       {{v, kNormWidth}, kNormWidth, {v, 0}, {v, kNormWidth}, kNormWidth, T, kNormWidth, 1e-6F});
+}
+
+// Results of earlier products lie where these inputs are: fed on, they shrink to subnormals, which
+// slow a CPU's arithmetic a hundredfold.
+void DeviceWork::Refresh(std::int64_t values) {
+  const std::size_t bytes = static_cast<std::size_t>(values) * sizeof(float);
+  for (std::size_t at = 0; at < bytes; at += pattern_.size()) {
+    side_.device.BlockingWrite(values_.get(), at, pattern_.data(),
+                               std::min(pattern_.size(), bytes - at));
+  }
 }
 
 void DeviceWork::Linear(DType type, std::int64_t n, std::int64_t k, std::int64_t rows) {
@@ -147,6 +157,7 @@ void DeviceWork::PrepareExperts(DType type, std::int64_t D, std::int64_t F, std:
   experts_.max_pairs = rows;
   experts_.pair_row = {lists_.get(), job_words};
   experts_.pair_weight = {lists_.get(), job_words + pairs};
+  Refresh(T * D);
   experts_.x = take(T * D);
   experts_.x_stride = D;
   experts_.act = take(pairs * F);

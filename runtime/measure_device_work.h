@@ -28,6 +28,8 @@ class DeviceWork {
   static std::int64_t Blocks(double most, std::int64_t n);
 
   void Norm(std::int64_t rows);
+  // Makes the first values good inputs again: before another shape is measured.
+  void Refresh(std::int64_t values);
   void Linear(DType type, std::int64_t n, std::int64_t k, std::int64_t rows);
 
   // Experts of [F, D] from one end of the weights to the other, each with its jobs.
@@ -52,6 +54,7 @@ class DeviceWork {
   ClBuffer queries_;  // a rectangular copy needs a buffer of its own on either end
   ClBuffer kv_;       // f16
   ClBuffer lists_;    // jobs, pairs, block tables
+  std::vector<std::byte> pattern_;
   std::size_t used_ = 0;
   cl::ExpertsArgs experts_;
   cl::ExpertCombineArgs combine_;
