@@ -47,8 +47,10 @@ std::string HostText(const Machine& machine) {
 
 std::string DeviceText(const Device& device) {
   std::string text;
-  Add(text, "device", device.name, device.platform, device.driver_version, device.pci_address,
-      WholeGib(device.memory_bytes), device.compute_units);
+  Add(text, "device", device.name, device.platform, device.driver_version, device.pci_address);
+  // A device on the CPU's cores has the host's memory and as many units as it is given threads,
+  // both of which change from run to run; the host's own fields stand for them.
+  if (!device.shares_cores) Add(text, WholeGib(device.memory_bytes), device.compute_units);
   return text;
 }
 
