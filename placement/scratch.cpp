@@ -185,8 +185,8 @@ std::uint64_t SumBytes(const std::vector<ScratchBuffer>& buffers) {
 // Resident bytes beside all buffers, measured on x86-64 with glibc 2.36: 9 MiB for the program and
 // its libraries; 41 MiB while a tokenizer of V3's size is read and less after; 0.13 KiB for a
 // tensor of a synthetic model, more with names from a checkpoint's headers; PoCL 3.1 90 MiB with
-// compiled kernels from its cache and 225 MiB where it had to compile them; NVIDIA's driver 580 with
-// an H100 205 to 240 MiB.
+// compiled kernels from its cache and 225 MiB where it had to compile them; NVIDIA's driver 580
+// with an H100 205 to 240 MiB.
 std::uint64_t ProgramBytes(const Config& config, std::size_t tensors, const Plan& plan) {
   constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
   constexpr std::uint64_t kPocl = 256 * kMiB;
