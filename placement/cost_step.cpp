@@ -16,6 +16,23 @@ constexpr double kFewPairs = 32;
 // values on an H100: 0.35 us a key, MLA with 576: 0.36 to 0.54).
 constexpr double kLeastKeyShare = 0.75;
 
+// What the products of attention are made of.
+struct AttentionWidths {
+  double D, heads, q_width, kv_width, q_rank, out_width;
+  double absorb;  // weights of W_UK and W_UV
+};
+
+AttentionWidths WidthsOf(const Config& c) {
+  const auto heads = static_cast<double>(c.num_attention_heads);
+  return {static_cast<double>(c.hidden_size),
+          heads,
+          heads * static_cast<double>(c.qk_head_dim()),
+          static_cast<double>(c.kv_width()),
+          static_cast<double>(c.q_lora_rank),
+          heads * static_cast<double>(c.v_head_dim),
+          heads * static_cast<double>((c.qk_nope_head_dim + c.v_head_dim) * c.kv_lora_rank)};
+}
+
 double TypeBytes(DType type) { return static_cast<double>(BytesOf(type)); }
 
 }  // namespace
@@ -128,12 +145,7 @@ double StepEstimate::ComputeUnits(int device) const {
 StepEstimate::Part StepEstimate::AttentionOnHost() const {
   const Config& c = config_;
   const double rows = step_.rows;
-  const double D = static_cast<double>(c.hidden_size);
-  const double heads = static_cast<double>(c.num_attention_heads);
-  const double q_width = heads * static_cast<double>(c.qk_head_dim());
-  const double kv_width = static_cast<double>(c.kv_width());
-  const double q_rank = static_cast<double>(c.q_lora_rank);
-  const double out_width = heads * static_cast<double>(c.v_head_dim);
+  const auto [D, heads, q_width, kv_width, q_rank, out_width, absorb] = WidthsOf(c);
   Part part;
   double weights = 0;
   const auto linear = [&](double n, double k) {
@@ -149,8 +161,6 @@ StepEstimate::Part StepEstimate::AttentionOnHost() const {
   part.seconds += team_.Values(rows, kv_width + q_width);
   part.seconds += AttentionScale(-1) * team_.Attention(heads, rows, step_.keys);
   linear(D, out_width);
-  const double absorb =
-      heads * static_cast<double>((c.qk_nope_head_dim + c.v_head_dim) * c.kv_lora_rank);
   part.bytes = (weights + absorb) * TypeBytes(types_.attention) +
                rows * step_.keys * kv_width * TypeBytes(plan_.kv_type) / std::max(1.0, rows / 16);
   return part;
@@ -160,12 +170,7 @@ StepEstimate::Part StepEstimate::AttentionOnDevice(int device) const {
   const Config& c = config_;
   const DeviceCost& d = devices_[static_cast<std::size_t>(device)];
   const double rows = step_.rows;
-  const double D = static_cast<double>(c.hidden_size);
-  const double heads = static_cast<double>(c.num_attention_heads);
-  const double q_width = heads * static_cast<double>(c.qk_head_dim());
-  const double kv_width = static_cast<double>(c.kv_width());
-  const double q_rank = static_cast<double>(c.q_lora_rank);
-  const double out_width = heads * static_cast<double>(c.v_head_dim);
+  const auto [D, heads, q_width, kv_width, q_rank, out_width, absorb] = WidthsOf(c);
   Part part;
   double weights = 0;
   const auto linear = [&](double n, double k) {
@@ -197,8 +202,6 @@ StepEstimate::Part StepEstimate::AttentionOnDevice(int device) const {
   part.seconds += AttentionScale(device) * d.Attention(heads, rows, step_.keys);
   part.launches += 4;
   linear(D, out_width);
-  const double absorb =
-      heads * static_cast<double>((c.qk_nope_head_dim + c.v_head_dim) * c.kv_lora_rank);
   part.bytes = (weights + absorb) * TypeBytes(types_.attention) +
                rows * step_.keys * kv_width * TypeBytes(plan_.kv_type);
   return part;
