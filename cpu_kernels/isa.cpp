@@ -1,6 +1,8 @@
 #include "cpu_kernels/isa.h"
 
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <iterator>
@@ -10,7 +12,8 @@
 namespace tandem::cpu {
 namespace {
 
-constexpr std::string_view kNames[] = {"ref", "avx2", "avx512", "avx512_bf16"};
+constexpr std::string_view kNames[] = {"ref",         "avx2",        "avx_vnni", "avx512",
+                                       "avx512_vnni", "avx512_bf16", "amx"};
 
 struct Registers {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
@@ -47,14 +50,38 @@ bool HasAvx512() {
          Has(Cpuid(7, 0).ebx, bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ);
 }
 
+bool HasAvxVnni() {
+  constexpr unsigned kAvxVnni = 1U << 4;  // leaf 7.1, eax
+  return HasAvx2() && Cpuid(7, 0).eax >= 1 && Has(Cpuid(7, 1).eax, kAvxVnni);
+}
+
+bool HasAvx512Vnni() { return HasAvx512() && Has(Cpuid(7, 0).ecx, bit_AVX512VNNI); }
+
 bool HasAvx512Bf16() {
-  return HasAvx512() && Cpuid(7, 0).eax >= 1 && Has(Cpuid(7, 1).eax, bit_AVX512BF16);
+  return HasAvx512Vnni() && Cpuid(7, 0).eax >= 1 && Has(Cpuid(7, 1).eax, bit_AVX512BF16);
+}
+
+// Linux (5.16 on) saves the tiles' 8 KiB only for a process that has asked for them.
+bool MayUseTiles() {
+  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
+  static const bool granted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return granted;
+}
+
+bool HasAmx() {
+  constexpr unsigned kTileStates = 0x60000;
+  constexpr unsigned kTileInt8Bf16 = 1U << 24 | 1U << 25 | 1U << 22;  // leaf 7.0, edx
+  return HasAvx512Bf16() && Has(SavedStates(), kTileStates) &&
+         Has(Cpuid(7, 0).edx, kTileInt8Bf16) && MayUseTiles();
 }
 
 Isa Best() {
-  if (HasAvx512Bf16()) return Isa::kAvx512Bf16;
-  if (HasAvx512()) return Isa::kAvx512;
-  return HasAvx2() ? Isa::kAvx2 : Isa::kRef;
+  for (const Isa isa :
+       {Isa::kAmx, Isa::kAvx512Bf16, Isa::kAvx512Vnni, Isa::kAvx512, Isa::kAvxVnni, Isa::kAvx2}) {
+    if (Supports(isa)) return isa;
+  }
+  return Isa::kRef;
 }
 
 Isa ParseForced(std::string_view word) {
@@ -62,8 +89,8 @@ Isa ParseForced(std::string_view word) {
     if (kNames[i] == word) return static_cast<Isa>(i);
   }
   Throw<ConfigError>(
-      "TANDEM_FORCE_ISA={}: unknown level, expected ref, avx2, avx512 or avx512_bf16 (best here: "
-      "{})",
+      "TANDEM_FORCE_ISA={}: unknown level, expected ref, avx2, avx_vnni, avx512, avx512_vnni, "
+      "avx512_bf16 or amx (best here: {})",
       word, Name(Best()));
 }
 
@@ -71,10 +98,31 @@ Isa ParseForced(std::string_view word) {
 
 std::string_view Name(Isa isa) { return kNames[static_cast<std::size_t>(isa)]; }
 
+bool Supports(Isa isa) {
+  switch (isa) {
+    case Isa::kRef:
+      return true;
+    case Isa::kAvx2:
+      return HasAvx2();
+    case Isa::kAvxVnni:
+      return HasAvxVnni();
+    case Isa::kAvx512:
+      return HasAvx512();
+    case Isa::kAvx512Vnni:
+      return HasAvx512Vnni();
+    case Isa::kAvx512Bf16:
+      return HasAvx512Bf16();
+    case Isa::kAmx:
+      return HasAmx();
+  }
+  return false;
+}
+
 std::vector<Isa> SupportedIsas() {
   std::vector<Isa> isas;
-  const int best = static_cast<int>(Best());
-  for (int i = 0; i <= best; ++i) isas.push_back(static_cast<Isa>(i));
+  for (std::size_t i = 0; i < std::size(kNames); ++i) {
+    if (Supports(static_cast<Isa>(i))) isas.push_back(static_cast<Isa>(i));
+  }
   return isas;
 }
 
@@ -82,7 +130,7 @@ Isa ChooseIsa() {
   const char* forced = std::getenv("TANDEM_FORCE_ISA");
   if (forced == nullptr || *forced == '\0') return Best();
   const Isa isa = ParseForced(forced);
-  if (isa > Best()) {
+  if (!Supports(isa)) {
     Throw<ConfigError>("TANDEM_FORCE_ISA={}: not supported by this CPU (best: {})", forced,
                        Name(Best()));
   }

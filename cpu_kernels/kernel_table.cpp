@@ -11,15 +11,18 @@ struct Level {
 };
 constexpr Level kLevels[] = {{Isa::kRef, ref::Fill},
                              {Isa::kAvx2, avx2::Fill},
+                             {Isa::kAvxVnni, avx_vnni::Fill},
                              {Isa::kAvx512, avx512::Fill},
-                             {Isa::kAvx512Bf16, avx512_bf16::Fill}};
+                             {Isa::kAvx512Vnni, avx512_vnni::Fill},
+                             {Isa::kAvx512Bf16, avx512_bf16::Fill},
+                             {Isa::kAmx, amx::Fill}};
 
 }  // namespace
 
 KernelTable MakeKernelTable(Isa isa) {
   KernelTable table;
   for (const Level& level : kLevels) {
-    if (level.isa <= isa) level.fill(table);
+    if (level.isa <= isa && Supports(level.isa)) level.fill(table);
   }
   table.isa = isa;
   return table;

@@ -9,14 +9,27 @@
 
 namespace tandem::cpu {
 
+// A linear kernel that is worth calling from `min_rows` rows of x on; it takes x_type only and any
+// number of rows. Where there is none, `linear` is the best for any number of rows.
+struct ManyRows {
+  void (*linear)(const LinearArgs&) = nullptr;
+  DType x_type = DType::kBF16;
+  std::int64_t min_rows = 0;
+
+  bool For(std::int64_t T) const { return linear != nullptr && T >= min_rows; }
+};
+
 // One function per operation, filled upward: each level overrides what it does better and inherits
 // the rest, so every entry is always callable. Arrays are indexed by weight format; they are plain
 // arrays because std::array's operator[] would become a weak function of the closed ISA folders.
 struct KernelTable {
   Isa isa = Isa::kRef;
 
-  void (*linear[kNumWeightFormats])(const LinearArgs&) = {};  // takes both x types
-  void (*linear_transposed[kNumWeightFormats])(const LinearTransposedArgs&) = {};
+  // Scalar formats take f32 and bf16 x, block formats f32 and quantised x.
+  void (*linear[kNumWeightFormats])(const LinearArgs&) = {};
+  ManyRows many[kNumWeightFormats] = {};
+  void (*linear_transposed[kNumScalarFormats])(const LinearTransposedArgs&) = {};
+  void (*quantize_rows)(const QuantizeArgs&) = nullptr;
   void (*rmsnorm)(const RmsNormArgs&) = nullptr;
   void (*swiglu)(const SwigluArgs&) = nullptr;
   void (*rope)(const RopeArgs&) = nullptr;

@@ -11,10 +11,19 @@ void Fill(KernelTable& table);
 namespace avx2 {
 void Fill(KernelTable& table);
 }
+namespace avx_vnni {
+void Fill(KernelTable& table);
+}
 namespace avx512 {
 void Fill(KernelTable& table);
 }
+namespace avx512_vnni {
+void Fill(KernelTable& table);
+}
 namespace avx512_bf16 {
+void Fill(KernelTable& table);
+}
+namespace amx {
 void Fill(KernelTable& table);
 }
 

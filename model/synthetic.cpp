@@ -62,7 +62,7 @@ struct TypeName {
   std::string_view name;
   DType dtype;
 };
-constexpr std::array<TypeName, kNumWeightFormats> kTypeNames{
+constexpr std::array<TypeName, kNumScalarFormats> kTypeNames{
     {{"f32", DType::kF32}, {"bf16", DType::kBF16}, {"f16", DType::kF16}, {"fp8", DType::kF8E4M3}}};
 
 [[noreturn]] void BadSpec(const std::string& spec, const std::string& what) {

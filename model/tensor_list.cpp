@@ -65,7 +65,7 @@ class Builder {
     tensor.layer = static_cast<int>(layer_);
     tensor.expert = expert;
     tensor.dtype = DTypeFor(tensor, dtype_);
-    tensor.data.bytes = static_cast<std::uint64_t>(tensor.elements()) * BytesOf(tensor.dtype);
+    tensor.data.bytes = DataBytes(tensor.dtype, tensor.elements());
     tensor.has_scale = tensor.dtype == DType::kF8E4M3;
     if (tensor.has_scale) {
       tensor.scale.bytes =
@@ -150,6 +150,10 @@ std::int64_t TensorInfo::elements() const {
   std::int64_t product = 1;
   for (const std::int64_t dim : shape) product *= dim;
   return product;
+}
+
+bool IsPacked(const TensorInfo& tensor) {
+  return IsBlockFormat(tensor.dtype) && tensor.role != Role::kEmbedding;
 }
 
 TensorList::TensorList(std::vector<TensorInfo> tensors) : tensors_(std::move(tensors)) {

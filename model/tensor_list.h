@@ -31,6 +31,7 @@ enum class Part : std::uint8_t {
   kEmbed, kFinalNorm, kLmHead,
   kInputNorm, kPostNorm,
   kQ, kQA, kQANorm, kQB, kKvA, kKvANorm, kKvB, kK, kV, kO,
+  kKB, kVB,                        // kv_b in two, as GGUF has it: [H R, nope] (transposed), [H v, R]
   kGate, kUp, kDown,               // of a dense, shared or routed MLP, by role
   kRouterWeight, kRouterBias,
   kOther,                          // parts of MTP layers
@@ -64,6 +65,10 @@ struct TensorInfo {
   std::int64_t scale_cols() const { return (cols() + kFp8Block - 1) / kFp8Block; }
   std::uint64_t bytes() const { return data.bytes + scale.bytes; }
 };
+
+// Whether the host keeps a matrix in panels of 16 rows (memory/blocks.h): all in block formats but
+// the embedding, of which single rows are wanted.
+bool IsPacked(const TensorInfo& tensor);
 
 // Every tensor of a model, in the order of execution (embedding, layers, head, MTP).
 class TensorList {

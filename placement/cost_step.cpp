@@ -33,7 +33,7 @@ AttentionWidths WidthsOf(const Config& c) {
           heads * static_cast<double>((c.qk_nope_head_dim + c.v_head_dim) * c.kv_lora_rank)};
 }
 
-double TypeBytes(DType type) { return static_cast<double>(BytesOf(type)); }
+double TypeBytes(DType type) { return BytesPerElement(type); }
 
 }  // namespace
 

@@ -1,5 +1,6 @@
 #include "placement/model_sizes.h"
 
+#include "memory/blocks.h"
 #include "memory/error.h"
 
 namespace tandem {
@@ -47,12 +48,15 @@ void Unit::Add(const TensorInfo& tensor) {
     vector_bytes += RoundUp(bytes, kHostAlign);
     return;
   }
-  const std::uint64_t data = elements * BytesOf(tensor.dtype);
+  const std::uint64_t data = DataBytes(tensor.dtype, tensor.elements());
+  // On the host the rows of block formats are filled up to whole panels.
+  const std::uint64_t packed =
+      IsPacked(tensor) ? PackedBytes(tensor.dtype, tensor.rows(), tensor.cols()) : data;
   const std::uint64_t scale =
       tensor.has_scale
           ? static_cast<std::uint64_t>(tensor.scale_rows() * tensor.scale_cols()) * sizeof(float)
           : 0;
-  one_node_bytes += RoundUp(data, kHostAlign) + RoundUp(scale, kHostAlign);
+  one_node_bytes += RoundUp(packed, kHostAlign) + RoundUp(scale, kHostAlign);
   split_bytes += (scale > 0 ? 2 : 1) * kHostAlign;  // each node's piece is rounded up by itself
   const std::uint64_t on_device = RoundUp(data, kDeviceAlign) + RoundUp(scale, kDeviceAlign);
   device_bytes += on_device;

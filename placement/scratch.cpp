@@ -74,14 +74,28 @@ std::int64_t Workers(const Plan& plan) {
   return workers;
 }
 
-void AddHostAttention(List& list, const Config& c, const Sizes& s, bool shadow) {
+// Activations, with the shadows that kernels take where the run may round them.
+class Activations {
+ public:
+  Activations(List& list, const Plan& plan)
+      : list_(list), bf16_(plan.precision == Precision::kFast), q8_(bf16_ && plan.block_formats) {}
+
+  void Add(const char* name, const char* bf16, const char* q8, std::int64_t values) {
+    list_.Add(name, values);
+    if (bf16_) list_.Add(bf16, (values + 1) / 2);
+    if (q8_ && values > 0) list_.Add(q8, QuantizedFloats(values));
+  }
+
+ private:
+  List& list_;
+  bool bf16_, q8_;
+};
+
+void AddHostAttention(List& list, Activations& shaded, const Config& c, const Sizes& s) {
   list.Add("q", s.T * s.q);
-  list.Add("q_a", s.T * c.q_lora_rank);
+  shaded.Add("q_a", "q_a bf16", "q_a q8", s.T * c.q_lora_rank);
   list.Add("z", s.T * c.kv_width());
-  list.Add("attention_out", s.T * s.out);
-  if (!shadow) return;
-  list.Add("q_a bf16", (s.T * c.q_lora_rank + 1) / 2);
-  list.Add("attention_out bf16", (s.T * s.out + 1) / 2);
+  shaded.Add("attention_out", "attention_out bf16", "attention_out q8", s.T * s.out);
 }
 
 // The dense MLP's activations, or those of all experts of a MoE layer side by side.
@@ -113,18 +127,15 @@ std::int64_t LogitRows(const Plan& plan) {
 
 std::vector<ScratchBuffer> HostScratch(const Config& c, const Plan& plan, const ScratchUse& use) {
   const Sizes s(c, plan);
-  const bool shadow = plan.activation_type == DType::kBF16;
   const bool computes = use.attention || use.mlp || use.router || use.experts || use.head;
   List list;
+  Activations shaded(list, plan);
   list.Add("batch", s.batch);
   list.Add("wanted_rows", s.T);
   list.Add("x", s.T * s.D);
-  if (computes) list.Add("h", s.T * s.D);
-  if (computes && shadow) list.Add("h bf16", (s.T * s.D + 1) / 2);
-  if (use.attention) AddHostAttention(list, c, s, shadow);
-  const std::int64_t act = HostActivations(c, s, use);
-  list.Add("act", act);
-  if (shadow) list.Add("act bf16", (act + 1) / 2);
+  if (computes) shaded.Add("h", "h bf16", "h q8", s.T * s.D);
+  if (use.attention) AddHostAttention(list, shaded, c, s);
+  shaded.Add("act", "act bf16", "act q8", HostActivations(c, s, use));
   if (use.router) list.Add("router_logits", s.T * c.n_routed_experts);
   if (s.moe) {
     list.Add("routing", 2 * s.pairs);

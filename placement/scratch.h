@@ -34,6 +34,19 @@ std::vector<ScratchBuffer> HostScratch(const Config& config, const Plan& plan,
 std::vector<ScratchBuffer> DeviceScratch(const Config& config, const Plan& plan,
                                          const ScratchUse& use);
 
+// Rows of activations quantised for block formats: codes of a byte, a scale for every 32 and a sum
+// for every 16 values; sizes in floats, each part on cache lines.
+inline constexpr std::int64_t kQuantizedBlock = 32;
+inline constexpr std::int64_t kQuantizedSum = 16;
+constexpr std::int64_t WholeLines(std::int64_t floats) { return (floats + 15) / 16 * 16; }
+constexpr std::int64_t QuantizedCodes(std::int64_t values) { return WholeLines((values + 3) / 4); }
+constexpr std::int64_t QuantizedScales(std::int64_t values) {
+  return WholeLines(values / kQuantizedBlock + 1);
+}
+constexpr std::int64_t QuantizedFloats(std::int64_t values) {
+  return QuantizedCodes(values) + QuantizedScales(values) + WholeLines(values / kQuantizedSum + 1);
+}
+
 // Rows of one step whose logits there is room for: more are handed out in pieces.
 std::int64_t LogitRows(const Plan& plan);
 

@@ -51,7 +51,7 @@ RateTable Fill(std::array<std::vector<std::int64_t>, 3> axes, F&& seconds_of) {
 }
 
 RateTable Linear(const Roofline& roof, DType type) {
-  const auto bytes = static_cast<double>(BytesOf(type));
+  const double bytes = BytesPerElement(type);
   return Fill({Axis(128, 131072), Axis(128, 32768), Axis(1, 4096)},
               [&](double n, double k, double rows) {
                 return roof.Seconds(n * k * bytes, 2 * n * k * rows);
@@ -59,7 +59,7 @@ RateTable Linear(const Roofline& roof, DType type) {
 }
 
 RateTable Experts(const Roofline& roof, DType type) {
-  const auto bytes = static_cast<double>(BytesOf(type));
+  const double bytes = BytesPerElement(type);
   return Fill({Axis(1 << 12, 1 << 26), Axis(1, 256), Axis(1, 1024)},
               [&](double weights, double experts, double rows) {
                 return roof.Seconds(weights * experts * bytes, 2 * weights * experts * rows);

@@ -152,7 +152,7 @@ class HeadTask {
       kv_.q = q_.row(t) + head0 * d;
       kv_.out = out_.row(t) + head0 * d;
       Attend(t);
-      if (out_.shadowed()) Shadow(t, head0, heads);
+      Shade(t, head0, heads);
     }
   }
 
@@ -207,13 +207,11 @@ class HeadTask {
       a.T = t1 - t0;
       f_.host.kernels.linear[static_cast<int>(w_.kv_b.dtype())](a);
     }
-    if (!out_.shadowed()) return;
-    for (std::int64_t t = t0; t < t1; ++t) Shadow(t, head0, heads);
+    for (std::int64_t t = t0; t < t1; ++t) Shade(t, head0, heads);
   }
 
-  void Shadow(std::int64_t t, std::int64_t head0, std::int64_t heads) {
-    const std::int64_t at = head0 * c_.v_head_dim;
-    f_.host.kernels.to_bf16({out_.row(t) + at, out_.bf16_row(t) + at, heads * c_.v_head_dim});
+  void Shade(std::int64_t t, std::int64_t head0, std::int64_t heads) {
+    out_.Shade(f_.host.kernels, t, head0 * c_.v_head_dim, heads * c_.v_head_dim);
   }
 
   void Attend(std::int64_t t) {

@@ -24,6 +24,36 @@ int SpinUs(const Plan& plan) {
 
 }  // namespace
 
+HostActivation::HostActivation(float* f32, std::uint16_t* bf16, float* quantized,
+                               std::int64_t values, std::int64_t width)
+    : stride_(width), f32_(f32), bf16_(bf16) {
+  if (quantized == nullptr) return;
+  q8_ = reinterpret_cast<std::int8_t*>(quantized);
+  scale_ = quantized + QuantizedCodes(values);
+  sum_ = reinterpret_cast<std::int32_t*>(scale_ + QuantizedScales(values));
+}
+
+HostActivation HostActivation::At(std::int64_t at, std::int64_t width) const {
+  HostActivation part = *this;
+  part.stride_ = width;
+  part.f32_ += at;
+  if (bf16_ != nullptr) part.bf16_ += at;
+  if (q8_ == nullptr) return part;
+  part.q8_ += at;
+  part.scale_ += at / kQuantizedBlock;
+  part.sum_ += at / kQuantizedSum;
+  return part;
+}
+
+void HostActivation::Shade(const cpu::KernelTable& kernels, std::int64_t t, std::int64_t from,
+                           std::int64_t n) const {
+  const std::int64_t at = t * stride_ + from;
+  if (bf16_ != nullptr) kernels.to_bf16({f32_ + at, bf16_ + at, n});
+  if (q8_ == nullptr) return;
+  kernels.quantize_rows({f32_ + at, stride_, q8_ + at, scale_ + at / kQuantizedBlock,
+                         sum_ + at / kQuantizedSum, stride_, 1, n});
+}
+
 HostSide::HostSide(const Plan& plan, const Config& config)
     : pool(plan.nodes, SpinUs(plan)),
       kernels(cpu::MakeKernelTable(cpu::ChooseIsa())),
@@ -58,9 +88,12 @@ std::uint64_t HostSide::scratch_bytes() const {
 }
 
 HostActivation HostSide::Activation(const std::string& name, std::int64_t width) const {
-  const auto shadow = scratch_.find(name + " bf16");
-  return {Scratch(name).data(),
-          shadow == scratch_.end() ? nullptr : shadow->second.as<std::uint16_t>(), width};
+  const auto bf16 = scratch_.find(name + " bf16");
+  const auto q8 = scratch_.find(name + " q8");
+  const std::span<float> values = Scratch(name);
+  return {values.data(), bf16 == scratch_.end() ? nullptr : bf16->second.as<std::uint16_t>(),
+          q8 == scratch_.end() ? nullptr : q8->second.as<float>(),
+          static_cast<std::int64_t>(values.size()), width};
 }
 
 void HostSide::ResetTickets() {
@@ -77,17 +110,14 @@ void RmsNormOnHost(HostSide& host, const float* x, std::int64_t x_stride, const 
   host.ForRows(T, [&](std::int64_t t0, std::int64_t t1) {
     host.kernels.rmsnorm({x + t0 * x_stride, x_stride, w.host.data(), y.row(t0), y.stride(),
                           t1 - t0, width, static_cast<float>(eps)});
-    if (!y.shadowed()) return;
-    for (std::int64_t t = t0; t < t1; ++t) {
-      host.kernels.to_bf16({y.row(t), y.bf16_row(t), width});
-    }
+    for (std::int64_t t = t0; t < t1; ++t) y.Shade(host.kernels, t, 0, width);
   });
 }
 
 cpu::LinearArgs ShardArgs(const HostShard& shard, const Matrix& m, std::int64_t r0,
                           std::int64_t r1) {
   cpu::LinearArgs a;
-  a.w = shard.data + r0 * m.cols() * static_cast<std::int64_t>(BytesOf(m.dtype()));
+  a.w = shard.data + DataBytes(m.dtype(), r0 * m.cols());  // r0 starts a panel where there are any
   a.w_scale = shard.scale;
   a.scale_stride = m.info->scale_cols();
   a.scale_row0 = r0;
@@ -96,10 +126,39 @@ cpu::LinearArgs ShardArgs(const HostShard& shard, const Matrix& m, std::int64_t 
   return a;
 }
 
-void SetX(cpu::LinearArgs& args, const HostRows& x) {
-  args.x = x.bf16 != nullptr ? static_cast<const void*>(x.bf16) : x.f32;
-  args.x_type = x.bf16 != nullptr ? DType::kBF16 : DType::kF32;
+namespace {
+
+void SetX(cpu::LinearArgs& args, const HostRows& x, DType type) {
+  args.x_type = type;
   args.x_stride = x.stride;
+  args.x = type == DType::kI8     ? static_cast<const void*>(x.q8)
+           : type == DType::kBF16 ? static_cast<const void*>(x.bf16)
+                                  : x.f32;
+  args.x_scale = x.scale;
+  args.x_sum = x.sum;
+}
+
+bool Has(const HostRows& x, DType type) {
+  return type == DType::kI8 ? x.q8 != nullptr : type != DType::kBF16 || x.bf16 != nullptr;
+}
+
+// The shadow that the kernel for few rows takes.
+DType FewRowsType(const HostSide& host, DType weight, const HostRows& x) {
+  if (IsBlockFormat(weight)) return x.q8 != nullptr ? DType::kI8 : DType::kF32;
+  return host.round_activations && x.bf16 != nullptr ? DType::kBF16 : DType::kF32;
+}
+
+}  // namespace
+
+void CallLinear(const HostSide& host, const Matrix& w, const HostRows& x, cpu::LinearArgs& args) {
+  const int format = static_cast<int>(w.dtype());
+  const cpu::ManyRows& many = host.kernels.many[format];
+  if (many.For(args.T) && Has(x, many.x_type)) {
+    SetX(args, x, many.x_type);
+    return many.linear(args);
+  }
+  SetX(args, x, FewRowsType(host, w.dtype(), x));
+  host.kernels.linear[format](args);
 }
 
 std::int64_t TicketRows(std::int64_t total_rows, int workers, std::int64_t T) {
@@ -136,13 +195,12 @@ void LinearOnHost(HostSide& host, std::span<const HostLinear> tasks) {
           found = true;
           const std::int64_t r0 = ticket * step;
           cpu::LinearArgs a = ShardArgs(shard, *task.w, r0, std::min(rows, r0 + step));
-          SetX(a, task.x);
           a.x_rows = task.x_rows;
           a.y = task.y + shard.row0 + r0;
           a.y_stride = task.y_stride;
           a.T = task.T;
           a.accumulate = task.accumulate;
-          host.kernels.linear[static_cast<int>(task.w->dtype())](a);
+          CallLinear(host, *task.w, task.x, a);
         }
       }
       if (!found) return;

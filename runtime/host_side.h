@@ -14,30 +14,43 @@
 
 namespace tandem {
 
-// Rows of activations on the host: f32, and the same rounded to bf16 where kernels like that better
-// and the run allows it.
+// Rows of activations on the host: f32, and the same rounded to bf16 or quantised (cpu::LinearArgs)
+// where kernels like that better and the run allows it.
 struct HostRows {
   const float* f32 = nullptr;
-  const std::uint16_t* bf16 = nullptr;  // null: use f32
-  std::int64_t stride = 0;              // elements, of both
+  const std::uint16_t* bf16 = nullptr;  // null: there is none
+  const std::int8_t* q8 = nullptr;      // null: there is none
+  const float* scale = nullptr;         // of q8
+  const std::int32_t* sum = nullptr;    // of q8
+  std::int64_t stride = 0;              // elements, of all
 };
 
-// Rows in a scratch buffer, with their bf16 shadow where there is one. Non-owning.
+// Rows in a scratch buffer, with their shadows where there are any. Non-owning.
 class HostActivation {
  public:
   HostActivation() = default;
-  HostActivation(float* f32, std::uint16_t* bf16, std::int64_t width)
-      : stride_(width), f32_(f32), bf16_(bf16) {}
+  HostActivation(float* f32, std::int64_t width) : stride_(width), f32_(f32) {}
+  // `memory` holds QuantizedFloats(values) floats: codes, then scales, then sums.
+  HostActivation(float* f32, std::uint16_t* bf16, float* quantized, std::int64_t values,
+                 std::int64_t width);
+
   float* row(std::int64_t t) const { return f32_ + t * stride_; }
-  std::uint16_t* bf16_row(std::int64_t t) const { return bf16_ + t * stride_; }
   std::int64_t stride() const { return stride_; }
-  bool shadowed() const { return bf16_ != nullptr; }
-  HostRows rows() const { return {f32_, bf16_, stride_}; }
+  // From value `at` on, as rows of another width: MLPs of a MoE layer lie one behind another.
+  HostActivation At(std::int64_t at, std::int64_t width) const;
+  HostRows rows() const { return {f32_, bf16_, q8_, scale_, sum_, stride_}; }
+  // Brings the shadows of values [from, from + n) of row t up to date; both in whole blocks of 32
+  // where there is a quantised shadow.
+  void Shade(const cpu::KernelTable& kernels, std::int64_t t, std::int64_t from,
+             std::int64_t n) const;
 
  private:
   std::int64_t stride_ = 0;
   float* f32_ = nullptr;
   std::uint16_t* bf16_ = nullptr;
+  std::int8_t* q8_ = nullptr;
+  float* scale_ = nullptr;
+  std::int32_t* sum_ = nullptr;
 };
 
 // The CPU half of an engine: the team, the kernels, and the memory of its steps.
@@ -49,7 +62,8 @@ struct HostSide {
   // A buffer of the list; it is an internal error if it is not there.
   std::span<float> Scratch(const std::string& name) const;
   std::uint64_t scratch_bytes() const;
-  // The same as rows of `width` values, with the shadow "<name> bf16" if that is in the list.
+  // The same as rows of `width` values, with the shadows "<name> bf16" and "<name> q8" if they are
+  // in the list.
   HostActivation Activation(const std::string& name, std::int64_t width) const;
 
   // Calls fn(t0, t1) over [0, T): on this thread where the work is small, else on the team.
@@ -69,7 +83,7 @@ struct HostSide {
 
   WorkerPool pool;
   cpu::KernelTable kernels;
-  bool round_activations;              // keep bf16 shadows
+  bool round_activations;              // kernels for few rows take bf16 too
   std::vector<TicketCounter> tickets;  // per node, for the Run in progress
   std::vector<TicketCounter> tickets2;
   Metrics metrics;
@@ -79,7 +93,7 @@ struct HostSide {
   std::vector<HostBuffer> worker_scratch_;  // the list's "workers", a piece for each
 };
 
-// y[t, :] = RMSNorm(x[t, :]), with the shadow where y has one.
+// y[t, :] = RMSNorm(x[t, :]), with the shadows that y has.
 void RmsNormOnHost(HostSide& host, const float* x, std::int64_t x_stride, const Vector& w,
                    const HostActivation& y, std::int64_t width, std::int64_t T, double eps);
 
@@ -100,7 +114,10 @@ void LinearOnHost(HostSide& host, std::span<const HostLinear> tasks);
 // The arguments for rows [r0, r1) of a shard (counted inside it), numbered from 0 in y.
 cpu::LinearArgs ShardArgs(const HostShard& shard, const Matrix& m, std::int64_t r0,
                           std::int64_t r1);
-void SetX(cpu::LinearArgs& args, const HostRows& x);
+
+// Calls the kernel for w's format and args.T rows of x that suits best, on the shadow of x that it
+// takes. All of args but x is set.
+void CallLinear(const HostSide& host, const Matrix& w, const HostRows& x, cpu::LinearArgs& args);
 
 // Rows per ticket, so that every worker takes several and all finish together.
 std::int64_t TicketRows(std::int64_t total_rows, int workers, std::int64_t T);

@@ -171,7 +171,7 @@ class DeviceMeter {
   // Fewer rows of the weight; the launch must still fill the device.
   Sample LinearSample(DType type, const Sizes& s) const {
     const auto [n, k, rows] = s;
-    const double row_bytes = static_cast<double>(k) * static_cast<double>(BytesOf(type));
+    const double row_bytes = static_cast<double>(k) * BytesPerElement(type);
     const double row_flops = 2.0 * static_cast<double>(k * rows);
     const double fill = 16.0 * side_.device.info().compute_units;
     const double fit = std::max(std::min(bytes_ / row_bytes, flops_ / row_flops), fill);
@@ -204,7 +204,7 @@ class DeviceMeter {
   Sample ExpertsSample(DType type, std::int64_t D, const Sizes& s) const {
     const auto [F, experts, rows] = s;
     const double weights = 3.0 * static_cast<double>(D * F);
-    const double bytes = weights * static_cast<double>(BytesOf(type));
+    const double bytes = weights * BytesPerElement(type);
     const double flops = 2 * weights * static_cast<double>(rows);
     const double values = static_cast<double>((4 * F + 2 * D) * rows);
     const double room = static_cast<double>(work_.weight_bytes()) / 2;

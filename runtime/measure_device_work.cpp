@@ -74,7 +74,7 @@ std::uint64_t DeviceWork::Take(std::size_t bytes) {
 
 cl::Weight DeviceWork::Next(DType type, std::int64_t rows, std::int64_t cols) {
   const auto blocks = [](std::int64_t n) { return (n + kFp8Block - 1) / kFp8Block; };
-  const std::size_t data = static_cast<std::size_t>(rows * cols) * BytesOf(type);
+  const std::size_t data = DataBytes(type, rows * cols);
   const std::size_t aligned = (data + kAlign - 1) / kAlign * kAlign;
   const std::size_t scales =
       type == DType::kF8E4M3 ? static_cast<std::size_t>(blocks(rows) * blocks(cols)) * sizeof(float)
@@ -108,8 +108,7 @@ void DeviceWork::Linear(DType type, std::int64_t n, std::int64_t k, std::int64_t
 void DeviceWork::PrepareExperts(DType type, std::int64_t D, std::int64_t F, std::int64_t experts,
                                 std::int64_t rows) {
   used_ = 0;
-  const std::size_t expert_bytes =
-      static_cast<std::size_t>(3 * D * F) * BytesOf(type) * 1001 / 1000 + 6 * kAlign;
+  const std::size_t expert_bytes = DataBytes(type, 3 * D * F) * 1001 / 1000 + 6 * kAlign;
   const auto held = static_cast<std::int64_t>(weights_.bytes() / expert_bytes);
   constexpr std::int64_t kMostJobs = 1024;
   jobs_ = std::min(held, std::max(experts, kMostJobs / experts * experts)) / experts * experts;

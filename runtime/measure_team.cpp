@@ -124,8 +124,7 @@ class Team {
     Vector w;
     w.host.assign(kWidth, 1.0F);
     const double seconds = meter_.Best([&] {
-      RmsNormOnHost(host_, x.data(), kWidth, w, {y.data(), nullptr, kWidth}, kWidth, kMostRows,
-                    1e-6);
+      RmsNormOnHost(host_, x.data(), kWidth, w, {y.data(), kWidth}, kWidth, kMostRows, 1e-6);
     });
     rates_.value_s = seconds / static_cast<double>(kMostRows * kWidth);
   }
@@ -136,7 +135,8 @@ class Team {
     Matrix w;
     const auto seconds_of = [&](const Sizes& s) {
       const auto [n, k, rows] = s;
-      const HostLinear task{&w, {x.data(), nullptr, k}, nullptr, y.data(), n, rows, false};
+      const HostRows x_rows{.f32 = x.data(), .stride = k};
+      const HostLinear task{&w, x_rows, nullptr, y.data(), n, rows, false};
       return meter_.Time([&] { w = weights_.Next(type, n, k); },
                          [&] {
                            LinearOnHost(host_, {&task, 1});
@@ -150,7 +150,7 @@ class Team {
   // Fewer rows of the weight, but as many as give every worker its tickets of full size.
   Sample LinearSample(DType type, const Sizes& s) const {
     const auto [n, k, rows] = s;
-    const double row_bytes = static_cast<double>(k) * static_cast<double>(BytesOf(type));
+    const double row_bytes = static_cast<double>(k) * BytesPerElement(type);
     const double row_flops = 2.0 * static_cast<double>(k * rows);
     const double fit = std::min(budget_.bytes / row_bytes, budget_.flops / row_flops);
     const double tickets = FullTicketRows(rows);
@@ -194,7 +194,7 @@ class Team {
   // Fewer experts, but as many as give every worker its tickets of full size.
   Sample ExpertsSample(DType type, std::int64_t D, const Sizes& s) const {
     const auto [F, experts, rows] = s;
-    const double bytes = 3.0 * static_cast<double>(D * F) * static_cast<double>(BytesOf(type));
+    const double bytes = 3.0 * static_cast<double>(D * F) * BytesPerElement(type);
     const double flops = 6.0 * static_cast<double>(D * F * rows);
     const double fit = std::min(budget_.bytes / bytes, budget_.flops / flops);
     const double tickets = 2.0 * FullTicketRows(rows) / (2.0 * static_cast<double>(F));

@@ -7,6 +7,7 @@
 #include <numeric>
 #include <utility>
 
+#include "memory/blocks.h"
 #include "memory/error.h"
 #include "runtime/measure_meter.h"
 #include "runtime/worker_pool.h"
@@ -71,7 +72,7 @@ const TensorInfo* MeasuredWeights::Info(DType type, std::int64_t rows, std::int6
   if (info.shape.empty()) {
     info.shape = {rows, cols};
     info.dtype = type;
-    info.data.bytes = static_cast<std::uint64_t>(rows * cols) * BytesOf(type);
+    info.data.bytes = DataBytes(type, rows * cols);
     info.has_scale = type == DType::kF8E4M3;
     if (info.has_scale) {
       info.scale.bytes =
@@ -100,8 +101,8 @@ Matrix MeasuredWeights::Next(DType type, std::int64_t rows, std::int64_t cols,
     shard.row1 = RowAt(shares_[i].end, rows, unit);
     if (shard.row0 == shard.row1) continue;
     const std::int64_t shard_rows = shard.row1 - shard.row0;
-    shard.data =
-        Take(*shares_[i].arena, static_cast<std::size_t>(shard_rows * cols) * BytesOf(type));
+    shard.data = Take(*shares_[i].arena, IsBlockFormat(type) ? PackedBytes(type, shard_rows, cols)
+                                                             : DataBytes(type, shard_rows * cols));
     if (m.info->has_scale) {
       const std::int64_t scale_rows = (shard_rows + kFp8Block - 1) / kFp8Block;
       const auto floats = static_cast<std::size_t>(scale_rows * m.info->scale_cols());

@@ -134,24 +134,18 @@ void FeedForward::GateAndUpRows(const HostMlp& m, const HostShard& gate, const H
   float* u = g + m.T * n;
   auto product = [&](const Matrix& matrix, const HostShard& shard, float* y) {
     cpu::LinearArgs a = ShardArgs(shard, matrix, r0, r1);
-    SetX(a, f_.h.rows());
     a.x_rows = m.rows;
     a.y = y;
     a.y_stride = n;
     a.T = m.T;
-    f_.host.kernels.linear[static_cast<int>(matrix.dtype())](a);
+    CallLinear(f_.host, matrix, f_.h.rows(), a);
   };
   product(m.w->gate, gate, g);
   product(m.w->up, up, u);
-  const std::int64_t at = m.act0 + gate.row0 + r0;
-  cpu::SwigluArgs s{g, n, u, n, m.row_weights, nullptr, DType::kF32, width, m.T, n};
-  if (f_.host.round_activations) {
-    s.y = act_.bf16_row(at);
-    s.y_type = DType::kBF16;
-  } else {
-    s.y = act_.row(at);
-  }
-  f_.host.kernels.swiglu(s);
+  const HostActivation act = act_.At(m.act0, width);
+  const std::int64_t at = gate.row0 + r0;
+  f_.host.kernels.swiglu({g, n, u, n, m.row_weights, act.row(0) + at, DType::kF32, width, m.T, n});
+  for (std::int64_t t = 0; t < m.T; ++t) act.Shade(f_.host.kernels, t, at, n);
 }
 
 // y[t, d] += down_d . act[t] for the node's rows d, all MLPs one after another in a fixed order.
@@ -167,13 +161,12 @@ void FeedForward::Down(std::span<const HostMlp> mlps, std::int64_t step, float* 
         const HostShard& shard = m.w->down.shards[s];
         cpu::LinearArgs a = ShardArgs(shard, m.w->down, r0, std::min(rows, r0 + step));
         const std::int64_t width = m.w->gate.rows();
-        SetX(a, {act_.row(m.act0), act_.shadowed() ? act_.bf16_row(m.act0) : nullptr, width});
         a.y = y + shard.row0 + r0;
         a.y_stride = y_stride;
         a.y_rows = m.rows;
         a.T = m.T;
         a.accumulate = true;
-        f_.host.kernels.linear[static_cast<int>(m.w->down.dtype())](a);
+        CallLinear(f_.host, m.w->down, act_.At(m.act0, width).rows(), a);
       }
     }
   }

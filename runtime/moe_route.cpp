@@ -49,7 +49,7 @@ void FeedForward::RouteOnHost(int layer) {
   const std::int64_t D = c.hidden_size;
   RmsNormOnHost(f_.host, f_.x.host(), D, w.post_norm, f_.h, D, f_.T(), c.rms_norm_eps);
   // In f32 at every precision: the choice is discrete, and the matrix is small.
-  const HostRows h{f_.h.row(0), nullptr, D};
+  const HostRows h{.f32 = f_.h.row(0), .stride = D};
   const HostLinear task{&w.router, h, nullptr, logits_.row(0), c.n_routed_experts, f_.T(), false};
   LinearOnHost(f_.host, {&task, 1});
   SelectOnHost(layer, logits_.row(0));
@@ -105,11 +105,10 @@ void FeedForward::RouteOnDevice(int layer) {
   if (h) wait.push_back(h.get());
   d.Wait(wait);
   std::memmove(f_.routing.weights.data(), f_.routing.ids.data() + pairs, pairs * sizeof(float));
-  if (h && f_.h.shadowed()) {
-    f_.host.ForRows(T, [&](std::int64_t t0, std::int64_t t1) {
-      f_.host.kernels.to_bf16({f_.h.row(t0), f_.h.bf16_row(t0), (t1 - t0) * D});
-    });
-  }
+  if (!h) return;
+  f_.host.ForRows(T, [&](std::int64_t t0, std::int64_t t1) {
+    for (std::int64_t t = t0; t < t1; ++t) f_.h.Shade(f_.host.kernels, t, 0, D);
+  });
 }
 
 }  // namespace tandem

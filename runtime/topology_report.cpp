@@ -175,7 +175,7 @@ KernelRates RatesOf(const RateTable& table, DType type) {
   };
   KernelRates rates;
   rates.most_rows = rows.back();
-  rates.bytes_per_s = weights * static_cast<double>(BytesOf(type)) / seconds(rows.front());
+  rates.bytes_per_s = weights * BytesPerElement(type) / seconds(rows.front());
   rates.flops = 2 * weights * static_cast<double>(rows.back()) / seconds(rows.back());
   return rates;
 }

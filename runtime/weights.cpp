@@ -77,6 +77,13 @@ std::vector<WantedPart> MlpParts(MlpWeights& mlp) {
   return {{&mlp.gate, Part::kGate}, {&mlp.up, Part::kUp}, {&mlp.down, Part::kDown}};
 }
 
+// Heads that are not cut apart, so that k_b and v_b, cut at multiples of 128 rows, part alike.
+std::int64_t HeadsOfCut(const Config& c) {
+  std::int64_t heads = 1;
+  while (heads * c.kv_lora_rank % kFp8Block != 0 || heads * c.v_head_dim % kFp8Block != 0) ++heads;
+  return heads;
+}
+
 WeightContext ContextOf(const RowCut& cut, const Plan& plan, const ClDevice* device) {
   return {cut, device, plan.devices.empty() ? 0 : plan.devices[0].max_alloc_bytes};
 }
@@ -111,12 +118,15 @@ void Weights::BuildUnits() {
     LayerWeights& w = layers[i];
     AttentionWeights& a = w.attention;
     const std::int64_t head_rows = c.qk_nope_head_dim + c.v_head_dim;  // these stay together
+    const std::int64_t heads = HeadsOfCut(c);
     add(Role::kAttention, layer,
         {{&a.q, Part::kQ},
          {&a.q_a, Part::kQA},
          {&a.q_b, Part::kQB},
          {&a.kv_a, Part::kKvA},
          {&a.kv_b, Part::kKvB, head_rows},
+         {&a.k_b, Part::kKB, heads * c.kv_lora_rank},
+         {&a.v_b, Part::kVB, heads * c.v_head_dim},
          {&a.k, Part::kK},
          {&a.v, Part::kV},
          {&a.o, Part::kO}},

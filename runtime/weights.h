@@ -48,7 +48,9 @@ struct Vector {
 
 struct AttentionWeights {
   Vector input_norm, q_a_norm, kv_a_norm;
-  Matrix q, q_a, q_b, kv_a, kv_b, k, v, o;
+  Matrix q, q_a, q_b, kv_a, k, v, o;
+  Matrix kv_b;      // MLA: this one, or
+  Matrix k_b, v_b;  // [H R, nope], the transpose of W_UK head by head, and [H v, R]
 };
 
 struct MlpWeights {

@@ -78,7 +78,7 @@ TEST(KernelTable, EveryEntryIsFilledAtEveryLevel) {
   for (const Isa isa : SupportedIsas()) {
     const KernelTable table = MakeKernelTable(isa);
     EXPECT_EQ(table.isa, isa);
-    for (int i = 0; i < kNumWeightFormats; ++i) {
+    for (int i = 0; i < kNumScalarFormats; ++i) {
       EXPECT_NE(table.linear[i], nullptr) << Name(isa) << " format " << i;
       EXPECT_NE(table.linear_transposed[i], nullptr) << Name(isa) << " format " << i;
     }
