@@ -8,15 +8,34 @@
 namespace tandem {
 namespace {
 
-// The table of a format. A machine file may lack some: the widest one that is there costs the most.
-const RateTable& TableOf(const std::map<DType, RateTable>& tables, DType type) {
+// A table, and by how much its seconds are to be multiplied.
+struct ScaledTable {
+  const RateTable& table;
+  double factor = 1;
+
+  double Seconds(double a, double b, double c) const { return factor * table.Seconds(a, b, c); }
+};
+
+// The table of a format. Only some block formats are measured: another one costs what the one
+// nearest in size costs per byte. A machine file may lack formats: the widest one costs the most.
+ScaledTable TableOf(const std::map<DType, RateTable>& tables, DType type) {
   TANDEM_CHECK(!tables.empty());
   const auto found = tables.find(type);
-  return found != tables.end() ? found->second : tables.begin()->second;
+  if (found != tables.end()) return {found->second};
+  const auto far = [&](DType other) {
+    return std::fabs(std::log(BytesPerElement(type) / BytesPerElement(other)));
+  };
+  const std::pair<const DType, RateTable>* nearest = nullptr;
+  for (const auto& entry : tables) {
+    if (!IsBlockFormat(entry.first) || !IsBlockFormat(type)) continue;
+    if (nearest == nullptr || far(entry.first) < far(nearest->first)) nearest = &entry;
+  }
+  if (nearest == nullptr) return {tables.begin()->second};
+  return {nearest->second, BytesPerElement(type) / BytesPerElement(nearest->first)};
 }
 
 // Fewer than one expert on average: a part of the time of one.
-double ExpertSeconds(const RateTable& table, double elements, ExpertLoad load) {
+double ExpertSeconds(const ScaledTable& table, double elements, ExpertLoad load) {
   if (load.experts <= 0) return 0;
   const double rows = std::max(load.rows, 1.0);
   if (load.experts >= 1) return table.Seconds(elements, load.experts, rows);

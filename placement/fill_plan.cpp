@@ -33,7 +33,10 @@ Plan HostPlan(const PlanInput& in, const Resources& resources, const Recipe& rec
     plan.layers[i].experts.resize(in.task.units.layers[i].experts.size());
   }
   plan.kv_type = in.kv_type;
-  plan.activation_type = in.profile.activation_type;
+  plan.activation_type = in.profile.activation_type.value_or(DType::kF32);
+  plan.bf16_many_rows = in.task.options.precision == Precision::kFast &&
+                        in.profile.activation_type != DType::kF32;
+  plan.block_formats = std::ranges::any_of(in.task.tensors.all(), IsPacked);
   plan.kv_blocks = in.kv_blocks;
   plan.max_rows = recipe.chunk;
   plan.max_sequences = in.profile.max_sequences;

@@ -237,6 +237,34 @@ void ApplyRule(const PlanTask& task, const Profile& profile, const Rule& rule, W
   if (!any) Throw<ConfigError>("{}: matches nothing of this model", RuleName(profile, rule));
 }
 
+// Devices have no kernels for block formats, nor for MLA's kv_b in two parts.
+bool OnlyOnHost(const TensorInfo& tensor) {
+  return IsPacked(tensor) || tensor.part == Part::kKB || tensor.part == Part::kVB;
+}
+
+// What the profile leaves open goes to the host; what it puts on a device is refused.
+void KeepOnHost(const PlanTask& task, const Profile& profile, Wants& wants) {
+  using Experts = Profile::Experts;
+  for (const TensorInfo& tensor : task.tensors.all()) {
+    if (tensor.role == Role::kMtp || tensor.role == Role::kEmbedding || !OnlyOnHost(tensor)) {
+      continue;
+    }
+    Want& want = WantOf(tensor, wants);
+    const bool some_experts = (profile.experts == Experts::kShare && profile.experts_share > 0) ||
+                              (profile.experts == Experts::kBytes && profile.experts_bytes > 0);
+    const bool demanded =
+        want.side == Side::kDevice || (tensor.role == Role::kRouted && some_experts);
+    if (demanded) {
+      Throw<ConfigError>(
+          "{}: {} is {}, and a device takes F32, BF16, F16 and F8_E4M3 only: leave its {} to the "
+          "host, or load the model in one of these formats",
+          ProfileName(profile), tensor.name, Name(tensor.dtype), Name(tensor.role));
+    }
+    want.side = Side::kHost;
+    wants.host_only = true;
+  }
+}
+
 bool DemandsDevice(const Profile& profile, const Wants& wants) {
   using Experts = Profile::Experts;
   const auto device = [](const Want& want) { return want.side == Side::kDevice; };
@@ -272,6 +300,7 @@ bool GlobMatches(std::string_view pattern, std::string_view text) {
 Wants ResolveWants(const PlanTask& task, const Profile& profile) {
   Wants wants = WantsOfSides(task, profile);
   for (const Rule& rule : profile.rules) ApplyRule(task, profile, rule, wants);
+  KeepOnHost(task, profile, wants);
   wants.demands_device = DemandsDevice(profile, wants);
   return wants;
 }

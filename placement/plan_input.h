@@ -47,6 +47,7 @@ struct Wants {
   std::vector<std::array<Want, kLayerRoleCount>> roles;  // [layers]
   std::vector<std::vector<Want>> experts;                // [layers][experts]
   bool demands_device = false;
+  bool host_only = false;  // some weights are in formats that no device takes
 };
 
 struct ExpertRef {

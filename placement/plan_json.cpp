@@ -105,6 +105,8 @@ OrderedJson PlanJson(const Plan& plan) {
   return {{"precision", plan.precision == Precision::kExact ? "exact" : "fast"},
           {"kv_type", Name(plan.kv_type)},
           {"activation_type", Name(plan.activation_type)},
+          {"bf16_many_rows", plan.bf16_many_rows},
+          {"block_formats", plan.block_formats},
           {"kv_blocks", plan.kv_blocks},
           {"max_rows", plan.max_rows},
           {"max_sequences", plan.max_sequences},

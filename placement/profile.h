@@ -65,8 +65,10 @@ struct Profile {
   std::int64_t answer_tokens = 256;
   std::int64_t least_context = 1;     // plans that are offered instead never go below
   std::optional<std::int64_t> chunk;  // rows of one step at the most; absent: the planner's choice
-  // What CPU kernels may round activations to in fast runs: f32 (not at all) or bf16.
-  DType activation_type = DType::kF32;
+  // What CPU kernels may round activations to in fast runs. bf16: always; f32: never, so that a row's
+  // results do not depend on the rows beside it; absent: bf16 for many rows where that is faster.
+  // The integer kernels of block formats quantise them in any case.
+  std::optional<DType> activation_type;
   std::optional<DType> kv_type;  // f32, bf16 or f16; absent: by precision
   Side kv_place = Side::kAuto;   // attention runs where its cache is, so this places both
 

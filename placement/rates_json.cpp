@@ -79,8 +79,9 @@ RateTable ReadTable(const YamlField& field) {
 }
 
 std::map<DType, RateTable> ReadTables(const YamlField& field) {
-  const FieldMap map(
-      field, {Name(DType::kF32), Name(DType::kBF16), Name(DType::kF16), Name(DType::kF8E4M3)});
+  std::vector<std::string_view> names;
+  for (int i = 0; i < kNumWeightFormats; ++i) names.push_back(Name(static_cast<DType>(i)));
+  const FieldMap map(field, names);
   std::map<DType, RateTable> tables;
   for (int i = 0; i < kNumWeightFormats; ++i) {
     const auto type = static_cast<DType>(i);

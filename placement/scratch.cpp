@@ -57,7 +57,9 @@ std::int64_t AttentionWorkerFloats(const Config& c, const Plan& plan) {
       c.attention == AttentionKind::kMla ? rows * heads * (c.kv_width() + c.kv_lora_rank) : 0;
   const std::int64_t scores = heads * (kKvBlockTokens + 2) + 64;
   const std::int64_t blocks = (2 * plan.kv_blocks + 15) / 16 * 16;  // a pointer to each
-  return blocks + latent + scores;
+  const std::int64_t maps =
+      c.attention == AttentionKind::kMla ? HeadMapFloats(c, rows) : std::int64_t{0};
+  return WholeLines(blocks + latent + scores) + maps;
 }
 
 std::int64_t WorkerFloats(const Config& c, const Plan& plan, const ScratchUse& use) {

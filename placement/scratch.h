@@ -47,6 +47,13 @@ constexpr std::int64_t QuantizedFloats(std::int64_t values) {
   return QuantizedCodes(values) + QuantizedScales(values) + WholeLines(values / kQuantizedSum + 1);
 }
 
+// One head's inputs of W_UK or W_UV for so many rows, with their shadows.
+constexpr std::int64_t HeadMapFloats(const Config& c, std::int64_t rows) {
+  const std::int64_t values =
+      rows * (c.qk_nope_head_dim > c.kv_lora_rank ? c.qk_nope_head_dim : c.kv_lora_rank);
+  return WholeLines(values) + WholeLines((values + 1) / 2) + QuantizedFloats(values);
+}
+
 // Rows of one step whose logits there is room for: more are handed out in pieces.
 std::int64_t LogitRows(const Plan& plan);
 

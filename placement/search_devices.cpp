@@ -29,7 +29,7 @@ using Options = std::vector<std::unique_ptr<Option>>;
 
 void CheckAbilities(const PlanTask& task, const Profile& profile) {
   const bool exact = task.options.precision == Precision::kExact;
-  if (exact && profile.activation_type != DType::kF32) {
+  if (exact && profile.activation_type == DType::kBF16) {
     Throw<ConfigError>(
         "{}: 'activations.type': bf16 rounds, and --precision exact does not: change one",
         ProfileName(profile));
@@ -92,6 +92,9 @@ std::string Speeds(const Prediction& p) {
 // Why a device that could be used is not.
 std::string UnusedNote(const PlanInput& in, Option& with, const Prediction& without) {
   const std::string& name = with.resources.devices[0]->name;
+  if (!MayUseDevice(in) && in.wants.host_only) {
+    return fmt::format("{} is not used: it takes F32, BF16, F16 and F8_E4M3 weights only", name);
+  }
   if (!MayUseDevice(in)) {
     return fmt::format("{} is not used: the profile places everything on the host", name);
   }

@@ -17,7 +17,7 @@ using Kind = YamlValue::Kind;
 
 constexpr std::array<std::string_view, 5> kUses{"any", "chat", "agent", "long", "batch"};
 constexpr std::array<std::string_view, 4> kKvTypes{"auto", "f32", "bf16", "f16"};
-constexpr std::array<std::string_view, 2> kActivations{"f32", "bf16"};
+constexpr std::array<std::string_view, 3> kActivations{kAutoWord, "f32", "bf16"};
 constexpr std::array<std::string_view, 3> kSides{"auto", "host", "device"};
 constexpr std::array<std::string_view, 2> kBudgetKeys{"budget", "reserve"};
 constexpr std::array<std::string_view, 2> kShareKeys{"share", "bytes"};
@@ -224,11 +224,13 @@ YamlValue KvTypeForm::Print(const Profile& profile) {
 std::string KvTypeForm::Schema() { return WordsSchema(kKvTypes); }
 
 void ActivationsForm::Read(const Field& field, Profile& profile) {
-  profile.activation_type = TypeNamed(kActivations[WordIndex(field, kActivations)]);
+  const std::string_view word = kActivations[WordIndex(field, kActivations)];
+  profile.activation_type.reset();
+  if (word != kAutoWord) profile.activation_type = TypeNamed(word);
 }
 
 YamlValue ActivationsForm::Print(const Profile& profile) {
-  return PrintType(profile.activation_type);
+  return profile.activation_type ? PrintType(*profile.activation_type) : YamlScalar("auto");
 }
 
 std::string ActivationsForm::Schema() { return WordsSchema(kActivations); }

@@ -91,7 +91,7 @@ constexpr std::array kSettings{
               "workload.chunk", "N|auto", "most tokens of one step, in prefill", Tie::kBoth),
           "--chunk"),
 
-    Make<ActivationsForm>("activations.type", "f32|bf16",
+    Make<ActivationsForm>("activations.type", "auto|f32|bf16",
                           "what CPU kernels may round activations to in fast runs", Tie::kMachine),
     Make<KvTypeForm>("kv.type", "auto|f32|bf16|f16", "number format of the KV cache"),
     MakeSide<&P::kv_place>("kv.place", "KV cache, with attention"),

@@ -125,8 +125,10 @@ FieldMap::FieldMap(const YamlField& field) : field_(field) {
 }
 
 FieldMap::FieldMap(const YamlField& field, std::initializer_list<std::string_view> keys)
+    : FieldMap(field, std::vector<std::string_view>(keys)) {}
+
+FieldMap::FieldMap(const YamlField& field, const std::vector<std::string_view>& known)
     : FieldMap(field) {
-  const std::vector<std::string_view> known(keys);
   for (const YamlValue::Entry& entry : field.value.map) {
     if (std::ranges::find(known, entry.key) != known.end()) continue;
     const std::string nearest = NearestKey(entry.key, known);

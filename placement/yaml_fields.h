@@ -38,6 +38,7 @@ struct YamlField {
 class FieldMap {
  public:
   FieldMap(const YamlField& field, std::initializer_list<std::string_view> keys);
+  FieldMap(const YamlField& field, const std::vector<std::string_view>& known);
   explicit FieldMap(const YamlField& field);  // any key: they were checked before
 
   bool Has(std::string_view key) const { return Find(key) != nullptr; }

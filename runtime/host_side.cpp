@@ -61,6 +61,7 @@ HostSide::HostSide(const Plan& plan, const Config& config)
       tickets(plan.nodes.size()),
       tickets2(plan.nodes.size()),
       worker_scratch_(pool.size()) {
+  ChooseKernels(plan);
   for (const ScratchBuffer& b : HostScratch(config, plan, UseOf(plan, Place::Host()))) {
     if (std::string_view(b.name) != "workers") {
       scratch_[b.name] = HostBuffer(b.bytes());
@@ -69,6 +70,16 @@ HostSide::HostSide(const Plan& plan, const Config& config)
     for (HostBuffer& worker : worker_scratch_) {
       worker = HostBuffer(b.bytes() / static_cast<std::uint64_t>(pool.size()));
     }
+  }
+}
+
+// Kernels for many rows where the run may round for them; F32 and F16 weights have more bits than
+// bf16, so only a user who says bf16 gets them rounded.
+void HostSide::ChooseKernels(const Plan& plan) {
+  for (int i = 0; i < kNumWeightFormats; ++i) {
+    const auto type = static_cast<DType>(i);
+    const bool wide = type == DType::kF32 || type == DType::kF16;
+    if (!plan.bf16_many_rows || (wide && !round_activations)) kernels.many[i] = {};
   }
 }
 

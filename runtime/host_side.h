@@ -89,6 +89,8 @@ struct HostSide {
   Metrics metrics;
 
  private:
+  void ChooseKernels(const Plan& plan);
+
   std::map<std::string, HostBuffer> scratch_;
   std::vector<HostBuffer> worker_scratch_;  // the list's "workers", a piece for each
 };
