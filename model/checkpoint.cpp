@@ -6,6 +6,7 @@
 
 #include "memory/error.h"
 #include "model/json.h"
+#include "model/problems.h"
 
 namespace tandem {
 namespace {
@@ -17,7 +18,6 @@ constexpr const char* kIndexName = "model.safetensors.index.json";
 constexpr const char* kSingleName = "model.safetensors";
 constexpr std::uint64_t kMaxIndexBytes = 256 << 20;  // V3's has 9 MB
 constexpr std::size_t kMaxShards = 10000;
-constexpr std::size_t kMostListed = 20;
 // FP8 is read in pieces that are still in the second-level cache when they are scanned.
 constexpr std::size_t kScanBytes = 256 << 10;
 
@@ -25,29 +25,6 @@ constexpr std::size_t kScanBytes = 256 << 10;
 bool IsThere(const fs::path& path) {
   std::error_code error;
   return fs::exists(fs::symlink_status(path, error));
-}
-
-// "a, b, c and 17 more"
-std::string Listed(const std::vector<std::string>& items) {
-  const std::size_t shown = std::min(items.size(), kMostListed);
-  std::string text = fmt::format("{}", fmt::join(items.begin(), items.begin() + shown, ", "));
-  if (items.size() > shown) text += fmt::format(" and {} more", items.size() - shown);
-  return text;
-}
-
-// Problems of one kind: "missing tensors (3): a, b, c".
-struct Problems {
-  std::string what;
-  std::vector<std::string> items;
-};
-
-void ThrowIfAny(const std::string& where, const std::vector<Problems>& all) {
-  std::vector<std::string> parts;
-  for (const Problems& p : all) {
-    if (p.items.empty()) continue;
-    parts.push_back(fmt::format("{} ({}): {}", p.what, p.items.size(), Listed(p.items)));
-  }
-  if (!parts.empty()) Throw<CheckpointError>("{}: {}", where, fmt::join(parts, "; "));
 }
 
 std::string Joined(const std::vector<std::int64_t>& shape) {

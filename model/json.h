@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "model/range.h"
+
 namespace tandem {
 
 // JSON from outside, parsed and checked as a whole: UTF-8, syntax, depth. For sources in model/
@@ -27,15 +29,6 @@ class JsonDocument {
   std::string file_;
   std::unique_ptr<simdjson::dom::parser> parser_;
   simdjson::dom::element root_;
-};
-
-struct IntRange {
-  std::int64_t low;
-  std::int64_t high;
-};
-struct RealRange {
-  double low;
-  double high;
 };
 
 // The fields of one JSON object by name. Doubled names are refused: parsers differ in which one
