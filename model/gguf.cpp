@@ -30,7 +30,7 @@ std::string PartEnding(std::int64_t part, std::int64_t count) {
 }
 
 // The names of all parts, from that of one of them.
-std::vector<std::string> PartNames(const fs::path& path, const GgufKeyValues& metadata,
+std::vector<std::string> PartNames(const fs::path& path, const GgufMetadata& metadata,
                                    std::int64_t count) {
   const std::int64_t part = metadata.Int(kSplitNo, {0, count - 1});
   const std::string name = path.filename().string();
@@ -57,7 +57,7 @@ void CheckAllThere(const fs::path& folder, const std::vector<std::string>& names
 }
 
 // Parts after the first repeat little of the metadata; what they do repeat must agree.
-void CheckPart(const GgufKeyValues& first, const GgufKeyValues& other, std::int64_t part,
+void CheckPart(const GgufMetadata& first, const GgufMetadata& other, std::int64_t part,
                std::int64_t count) {
   if (other.Int(kSplitCount, kParts) != count || other.Int(kSplitNo, {0, kParts.high}) != part) {
     Throw<CheckpointError>("{}: expected part {} of {} by its name, its metadata says {} of {}",
@@ -115,7 +115,7 @@ void Gguf::Add(File file, GgufHeader header) {
     warnings_.push_back(fmt::format("{}: {} bytes behind the last tensor are not used", file.path(),
                                     file.size() - padded));
   }
-  for (GgufTensorInfo& tensor : header.tensors) {
+  for (GgufTensor& tensor : header.tensors) {
     tensor.file = static_cast<int>(files_.size());
     tensors_.push_back(std::move(tensor));
   }
@@ -135,7 +135,7 @@ void Gguf::BuildIndex() {
   ThrowIfAny(path_, {doubled});
 }
 
-const GgufTensorInfo* Gguf::Find(std::string_view name) const {
+const GgufTensor* Gguf::Find(std::string_view name) const {
   const auto at = std::ranges::lower_bound(
       by_name_, name, {}, [this](std::uint32_t i) -> std::string_view { return tensors_[i].name; });
   return at == by_name_.end() || tensors_[*at].name != name ? nullptr : &tensors_[*at];

@@ -11,16 +11,16 @@
 
 #include "memory/dtype.h"
 #include "memory/file.h"
-#include "model/gguf_key_values.h"
+#include "model/gguf_metadata.h"
 
 namespace tandem {
 
 // A GGUF file: "GGUF", version, counts; metadata; tensor infos; then, aligned, the tensors' bytes.
 
-inline constexpr std::uint64_t kGgufDefaultAlignment = 32;  // where general.alignment is silent
+inline constexpr std::uint64_t kGgufAlignment = 32;  // where general.alignment is silent
 
 // One tensor, as its file describes it.
-struct GgufTensorInfo {
+struct GgufTensor {
   std::string name;
   std::vector<std::int64_t> ne;  // sizes as in the file: that of a row comes first
   DType dtype = DType::kOther;   // kOther: a type of which weights do not load
@@ -34,11 +34,11 @@ struct GgufTensorInfo {
 // aligned, and overlaps no other; sizes agree with types; no name and no key occurs twice.
 struct GgufHeader {
   std::uint32_t version = 0;
-  std::uint64_t alignment = kGgufDefaultAlignment;
+  std::uint64_t alignment = kGgufAlignment;
   std::uint64_t data_start = 0;  // from the start of the file
   std::uint64_t data_end = 0;    // behind the last tensor
-  GgufKeyValues metadata;
-  std::vector<GgufTensorInfo> tensors;  // in the order of the file
+  GgufMetadata metadata;
+  std::vector<GgufTensor> tensors;  // in the order of the file
 };
 
 // Where a header is read from: a file, or a test's memory. `read` fills from an offset within
@@ -63,12 +63,12 @@ class Gguf {
   const std::string& path() const { return path_; }  // the file that was named
   std::span<const File> files() const { return files_; }
   // Of the first part: the others' says only which part they are.
-  const GgufKeyValues& metadata() const { return metadata_; }
+  const GgufMetadata& metadata() const { return metadata_; }
   std::uint32_t version() const { return version_; }
   std::uint64_t alignment() const { return alignment_; }
   // Of all parts, in their order; names are unique.
-  std::span<const GgufTensorInfo> tensors() const { return tensors_; }
-  const GgufTensorInfo* Find(std::string_view name) const;
+  std::span<const GgufTensor> tensors() const { return tensors_; }
+  const GgufTensor* Find(std::string_view name) const;
   // What is odd but harmless, a line each: bytes behind the last tensor.
   std::span<const std::string> warnings() const { return warnings_; }
 
@@ -82,10 +82,10 @@ class Gguf {
 
   std::string path_;
   std::vector<File> files_;
-  GgufKeyValues metadata_;
+  GgufMetadata metadata_;
   std::uint32_t version_ = 0;
-  std::uint64_t alignment_ = kGgufDefaultAlignment;
-  std::vector<GgufTensorInfo> tensors_;
+  std::uint64_t alignment_ = kGgufAlignment;
+  std::vector<GgufTensor> tensors_;
   std::vector<std::uint32_t> by_name_;  // indices of tensors_
   std::vector<std::string> warnings_;
 };

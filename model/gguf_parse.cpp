@@ -115,7 +115,7 @@ class Parser {
     for (std::uint64_t i = 0; i < tensors; ++i) ReadTensor();
     const std::uint64_t infos_end = in_.at();
     header_.metadata =
-        GgufKeyValues(input_.name, in_.Release(static_cast<std::size_t>(metadata_end)), places_);
+        GgufMetadata(input_.name, in_.Release(static_cast<std::size_t>(metadata_end)), places_);
     PlaceData(infos_end);
     CheckNames();
     CheckOverlap();
@@ -171,7 +171,7 @@ class Parser {
   }
 
   void ReadPair() {
-    GgufKeyValues::Place place;
+    GgufMetadata::Place place;
     const std::string key(in_.String(kMaxKeyBytes, "a key"));
     if (key.empty()) in_.Fail("an empty key");
     place.key = static_cast<std::size_t>(in_.at() - key.size());
@@ -187,7 +187,7 @@ class Parser {
     places_.push_back(place);
   }
 
-  void ReadScalar(const std::string& key, GgufKeyValues::Place& place) {
+  void ReadScalar(const std::string& key, GgufMetadata::Place& place) {
     if (place.type == GgufValueType::kString) {
       place.value += sizeof(std::uint64_t);
       in_.String(kMaxStringBytes, key);
@@ -201,7 +201,7 @@ class Parser {
     }
   }
 
-  void ReadArray(const std::string& key, GgufKeyValues::Place& place) {
+  void ReadArray(const std::string& key, GgufMetadata::Place& place) {
     place.element = ReadType(key);
     if (place.element == GgufValueType::kArray) {
       in_.Fail("key {}: an array of arrays", QuotedToken(key));
@@ -222,7 +222,7 @@ class Parser {
   }
 
   void ReadTensor() {
-    GgufTensorInfo tensor;
+    GgufTensor tensor;
     tensor.name = in_.String(kMaxKeyBytes, "a tensor's name");
     if (tensor.name.empty()) in_.Fail("a tensor with an empty name");
     ReadSizes(tensor);
@@ -240,7 +240,7 @@ class Parser {
     header_.tensors.push_back(std::move(tensor));
   }
 
-  void ReadSizes(GgufTensorInfo& tensor) {
+  void ReadSizes(GgufTensor& tensor) {
     const auto dims = in_.Number<std::uint32_t>("a tensor's number of dimensions");
     if (dims < 1 || dims > kMaxDims) {
       FailTensor(tensor, fmt::format("{} dimensions, expected 1 to {}", dims, kMaxDims));
@@ -253,7 +253,7 @@ class Parser {
     }
   }
 
-  std::uint64_t BytesOfTensor(const GgufTensorInfo& tensor, const GgufTensorType& type) {
+  std::uint64_t BytesOfTensor(const GgufTensor& tensor, const GgufTensorType& type) {
     const std::string shape = fmt::format("{{{}}}", fmt::join(tensor.ne, ", "));
     if (tensor.ne[0] % type.elements != 0) {
       FailTensor(tensor, fmt::format("{}: a row of {} is no whole number of {} blocks of {}", shape,
@@ -271,14 +271,14 @@ class Parser {
     return *bytes;
   }
 
-  [[noreturn]] void FailTensor(const GgufTensorInfo& tensor, const std::string& what) {
+  [[noreturn]] void FailTensor(const GgufTensor& tensor, const std::string& what) {
     Throw<CheckpointError>("{}: tensor {}: {}", input_.name, QuotedToken(tensor.name), what);
   }
 
   std::uint64_t ReadAlignment() {
     constexpr std::string_view kKey = "general.alignment";
     const GgufValue* value = header_.metadata.Find(kKey);
-    if (value == nullptr) return kGgufDefaultAlignment;
+    if (value == nullptr) return kGgufAlignment;
     if (value->type != GgufValueType::kU32) {
       Throw<CheckpointError>("{}: expected u32, found {}", header_.metadata.Where(kKey),
                              value->TypeName());
@@ -295,7 +295,7 @@ class Parser {
     const std::uint64_t mask = header_.alignment - 1;
     header_.data_start = (infos_end + mask) & ~mask;  // infos_end is at most the file's size
     header_.data_end = infos_end;
-    for (GgufTensorInfo& tensor : header_.tensors) {
+    for (GgufTensor& tensor : header_.tensors) {
       if ((tensor.offset & mask) != 0) {
         FailTensor(tensor, fmt::format("offset {} is no multiple of the alignment {}",
                                        tensor.offset, header_.alignment));
@@ -317,7 +317,7 @@ class Parser {
   void CheckNames() {
     std::vector<std::string_view> names;
     names.reserve(header_.tensors.size());
-    for (const GgufTensorInfo& tensor : header_.tensors) names.push_back(tensor.name);
+    for (const GgufTensor& tensor : header_.tensors) names.push_back(tensor.name);
     std::ranges::sort(names);
     const auto doubled = std::ranges::adjacent_find(names);
     if (doubled == names.end()) return;
@@ -325,13 +325,13 @@ class Parser {
   }
 
   void CheckOverlap() {
-    std::vector<const GgufTensorInfo*> sorted;
-    for (const GgufTensorInfo& tensor : header_.tensors) {
+    std::vector<const GgufTensor*> sorted;
+    for (const GgufTensor& tensor : header_.tensors) {
       if (tensor.bytes > 0) sorted.push_back(&tensor);
     }
-    std::ranges::sort(sorted, {}, &GgufTensorInfo::offset);
+    std::ranges::sort(sorted, {}, &GgufTensor::offset);
     for (std::size_t i = 1; i < sorted.size(); ++i) {
-      const GgufTensorInfo& before = *sorted[i - 1];
+      const GgufTensor& before = *sorted[i - 1];
       if (sorted[i]->offset >= before.offset + before.bytes) continue;
       FailTensor(*sorted[i], fmt::format("begins at offset {}, inside tensor {} ({} bytes from "
                                          "offset {} on)",
@@ -343,7 +343,7 @@ class Parser {
   const GgufInput& input_;
   Reader in_;
   GgufHeader header_;
-  std::vector<GgufKeyValues::Place> places_;
+  std::vector<GgufMetadata::Place> places_;
 };
 
 }  // namespace

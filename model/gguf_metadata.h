@@ -45,11 +45,11 @@ struct GgufValue {
 // The key-value pairs of a GGUF file. Owns their bytes, and nothing but them: its memory is the
 // file's. Getters throw CheckpointError naming file and key for a value of the wrong type or out of
 // range, and for one that is missing unless they are told what absence means.
-class GgufKeyValues {
+class GgufMetadata {
  public:
-  GgufKeyValues() = default;
-  GgufKeyValues(GgufKeyValues&&) = default;
-  GgufKeyValues& operator=(GgufKeyValues&&) = default;
+  GgufMetadata() = default;
+  GgufMetadata(GgufMetadata&&) = default;
+  GgufMetadata& operator=(GgufMetadata&&) = default;
   // A pair by its place in `bytes`.
   struct Place {
     std::size_t key = 0;
@@ -60,7 +60,7 @@ class GgufKeyValues {
     GgufValueType element = GgufValueType::kU8;
     std::uint64_t count = 1;
   };
-  GgufKeyValues(std::string file, std::vector<char> bytes, const std::vector<Place>& places);
+  GgufMetadata(std::string file, std::vector<char> bytes, const std::vector<Place>& places);
 
   struct Entry {
     std::string_view key;

@@ -1,4 +1,4 @@
-#include "model/gguf_key_values.h"
+#include "model/gguf_metadata.h"
 
 #include <algorithm>
 #include <array>
@@ -109,8 +109,8 @@ std::string GgufValue::TypeName() const {
   return fmt::format("array of {}", Name(element));
 }
 
-GgufKeyValues::GgufKeyValues(std::string file, std::vector<char> bytes,
-                             const std::vector<Place>& places)
+GgufMetadata::GgufMetadata(std::string file, std::vector<char> bytes,
+                           const std::vector<Place>& places)
     : file_(std::move(file)), bytes_(std::move(bytes)) {
   const std::string_view all(bytes_.data(), bytes_.size());
   entries_.reserve(places.size());
@@ -125,19 +125,19 @@ GgufKeyValues::GgufKeyValues(std::string file, std::vector<char> bytes,
   }
 }
 
-const GgufValue* GgufKeyValues::Find(std::string_view key) const {
+const GgufValue* GgufMetadata::Find(std::string_view key) const {
   const auto at = std::ranges::lower_bound(entries_, key, {}, &Entry::key);
   return at == entries_.end() || at->key != key ? nullptr : &at->value;
 }
 
-const GgufValue* GgufKeyValues::FindOfType(std::string_view key, GgufValueType type) const {
+const GgufValue* GgufMetadata::FindOfType(std::string_view key, GgufValueType type) const {
   const GgufValue* value = Find(key);
   if (value == nullptr || value->type == type) return value;
   Throw<CheckpointError>("{}: expected {}, found {}", Where(key), Name(type), value->TypeName());
 }
 
-std::int64_t GgufKeyValues::Int(std::string_view key, IntRange range,
-                                std::optional<std::int64_t> absent) const {
+std::int64_t GgufMetadata::Int(std::string_view key, IntRange range,
+                               std::optional<std::int64_t> absent) const {
   const GgufValue* value = Find(key);
   if (value == nullptr && absent) return *absent;
   if (value == nullptr) Missing(key);
@@ -148,8 +148,8 @@ std::int64_t GgufKeyValues::Int(std::string_view key, IntRange range,
                          number ? std::to_string(*number) : value->TypeName());
 }
 
-double GgufKeyValues::Real(std::string_view key, RealRange range,
-                           std::optional<double> absent) const {
+double GgufMetadata::Real(std::string_view key, RealRange range,
+                          std::optional<double> absent) const {
   const GgufValue* value = Find(key);
   if (value == nullptr && absent) return *absent;
   if (value == nullptr) Missing(key);
@@ -160,19 +160,19 @@ double GgufKeyValues::Real(std::string_view key, RealRange range,
                          number ? fmt::format("{}", *number) : value->TypeName());
 }
 
-bool GgufKeyValues::Bool(std::string_view key, bool absent) const {
+bool GgufMetadata::Bool(std::string_view key, bool absent) const {
   const GgufValue* value = FindOfType(key, GgufValueType::kBool);
   return value == nullptr ? absent : value->bytes[0] != 0;
 }
 
-std::string_view GgufKeyValues::String(std::string_view key,
-                                       std::optional<std::string_view> absent) const {
+std::string_view GgufMetadata::String(std::string_view key,
+                                      std::optional<std::string_view> absent) const {
   const GgufValue* value = FindOfType(key, GgufValueType::kString);
   if (value == nullptr && !absent) Missing(key);
   return value == nullptr ? *absent : value->bytes;
 }
 
-std::vector<std::string_view> GgufKeyValues::Strings(std::string_view key) const {
+std::vector<std::string_view> GgufMetadata::Strings(std::string_view key) const {
   const GgufValue* value = FindOfType(key, GgufValueType::kArray);
   std::vector<std::string_view> strings;
   if (value == nullptr) return strings;
@@ -189,7 +189,7 @@ std::vector<std::string_view> GgufKeyValues::Strings(std::string_view key) const
   return strings;
 }
 
-std::vector<std::int64_t> GgufKeyValues::Ints(std::string_view key) const {
+std::vector<std::int64_t> GgufMetadata::Ints(std::string_view key) const {
   const GgufValue* value = FindOfType(key, GgufValueType::kArray);
   if (value == nullptr) return {};
   std::vector<std::int64_t> numbers = Integers(*value);
@@ -200,11 +200,11 @@ std::vector<std::int64_t> GgufKeyValues::Ints(std::string_view key) const {
   return numbers;
 }
 
-std::string GgufKeyValues::Where(std::string_view key) const {
+std::string GgufMetadata::Where(std::string_view key) const {
   return fmt::format("{}: {}", file_, key);
 }
 
-void GgufKeyValues::Missing(std::string_view key) const {
+void GgufMetadata::Missing(std::string_view key) const {
   Throw<CheckpointError>("{}: missing in the metadata", Where(key));
 }
 
