@@ -2,7 +2,19 @@
 
 #include <algorithm>
 
+#include "memory/blocks.h"
+
 namespace tandem {
+namespace {
+
+void WidenRow(const cpu::KernelTable& kernels, DType type, const std::byte* row,
+              std::span<float> out) {
+  if (IsBlockFormat(type)) return DecodeBlocks(type, row, out);
+  kernels.widen({row, type, out.data(), static_cast<std::int64_t>(out.size())});
+}
+
+}  // namespace
+
 Decoder::Decoder(Forward& f)
     : f_(f),
       attention_(f),
@@ -28,15 +40,15 @@ std::span<const float> Decoder::Step() {
 void Decoder::Embed() {
   const Matrix& embedding = f_.weights.embedding;
   const std::int64_t D = f_.config.hidden_size;
-  const auto row_bytes = D * static_cast<std::int64_t>(BytesOf(embedding.dtype()));
   f_.x.SetOnHost();
   f_.host.ForRows(f_.T(), [&](std::int64_t t0, std::int64_t t1) {
     for (std::int64_t t = t0; t < t1; ++t) {
       const std::int64_t id = f_.batch.rows[t].token;
       for (const HostShard& s : embedding.shards) {
         if (id < s.row0 || id >= s.row1) continue;
-        f_.host.kernels.widen(
-            {s.data + (id - s.row0) * row_bytes, embedding.dtype(), f_.x.host() + t * D, D});
+        WidenRow(f_.host.kernels, embedding.dtype(),
+                 s.data + DataBytes(embedding.dtype(), (id - s.row0) * D),
+                 {f_.x.host() + t * D, static_cast<std::size_t>(D)});
       }
     }
   });

@@ -4,7 +4,7 @@
 
 namespace tandem {
 FeedForward::FeedForward(Forward& f) : f_(f) {
-  if (f.host.HasScratch("act")) act_ = f.host.Activation("act", 1);
+  if (f.host.HasScratch("act")) act_ = f.host.Activation("act", kQuantizedBlock);
   if (f.host.HasScratch("routing")) TakePairs();
   if (f.host.HasScratch("router_logits")) {
     logits_ = f.host.Activation("router_logits", f.config.n_routed_experts);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string_view>
 
+#include "memory/blocks.h"
 #include "memory/error.h"
 #include "placement/scratch.h"
 
@@ -27,7 +28,7 @@ int SpinUs(const Plan& plan) {
 HostActivation::HostActivation(float* f32, std::uint16_t* bf16, float* quantized,
                                std::int64_t values, std::int64_t width)
     : stride_(width), f32_(f32), bf16_(bf16) {
-  if (quantized == nullptr) return;
+  if (quantized == nullptr || width % kQuantizedBlock != 0) return;
   q8_ = reinterpret_cast<std::int8_t*>(quantized);
   scale_ = quantized + QuantizedCodes(values);
   sum_ = reinterpret_cast<std::int32_t*>(scale_ + QuantizedScales(values));
@@ -38,7 +39,10 @@ HostActivation HostActivation::At(std::int64_t at, std::int64_t width) const {
   part.stride_ = width;
   part.f32_ += at;
   if (bf16_ != nullptr) part.bf16_ += at;
-  if (q8_ == nullptr) return part;
+  if (q8_ == nullptr || width % kQuantizedBlock != 0) {
+    part.q8_ = nullptr;
+    return part;
+  }
   part.q8_ += at;
   part.scale_ += at / kQuantizedBlock;
   part.sum_ += at / kQuantizedSum;
@@ -174,10 +178,10 @@ void CallLinear(const HostSide& host, const Matrix& w, const HostRows& x, cpu::L
 
 std::int64_t TicketRows(std::int64_t total_rows, int workers, std::int64_t T) {
   const std::int64_t share = total_rows / (static_cast<std::int64_t>(workers) * 6);
-  // Whole tiles of the kernels: 8 rows of w for few rows of x, 24 for more. With many rows of x, x
-  // is streamed once per ticket: larger tickets reread it less.
-  const std::int64_t tile = T <= 4 ? 8 : 24;
-  return std::clamp((share + tile - 1) / tile * tile, tile, MostTicketRows(T));
+  // Two panels of 16 rows, and a whole block of the activations that a gate makes. With many rows
+  // of x, x is streamed once per ticket: larger tickets reread it less.
+  constexpr std::int64_t kTile = 2 * kPanelRows;
+  return std::clamp((share + kTile - 1) / kTile * kTile, kTile, MostTicketRows(T));
 }
 
 void LinearOnHost(HostSide& host, std::span<const HostLinear> tasks) {

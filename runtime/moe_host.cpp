@@ -96,7 +96,9 @@ void FeedForward::RunOnHost(std::span<const HostMlp> mlps, float* y, std::int64_
         m.w->gate.info->bytes() + m.w->up.info->bytes() + m.w->down.info->bytes();
   }
   const std::int64_t up_step = TicketRows(rows, f_.host.pool.size() * 2, most);
-  const std::int64_t down_step = TicketRows(mlps[0].w->down.rows(), f_.host.pool.size(), most);
+  // A ticket of down goes through all MLPs: smaller ones, so that all workers finish together.
+  const std::int64_t down_step =
+      TicketRows(mlps[0].w->down.rows(), f_.host.pool.size() * 2, most);
   f_.host.CheckWorkerScratch(2 * most * up_step);
   f_.host.ResetTickets();
   f_.host.pool.Run([&](const Worker& w) {

@@ -5,6 +5,7 @@
 #include <numeric>
 #include <utility>
 
+#include "memory/blocks.h"
 #include "memory/error.h"
 
 namespace tandem {
@@ -18,6 +19,25 @@ constexpr std::uint64_t AlignUp(std::uint64_t n, std::uint64_t a) { return (n + 
 
 std::uint64_t Take(std::uint64_t& used, std::uint64_t bytes, std::uint64_t align) {
   return std::exchange(used, used + AlignUp(bytes, align));
+}
+
+constexpr std::uint64_t kPackBytes = std::uint64_t{1} << 20;  // read, then packed out of L2
+
+// Whole panels in pieces that several threads share; `whole` has the destination of all of them.
+void AddPackTasks(std::vector<LoadTask>& tasks, const LoadTask& whole, std::int64_t rows) {
+  const std::int64_t cols = whole.tensor->cols();
+  const DType type = whole.tensor->dtype;
+  const std::uint64_t panel = PackedBytes(type, kPanelRows, cols);
+  const auto step =
+      static_cast<std::int64_t>(std::max<std::uint64_t>(1, kPackBytes / panel)) * kPanelRows;
+  for (std::int64_t row = 0; row < rows; row += step) {
+    LoadTask task = whole;
+    task.pack_rows = std::min(step, rows - row);
+    task.offset += DataBytes(type, row * cols);
+    task.bytes = DataBytes(type, task.pack_rows * cols);
+    task.host += DataBytes(type, row * cols);
+    tasks.push_back(task);
+  }
 }
 
 // Cut into pieces of a few MiB, so that several threads share a large matrix.
@@ -36,8 +56,10 @@ void AddTasks(std::vector<LoadTask>& tasks, const LoadTask& whole) {
 void PackShard(const WantedMatrix& w, std::size_t node, RowCut::Rows rows, std::byte* base,
                std::uint64_t& used, std::vector<LoadTask>* tasks) {
   const TensorInfo& t = *w.tensor;
-  const std::uint64_t row_bytes = t.cols() * BytesOf(t.dtype);
-  const std::uint64_t bytes = (rows.last - rows.first) * row_bytes;
+  const std::int64_t count = rows.last - rows.first;
+  const std::uint64_t first_byte = DataBytes(t.dtype, rows.first * t.cols());
+  const std::uint64_t bytes =
+      IsPacked(t) ? PackedBytes(t.dtype, count, t.cols()) : DataBytes(t.dtype, count * t.cols());
   const std::uint64_t at = Take(used, bytes, kHostAlign);
   const std::int64_t scale0 = rows.first / kFp8Block;
   const std::int64_t scale1 = (rows.last + kFp8Block - 1) / kFp8Block;
@@ -49,9 +71,9 @@ void PackShard(const WantedMatrix& w, std::size_t node, RowCut::Rows rows, std::
   if (t.has_scale) shard.scale = reinterpret_cast<float*>(base + scale_at);
   w.matrix->shards.push_back(shard);
   if (tasks == nullptr) return;
-  AddTasks(*tasks, {&t, Piece::kData, rows.first * row_bytes, bytes, shard.data, nullptr, 0});
-  AddTasks(*tasks,
-           {&t, Piece::kScale, scale0 * scale_row_bytes, scale_bytes, base + scale_at, nullptr, 0});
+  const LoadTask data{&t, Piece::kData, first_byte, bytes, shard.data};
+  IsPacked(t) ? AddPackTasks(*tasks, data, count) : AddTasks(*tasks, data);
+  AddTasks(*tasks, {&t, Piece::kScale, scale0 * scale_row_bytes, scale_bytes, base + scale_at});
 }
 
 }  // namespace
@@ -114,9 +136,9 @@ std::vector<std::uint64_t> PackOnDevice(std::span<const WantedMatrix> wanted, in
     w.matrix->place = Place::Device(device);
     w.matrix->device = {buffer, at, scale_at, t.dtype, t.rows(), t.cols()};
     if (tasks == nullptr) continue;
-    AddTasks(*tasks, {&t, Piece::kData, 0, t.data.bytes, nullptr, buffer, at});
+    AddTasks(*tasks, {&t, Piece::kData, 0, t.data.bytes, nullptr, 0, buffer, at});
     if (t.has_scale) {
-      AddTasks(*tasks, {&t, Piece::kScale, 0, t.scale.bytes, nullptr, buffer, scale_at});
+      AddTasks(*tasks, {&t, Piece::kScale, 0, t.scale.bytes, nullptr, 0, buffer, scale_at});
     }
   }
   return used;

@@ -16,8 +16,9 @@ struct LoadTask {
   Piece piece = Piece::kData;
   std::uint64_t offset = 0;  // in the tensor's data or scales
   std::uint64_t bytes = 0;
-  std::byte* host = nullptr;  // destination on the host, or
-  cl_mem device = nullptr;    // destination on the device
+  std::byte* host = nullptr;   // destination on the host, or
+  std::int64_t pack_rows = 0;  // > 0: so many rows, to be packed into panels at `host`
+  cl_mem device = nullptr;     // destination on the device
   std::uint64_t device_offset = 0;
 };
 

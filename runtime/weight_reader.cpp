@@ -6,6 +6,7 @@
 #include <mutex>
 #include <thread>
 
+#include "cpu_kernels/panel.h"
 #include "memory/error.h"
 
 namespace tandem {
@@ -47,11 +48,15 @@ class Reader {
   }
 
   void ReadOne(const LoadTask& task, std::vector<std::byte>& staging) const {
-    if (task.host != nullptr) {
+    if (task.host != nullptr && task.pack_rows == 0) {
       return source_.Read(*task.tensor, task.piece, task.offset, {task.host, task.bytes});
     }
     staging.resize(std::max<std::size_t>(staging.size(), task.bytes));
     source_.Read(*task.tensor, task.piece, task.offset, {staging.data(), task.bytes});
+    if (task.pack_rows > 0) {
+      const TensorInfo& t = *task.tensor;
+      return cpu::PackPanels(t.dtype, staging.data(), task.pack_rows, t.cols(), task.host);
+    }
     device_->BlockingWrite(task.device, task.device_offset, staging.data(), task.bytes);
   }
 
