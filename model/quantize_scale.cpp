@@ -8,9 +8,11 @@
 namespace tandem::quantize {
 namespace {
 
+// Without -128, as ggml writes it: kernels of other programs take the code's magnitude and put the
+// sign on the other factor, and -128 has no magnitude in 8 bits.
 void Pack(std::uint16_t d, const std::uint8_t* codes, BlockQ8_0& block) {
   block.d = d;
-  for (int i = 0; i < 32; ++i) block.q[i] = static_cast<std::int8_t>(codes[i] - 128);
+  for (int i = 0; i < 32; ++i) block.q[i] = static_cast<std::int8_t>(codes[i] - 127);
 }
 
 // BlockQ4_0 and BlockIQ4_NL.
@@ -58,7 +60,7 @@ void Quantize(const ScaleSearch& search, Values values, std::byte* out) {
 void QuantizeScale(DType type, const Values& values, std::byte* out) {
   switch (type) {
     case DType::kQ8_0:
-      return Quantize<BlockQ8_0, UniformGrid<-128, 127>>({0.985F, 0.005F, 5, 1}, values, out);
+      return Quantize<BlockQ8_0, UniformGrid<-127, 127>>({0.985F, 0.005F, 5, 1}, values, out);
     case DType::kQ4_0:
       return Quantize<BlockQ4_0, UniformGrid<-8, 7>>({0.75F, 0.04F, 10, 2}, values, out);
     case DType::kQ5_0:
