@@ -8,31 +8,15 @@
 #include "memory/error.h"
 #include "memory/file.h"
 #include "model/config_check.h"
+#include "model/config_range.h"
 #include "model/json.h"
 
 namespace tandem {
 namespace {
 
-constexpr std::uint64_t kMaxConfigBytes = 16 << 20;
+using namespace config_range;
 
-// Ranges far beyond every published model, and small enough that no product of them overflows:
-// heads * head dim * hidden is below 2^52, vocabulary * hidden below 2^43.
-constexpr IntRange kWidth{1, 1 << 20};  // hidden_size, intermediate sizes
-constexpr IntRange kLayers{1, 1000};
-constexpr IntRange kHeads{1, 4096};
-constexpr IntRange kHeadDim{1, 1 << 14};
-constexpr IntRange kRank{1, 1 << 16};
-constexpr IntRange kVocab{1, 1 << 23};
-constexpr IntRange kPositions{1, std::int64_t{1} << 31};
-constexpr IntRange kExperts{0, 1024};
-constexpr IntRange kGroups{1, 64};  // what the router kernels hold
-constexpr IntRange kTokenId{0, (std::int64_t{1} << 31) - 1};
-constexpr RealRange kTheta{10, 1e12};
-constexpr RealRange kEps{1e-20, 0.1};
-constexpr RealRange kFactor{1, 1e6};
-constexpr RealRange kBeta{1e-3, 1e6};
-constexpr RealRange kMscale{0, 100};
-constexpr RealRange kRoutedScaling{1e-6, 1e6};
+constexpr std::uint64_t kMaxConfigBytes = 16 << 20;
 
 // What a family takes for granted where its config.json is silent.
 struct FamilyRow {
@@ -86,7 +70,7 @@ void ParseSizes(const JsonFields& f, Config* c) {
   c->intermediate_size = f.Int("intermediate_size", kWidth);
   c->rms_norm_eps = f.Real("rms_norm_eps", kEps, 1e-6);
   c->tie_word_embeddings = f.Bool("tie_word_embeddings", false);
-  c->num_nextn_predict_layers = f.Int("num_nextn_predict_layers", {0, 64}, 0);
+  c->num_nextn_predict_layers = f.Int("num_nextn_predict_layers", kMtpLayers, 0);
   OneOf(f, "hidden_act", {"silu"}, "silu");
   RefuseTrue(f, "attention_bias");
   RefuseTrue(f, "mlp_bias");
@@ -170,7 +154,7 @@ void ParseRouter(const JsonFields& f, const FamilyRow& family, Config* c) {
 void ParseMoe(const JsonFields& f, const FamilyRow& family, Config* c) {
   c->n_routed_experts = f.Int("n_routed_experts", kExperts, 0);
   if (c->n_routed_experts == 0) return;
-  c->n_shared_experts = f.Int("n_shared_experts", {0, 64}, 0);
+  c->n_shared_experts = f.Int("n_shared_experts", kSharedExperts, 0);
   c->num_experts_per_tok = f.Int("num_experts_per_tok", {1, kExperts.high});
   c->moe_intermediate_size = f.Int("moe_intermediate_size", kWidth);
   const bool v3 = family.family == Family::kDeepSeekV3;
