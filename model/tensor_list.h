@@ -38,7 +38,8 @@ enum class Part : std::uint8_t {
 };
 // clang-format on
 
-// Bytes in a file. `file` indexes Checkpoint::files(); -1 where there is none (synthetic).
+// Bytes in a file. `file` indexes the files of a checkpoint or of a split GGUF; -1 where there is
+// none (synthetic).
 struct Extent {
   int file = -1;
   std::uint64_t offset = 0;

@@ -5,6 +5,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "model/config.h"
 #include "model/tensor_list.h"
@@ -27,11 +28,12 @@ class TensorSource {
 
 // A model that can be planned and loaded.
 struct Model {
-  std::string name;  // folder name, or the synthetic spec
-  std::string path;  // folder, empty for a synthetic model
+  std::string name;  // folder name, general.name of a GGUF file, or the synthetic spec
+  std::string path;  // folder or GGUF file, empty for a synthetic model
   Config config;
   TensorList tensors;
   std::shared_ptr<const TensorSource> source;
+  std::vector<std::string> warnings;  // what is odd about its files but harmless, a line each
 };
 
 // Opens a folder in the Hugging Face layout: config.json, then one model.safetensors or shards with
