@@ -234,6 +234,26 @@ void AtomicFileWriter::Write(std::span<const std::byte> bytes) {
   }
 }
 
+void AtomicFileWriter::Reserve(std::uint64_t bytes) {
+  const auto length = static_cast<off_t>(bytes);
+  // Not posix_fallocate, which would write every block where the file system cannot reserve: there
+  // a full disk shows at the write.
+  if (::fallocate(fd_, 0, 0, length) != 0 && errno != EOPNOTSUPP) {
+    ThrowErrno(path_, fmt::format("no room for {} bytes", bytes), errno);
+  }
+  if (::ftruncate(fd_, length) != 0) ThrowErrno(path_, "cannot be written", errno);
+}
+
+void AtomicFileWriter::WriteAt(std::uint64_t offset, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t put = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (put < 0 && errno != EINTR) ThrowErrno(path_, "cannot be written", errno);
+    if (put <= 0) continue;
+    bytes = bytes.subspan(static_cast<std::size_t>(put));
+    offset += static_cast<std::uint64_t>(put);
+  }
+}
+
 void AtomicFileWriter::Commit() {
   // Close reports what a network or quota file system held back until now.
   if (::close(std::exchange(fd_, -1)) != 0) ThrowErrno(path_, "cannot be written", errno);

@@ -68,6 +68,11 @@ class AtomicFileWriter {
 
   void Write(std::span<const std::byte> bytes);
   void Write(std::string_view text) { Write(std::as_bytes(std::span(text))); }
+  // Takes the room for so many bytes now, so that a full disk shows before the work and not after
+  // it. What is not written reads as zeros.
+  void Reserve(std::uint64_t bytes);
+  // Writes at a place of its own, from any thread; not to be mixed with Write.
+  void WriteAt(std::uint64_t offset, std::span<const std::byte> bytes);
   void Commit();
 
  private:

@@ -38,6 +38,7 @@ void AddCommands(CLI::App& app, Command& chosen) {
   AddBenchCommand(app, chosen);
   AddTuneCommand(app, chosen);
   AddCalibrateCommand(app, chosen);
+  AddConvertCommand(app, chosen);
   AddConfigCommand(app, chosen);
 }
 

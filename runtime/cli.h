@@ -25,6 +25,7 @@ void AddPlanCommand(CLI::App& app, Command& chosen);
 void AddBenchCommand(CLI::App& app, Command& chosen);
 void AddTuneCommand(CLI::App& app, Command& chosen);
 void AddCalibrateCommand(CLI::App& app, Command& chosen);
+void AddConvertCommand(CLI::App& app, Command& chosen);
 void AddConfigCommand(CLI::App& app, Command& chosen);
 
 }  // namespace tandem

@@ -17,6 +17,8 @@
 namespace tandem {
 namespace {
 
+constexpr const char* kFormatsGroup =
+    "Formats that the model is quantised to while it is loaded (docs/convert.md)";
 constexpr const char* kSettingsGroup =
     "Settings, also keys of a profile (kv.type) and variables (TANDEM_KV_TYPE)";
 
@@ -79,6 +81,7 @@ void AddProfileOptions(CLI::App& app, SessionOptions& options) {
 }
 
 void AddPlacementOptions(CLI::App& app, SessionOptions& options) {
+  AddFormatOptions(app, options.formats, kFormatsGroup);
   AddProfileOptions(app, options);
   const auto set = [&options](const std::string& name) {
     options.precision = name == "exact" ? Precision::kExact : Precision::kFast;

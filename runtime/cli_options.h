@@ -21,8 +21,8 @@ enum class Source : std::uint8_t { kModel, kModelOrSynthetic };
 void AddSourceOptions(CLI::App& app, SessionOptions& options, Source source);
 // --profile, and a flag for every setting of a profile: --device, --ctx (--workload-context), ...
 void AddProfileOptions(CLI::App& app, SessionOptions& options);
-// The same with --precision, --adapt and --plan-report: where and how a model runs. The precision
-// that `options` holds is the default.
+// The same with --quantize and the other formats, --precision, --adapt and --plan-report: where and
+// how a model runs. The precision that `options` holds is the default.
 void AddPlacementOptions(CLI::App& app, SessionOptions& options);
 // --machine FILE: plan for a machine that is not this one.
 void AddMachineOption(CLI::App& app, SessionOptions& options);

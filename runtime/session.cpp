@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "memory/error.h"
+#include "model/quantized_model.h"
 #include "placement/machine_file.h"
 #include "placement/nearest.h"
 #include "placement/planner.h"
@@ -130,15 +131,20 @@ std::optional<RoutingStatistics> StatisticsOf(const Profile& profile, const Mode
   return statistics;
 }
 
-}  // namespace
-
-Model OpenModel(const SessionOptions& options) {
+QuantizedModel OpenInFormats(const SessionOptions& options) {
   if (options.model_dir.empty() == options.synthetic.empty()) {
     throw UsageError("expected either --model DIR or --synthetic SPEC");
   }
-  return options.model_dir.empty() ? OpenSynthetic(options.synthetic)
-                                   : OpenCheckpoint(options.model_dir);
+  const Recipe recipe = RecipeOf(options.formats);
+  Model model = options.model_dir.empty() ? OpenSynthetic(options.synthetic)
+                                          : OpenCheckpoint(options.model_dir);
+  if (recipe.empty()) return {std::move(model), {}};
+  return Quantized(std::move(model), recipe);
 }
+
+}  // namespace
+
+Model OpenModel(const SessionOptions& options) { return OpenInFormats(options).model; }
 
 Profile ProfileOf(const SessionOptions& options) {
   std::vector<GivenSetting> given = Variables();
@@ -154,7 +160,8 @@ Profile ProfileOf(const SessionOptions& options) {
 Session OpenSession(const SessionOptions& options) {
   Session session;
   session.profile = ProfileOf(options);
-  session.model = OpenModel(options);
+  QuantizedModel opened = OpenInFormats(options);
+  session.model = std::move(opened.model);
   session.machine = MachineOf(options, session.profile);
   const std::string adapted = CheckMadeFor(session, options.adapt);
   session.statistics = StatisticsOf(session.profile, session.model);
@@ -165,6 +172,7 @@ Session OpenSession(const SessionOptions& options) {
   session.plan =
       MakePlan(session.model.config, session.model.tensors, session.machine, session.profile, plan);
   if (!adapted.empty()) session.plan.notes.push_back(adapted);
+  for (const UnfitFormat& unfit : opened.unfit) session.plan.notes.push_back(Describe(unfit));
   return session;
 }
 

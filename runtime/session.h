@@ -11,6 +11,7 @@
 #include "placement/profile.h"
 #include "placement/statistics.h"
 #include "runtime/abilities.h"
+#include "runtime/format_options.h"
 
 namespace tandem {
 
@@ -19,6 +20,7 @@ namespace tandem {
 struct SessionOptions {
   std::string model_dir;  // one of these two
   std::string synthetic;
+  FormatOptions formats;  // the model is quantised to these as it is loaded
   std::string profile;
   std::vector<GivenSetting> settings;  // of flags, in their order
   // The same for what commands ask for or set by themselves; above `settings`.
@@ -49,7 +51,8 @@ struct Session {
 // for another machine or model, unless it is to be adapted.
 Session OpenSession(const SessionOptions& options);
 
-// The model of --model or --synthetic. Throws UsageError unless exactly one is given.
+// The model of --model or --synthetic, in the formats that are asked for. Throws UsageError unless
+// exactly one is given.
 Model OpenModel(const SessionOptions& options);
 
 // The profile that the options name (or the built-in default) with the TANDEM_* variables and the
