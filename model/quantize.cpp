@@ -1,6 +1,7 @@
 #include "model/quantize.h"
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "memory/error.h"
@@ -9,9 +10,24 @@
 namespace tandem {
 namespace quantize {
 
+bool HasAvx2() {
+#if defined(__x86_64__)
+  static const bool has = __builtin_cpu_supports("avx2") != 0;
+  return has;
+#else
+  return false;
+#endif
+}
+
 std::uint16_t ScaleBits(float d) { return F32ToF16(Clamp(d, -65504.0F, 65504.0F)); }
 
 float RoundScale(float d) { return F16ToF32(ScaleBits(d)); }
+
+float RoundBlockScale(float d) {
+  constexpr float kSmallest = 5.9604645e-08F;  // 2^-24
+  const float rounded = RoundScale(d);
+  return rounded == 0 && d != 0 ? std::copysign(kSmallest, d) : rounded;
+}
 
 }  // namespace quantize
 
@@ -37,7 +53,9 @@ void QuantizeRows(DType type, const float* x, std::int64_t rows, std::int64_t co
                   const float* importance, std::byte* out) {
   TANDEM_CHECK(IsBlockFormat(type) && cols % BlockElements(type) == 0);
   const std::vector<float> weights = WeightsOf(importance, cols);
-  const quantize::Values values = {x, weights.data(), cols, 0, rows * cols};
+  const quantize::Values values = {
+      x, weights.data(), cols,
+      0, rows * cols,    std::ranges::any_of(weights, [](float w) { return w != 1; })};
   // clang-format off
   switch (type) {
     case DType::kQ8_0: case DType::kQ4_0: case DType::kQ5_0: case DType::kIQ4_NL:

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cstring>
-#include <limits>
 
 #include "memory/error.h"
 #include "model/quantize_pair.h"
@@ -56,7 +55,7 @@ template <class Format>
 Pairs Choose(const FormatRuns<Format>& runs, const Pairs& start, const Lanes& scale,
              const Lanes& offset) {
   Pairs best = start;
-  for (float& error : best.error.v) error = std::numeric_limits<float>::infinity();
+  best.error = Infinite();
   for (int step = -Format::kReach; step <= Format::kReach; ++step) {
     Pairs p = start;
     for (int l = 0; l < kLanes; ++l) {
@@ -135,8 +134,8 @@ Pairs Start(const BestPair& wished, float part) {
       m = std::max(m, -wished.b.v[l]);
     }
     const float over = 1 / (part * Format::kMaxSc);
-    std::fill_n(p.d.v + first, kRuns<Format>, RoundScale(s * over));
-    std::fill_n(p.dmin.v + first, kRuns<Format>, RoundScale(m * over));
+    std::fill_n(p.d.v + first, kRuns<Format>, RoundBlockScale(s * over));
+    std::fill_n(p.dmin.v + first, kRuns<Format>, RoundBlockScale(m * over));
   }
   return p;
 }
@@ -144,8 +143,7 @@ Pairs Start(const BestPair& wished, float part) {
 template <class Format>
 Pairs Search(const FormatRuns<Format>& runs) {
   const BestPair wished = SearchPair<Format::kMax, true>(runs, Format::kSearch);
-  Pairs best = {};
-  for (float& error : best.error.v) error = std::numeric_limits<float>::infinity();
+  Pairs best = {{}, {}, {}, {}, Infinite()};
   for (const float part : Format::kParts) {
     const Pairs start = Start<Format>(wished, part);
     KeepBetter<Format>(Choose<Format>(runs, start, wished.s, wished.b), best);

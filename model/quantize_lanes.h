@@ -2,8 +2,18 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #include "memory/blocks.h"
+
+// The loops that take the time are compiled twice. The results are the same, since nothing is
+// summed across lanes and no product and sum are fused (-ffp-contract=off in CMakeLists.txt).
+#define TANDEM_LANES_INLINE [[gnu::always_inline]] inline
+#if defined(__x86_64__)
+#define TANDEM_LANES_AVX2 [[gnu::target("avx2")]]
+#else
+#define TANDEM_LANES_AVX2
+#endif
 
 // The quantisers search the scales of 32 runs of values at a time, one run a lane: every loop over
 // lanes is without branches or sums across lanes, so that compilers vectorise it at any width and
@@ -32,26 +42,36 @@ struct Values {
   std::int64_t cols;
   std::int64_t first;  // of these values, counted from the start of a row
   std::int64_t count;
+  bool weighted;  // whether the weights differ
 };
+
+inline Lanes Constant(float value) {
+  Lanes lanes;
+  for (float& v : lanes.v) v = value;
+  return lanes;
+}
+inline Lanes Infinite() { return Constant(std::numeric_limits<float>::infinity()); }
 
 // No format with f16 scales reaches so far, and squares of it do not overflow.
 inline constexpr float kLargest = 1e12F;
 
-inline float Clamp(float v, float low, float high) {
+TANDEM_LANES_INLINE float Clamp(float v, float low, float high) {
   const float raised = v > low ? v : low;
   return raised < high ? raised : high;
 }
 
 // To the nearest whole number, for |v| < 2^22: the sum has no place for a fraction.
-inline float Round(float v) {
+TANDEM_LANES_INLINE float Round(float v) {
   constexpr float kShift = 12582912.0F;
   return (v + kShift) - kShift;
 }
 
-inline float RoundIn(float v, float low, float high) { return Round(Clamp(v, low, high)); }
+TANDEM_LANES_INLINE float RoundIn(float v, float low, float high) {
+  return Round(Clamp(v, low, high));
+}
 
 // 0 for a scale that is too small for f16, whose inverse might be infinite.
-inline float Inverse(float d) { return d > 1e-10F || d < -1e-10F ? 1 / d : 0.0F; }
+TANDEM_LANES_INLINE float Inverse(float d) { return d > 1e-10F || d < -1e-10F ? 1 / d : 0.0F; }
 
 // The first kLanes * N values that are left; lanes without values are zero.
 template <int N>
@@ -72,9 +92,14 @@ void LoadRuns(const Values& v, Runs<N>& runs) {
   }
 }
 
+// Whether this CPU runs what TANDEM_LANES_AVX2 marks.
+bool HasAvx2();
+
 // The f16 that stands for a scale, kept finite, and its value.
 std::uint16_t ScaleBits(float d);
 float RoundScale(float d);
+// The same for a scale that whole sub-scales multiply, which must not vanish.
+float RoundBlockScale(float d);
 
 // The quantisers, one file for each way to search. `out` takes the blocks of all values.
 void QuantizeScale(DType type, const Values& values, std::byte* out);   // 32 values, d

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <limits>
-
 #include "model/quantize_lanes.h"
 
 // The search for a scale and an offset a run: w = s n + b, n in [0, Max].
@@ -18,7 +16,8 @@ struct PairSums {
 };
 
 template <int Max, int N>
-void SumPair(const Runs<N>& runs, const Lanes& s, const Lanes& b, PairSums& sums) {
+TANDEM_LANES_INLINE void SumPairBody(const Runs<N>& runs, const Lanes& s, const Lanes& b,
+                                     PairSums& sums) {
   Lanes inverse;
   PairSums sum = {};
   for (int l = 0; l < kLanes; ++l) inverse.v[l] = Inverse(s.v[l]);
@@ -38,6 +37,18 @@ void SumPair(const Runs<N>& runs, const Lanes& s, const Lanes& b, PairSums& sums
     }
   }
   sums = sum;
+}
+
+template <int Max, int N>
+TANDEM_LANES_AVX2 void SumPairAvx2(const Runs<N>& runs, const Lanes& s, const Lanes& b,
+                                   PairSums& sums) {
+  SumPairBody<Max>(runs, s, b, sums);
+}
+
+template <int Max, int N>
+void SumPair(const Runs<N>& runs, const Lanes& s, const Lanes& b, PairSums& sums) {
+  if (HasAvx2()) return SumPairAvx2<Max>(runs, s, b, sums);
+  SumPairBody<Max>(runs, s, b, sums);
 }
 
 struct BestPair {
@@ -111,8 +122,7 @@ struct PairSearch {
 template <int Max, bool Negative, int N>
 BestPair SearchPair(const Runs<N>& runs, const PairSearch& search) {
   const Range range = RangeOf<Negative>(runs);
-  BestPair best = {};
-  for (float& error : best.error.v) error = std::numeric_limits<float>::infinity();
+  BestPair best = {{}, {}, Infinite()};
   for (int k = 0; k < search.count * search.count; ++k) {
     const float below = search.first + search.step * static_cast<float>(k / search.count);
     const float above = search.first + search.step * static_cast<float>(k % search.count);

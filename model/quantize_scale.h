@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cmath>
-#include <limits>
 
 #include "model/quantize_lanes.h"
 
@@ -12,27 +11,39 @@ namespace tandem::quantize {
 // Whole numbers from Low to High.
 template <int Low, int High>
 struct UniformGrid {
-  static constexpr int kLow = Low;
   static constexpr float kEnd = Low;  // the farthest from zero
-  static float Nearest(float v) { return RoundIn(v, Low, High); }
-  static std::uint8_t Code(float v) { return static_cast<std::uint8_t>(Nearest(v) - Low); }
+
+  // n = the member of the grid nearest to x times inverse.
+  TANDEM_LANES_INLINE static void Nearest(const Lanes& x, const Lanes& inverse, Lanes& n) {
+    for (int l = 0; l < kLanes; ++l) n.v[l] = RoundIn(x.v[l] * inverse.v[l], Low, High);
+  }
+  static std::uint8_t Code(float v) {
+    return static_cast<std::uint8_t>(RoundIn(v, Low, High) - Low);
+  }
 };
 
-// The entries of kIq4Values. Between two neighbours lies a threshold; as the search goes over whole
-// numbers in 8 bits, where 16 lanes take one instruction, a tie may go to the farther entry by less
-// than half a unit. Code() is exact.
+// The entries of kIq4Values. The search goes over whole numbers in 8 bits, of which an instruction
+// takes 16 or more, so a value within half a unit of the threshold between two entries may go to
+// the farther one. Code() is exact.
 struct Iq4Grid {
   static constexpr float kEnd = -127;
-  static float Nearest(float v) {
-    const auto c = static_cast<std::int8_t>(RoundIn(v, -127, 127));
-    std::int8_t entry = kIq4Values[0];
+
+  TANDEM_LANES_INLINE static void Nearest(const Lanes& x, const Lanes& inverse, Lanes& n) {
+    alignas(kLanes) std::int8_t v[kLanes];
+    alignas(kLanes) std::int8_t entry[kLanes];
+    for (int l = 0; l < kLanes; ++l) {
+      v[l] = static_cast<std::int8_t>(RoundIn(x.v[l] * inverse.v[l], -127, 127));
+      entry[l] = kIq4Values[0];
+    }
     for (int k = 0; k < 15; ++k) {
       const int sum = kIq4Values[k] + kIq4Values[k + 1];
-      const auto threshold = static_cast<std::int8_t>(sum < 0 ? (sum - 1) / 2 : sum / 2);
+      const auto threshold = static_cast<std::int8_t>(sum >> 1);
       const auto step = static_cast<std::int8_t>(kIq4Values[k + 1] - kIq4Values[k]);
-      entry = static_cast<std::int8_t>(entry + (c > threshold ? step : std::int8_t{0}));
+      for (int l = 0; l < kLanes; ++l) {
+        entry[l] = static_cast<std::int8_t>(entry[l] + (v[l] > threshold ? step : 0));
+      }
     }
-    return entry;
+    for (int l = 0; l < kLanes; ++l) n.v[l] = entry[l];
   }
   static std::uint8_t Code(float v) {
     int code = 0;
@@ -52,25 +63,34 @@ struct ScaleSums {
 };
 
 template <class Grid, int N>
-void SumScale(const Runs<N>& runs, const Lanes& d, ScaleSums& sums) {
+TANDEM_LANES_INLINE void SumScaleBody(const Runs<N>& runs, const Lanes& d, ScaleSums& sums) {
   Lanes inverse;
-  Lanes ee = {};
-  Lanes en = {};
-  Lanes nn = {};
+  Lanes n;
+  ScaleSums sum = {};
   for (int l = 0; l < kLanes; ++l) inverse.v[l] = Inverse(d.v[l]);
   for (int i = 0; i < N; ++i) {
+    Grid::Nearest(runs.x[i], inverse, n);
     for (int l = 0; l < kLanes; ++l) {
-      const float x = runs.x[i].v[l];
       const float w = runs.w[i].v[l];
-      const float n = Grid::Nearest(x * inverse.v[l]);
-      const float e = x - d.v[l] * n;
-      const float wn = w * n;
-      ee.v[l] += w * e * e;
-      en.v[l] += wn * e;
-      nn.v[l] += wn * n;
+      const float e = runs.x[i].v[l] - d.v[l] * n.v[l];
+      const float wn = w * n.v[l];
+      sum.ee.v[l] += w * e * e;
+      sum.en.v[l] += wn * e;
+      sum.nn.v[l] += wn * n.v[l];
     }
   }
-  sums = {ee, en, nn};
+  sums = sum;
+}
+
+template <class Grid, int N>
+TANDEM_LANES_AVX2 void SumScaleAvx2(const Runs<N>& runs, const Lanes& d, ScaleSums& sums) {
+  SumScaleBody<Grid>(runs, d, sums);
+}
+
+template <class Grid, int N>
+void SumScale(const Runs<N>& runs, const Lanes& d, ScaleSums& sums) {
+  if (HasAvx2()) return SumScaleAvx2<Grid>(runs, d, sums);
+  SumScaleBody<Grid>(runs, d, sums);
 }
 
 struct BestScale {
@@ -117,8 +137,7 @@ struct ScaleSearch {
 template <class Grid, int N>
 BestScale SearchScale(const Runs<N>& runs, const ScaleSearch& search) {
   const Lanes extreme = Extremes(runs);
-  BestScale best = {};
-  for (float& error : best.error.v) error = std::numeric_limits<float>::infinity();
+  BestScale best = {{}, Infinite()};
   for (int k = 0; k < 2 * search.count; ++k) {
     const float part = search.first + search.step * static_cast<float>(k / 2);
     const float divisor = 1 / (Grid::kEnd * (k % 2 == 0 ? part : -part));
