@@ -5,6 +5,7 @@
 
 #include "memory/error.h"
 #include "memory/file.h"
+#include "model/gguf.h"
 #include "model/json.h"
 
 namespace tandem {
@@ -82,7 +83,7 @@ class Prompt {
 
  private:
   [[noreturn]] static void Missing(std::string_view content) {
-    Throw<CheckpointError>("tokenizer.json: no token '{}', which the chat format needs", content);
+    Throw<CheckpointError>("the tokenizer has no token '{}', which the chat format needs", content);
   }
 
   void Id(std::int32_t id) {
@@ -231,14 +232,26 @@ ChatFormat DetectChatFormat(const Config& config, const Tokenizer& tokenizer,
   return named && config.family != Family::kDeepSeekV3 ? ChatFormat::kV2 : ChatFormat::kNone;
 }
 
-std::string ReadChatTemplate(const std::string& model_dir) {
-  const std::filesystem::path folder(model_dir);
+std::string ReadChatTemplate(const std::string& model_path) {
+  if (IsModelFile(model_path)) {
+    return std::string(Gguf(model_path).metadata().String("tokenizer.chat_template", ""));
+  }
+  const std::filesystem::path folder(model_path);
   const std::filesystem::path jinja = folder / "chat_template.jinja";
   if (std::filesystem::exists(jinja)) return ReadWholeFile(jinja, kMaxTemplateBytes);
   const std::filesystem::path json = folder / "tokenizer_config.json";
   if (!std::filesystem::exists(json)) return {};
   const JsonDocument document(ReadWholeFile(json, kMaxTemplateBytes), json.string());
   return TemplateOf(JsonFields(document.Object(), json.string()));
+}
+
+ChatFormat ReadChatFormat(const std::string& model_path, const Config& config,
+                          const Tokenizer& tokenizer) {
+  const std::string chat_template = ReadChatTemplate(model_path);
+  const ChatFormat format = DetectChatFormat(config, tokenizer, chat_template);
+  const bool older = config.family != Family::kDeepSeekV3;
+  const bool silent = IsModelFile(model_path) && chat_template.empty();
+  return format == ChatFormat::kNone && older && silent ? ChatFormat::kV2 : format;
 }
 
 std::vector<std::int32_t> EncodeChat(ChatFormat format, const Config& config,

@@ -26,8 +26,14 @@ struct ChatMessage {
 ChatFormat DetectChatFormat(const Config& config, const Tokenizer& tokenizer,
                             std::string_view chat_template);
 
-// chat_template of tokenizer_config.json (or chat_template.jinja), empty if there is none.
-std::string ReadChatTemplate(const std::string& model_dir);
+// chat_template of a model folder's tokenizer_config.json (or chat_template.jinja), or of a GGUF
+// file's metadata; empty if there is none.
+std::string ReadChatTemplate(const std::string& model_path);
+
+// The format of a model at a path. GGUF files of the older families were often made without a
+// template: what is missing there is the format of the architecture.
+ChatFormat ReadChatFormat(const std::string& model_path, const Config& config,
+                          const Tokenizer& tokenizer);
 
 // The ids of a whole conversation, ending with the prompt for the assistant's next answer. Message
 // text is encoded with control tokens off, so that user text never becomes control tokens.

@@ -8,8 +8,10 @@
 
 #include "memory/error.h"
 #include "memory/file.h"
+#include "model/gguf.h"
 #include "model/tokenizer_added.h"
 #include "model/tokenizer_bytes.h"
+#include "model/tokenizer_gguf.h"
 #include "model/tokenizer_json.h"
 #include "model/utf8.h"
 
@@ -196,7 +198,9 @@ const TokenText& Tokenizer::Impl::At(std::int32_t id) const {
 }
 
 Tokenizer::Tokenizer(std::string_view json, const std::string& file)
-    : impl_(std::make_unique<const Impl>(ParseTokenizer(json, file), file)) {}
+    : Tokenizer(ParseTokenizer(json, file), file) {}
+Tokenizer::Tokenizer(TokenizerSpec spec, const std::string& file)
+    : impl_(std::make_unique<const Impl>(std::move(spec), file)) {}
 Tokenizer::~Tokenizer() = default;
 Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
@@ -236,14 +240,37 @@ std::int64_t Tokenizer::vocab_size() const {
   return static_cast<std::int64_t>(impl_->tokens.size());
 }
 
-Tokenizer ReadTokenizer(const std::string& model_dir, std::int64_t vocab_size) {
-  const std::string path = (std::filesystem::path(model_dir) / "tokenizer.json").string();
-  Tokenizer tokenizer(ReadWholeFile(std::filesystem::path(path), kMaxTokenizerBytes), path);
+namespace {
+
+std::string TokenizerFile(const std::string& model_dir) {
+  return (std::filesystem::path(model_dir) / "tokenizer.json").string();
+}
+
+Tokenizer OpenTokenizer(const std::string& model_path) {
+  if (IsModelFile(model_path)) {
+    return {ReadGgufTokenizer(Gguf(model_path).metadata()), model_path};
+  }
+  const std::string file = TokenizerFile(model_path);
+  return {ReadWholeFile(std::filesystem::path(file), kMaxTokenizerBytes), file};
+}
+
+}  // namespace
+
+Tokenizer ReadTokenizer(const std::string& model_path, std::int64_t vocab_size) {
+  Tokenizer tokenizer = OpenTokenizer(model_path);
   if (tokenizer.vocab_size() > vocab_size) {
-    Throw<CheckpointError>("{}: has token ids up to {}, but vocab_size in config.json is {}", path,
-                           tokenizer.vocab_size() - 1, vocab_size);
+    const bool file = IsModelFile(model_path);
+    Throw<CheckpointError>("{}: has token ids up to {}, but vocab_size in {} is {}",
+                           file ? model_path : TokenizerFile(model_path),
+                           tokenizer.vocab_size() - 1, file ? "its metadata" : "config.json",
+                           vocab_size);
   }
   return tokenizer;
+}
+
+bool HasTokenizer(const std::string& model_path) {
+  if (IsModelFile(model_path)) return HasKnownTokenizer(Gguf(model_path).metadata());
+  return std::filesystem::exists(TokenizerFile(model_path));
 }
 
 std::string StreamDecoder::Push(std::int32_t id) {

@@ -10,6 +10,8 @@
 
 namespace tandem {
 
+struct TokenizerSpec;
+
 // Byte-level BPE as tokenizer.json describes it: any sequence of Split (regex, Isolated), Digits
 // and ByteLevel pre-tokenizers, merges, added tokens. Gives exactly the ids of the Hugging Face
 // library.
@@ -17,6 +19,8 @@ class Tokenizer {
  public:
   // Parses tokenizer.json's text; `file` is for messages. Throws CheckpointError.
   Tokenizer(std::string_view json, const std::string& file);
+  // Of parts that were read elsewhere. Throws CheckpointError if they contradict each other.
+  Tokenizer(TokenizerSpec spec, const std::string& file);
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
@@ -44,9 +48,13 @@ class Tokenizer {
   std::unique_ptr<const Impl> impl_;
 };
 
-// Reads tokenizer.json of a model folder and checks it against the model's vocab_size:
-// ids beyond the embedding are refused.
-Tokenizer ReadTokenizer(const std::string& model_dir, std::int64_t vocab_size);
+// Reads the tokenizer of a model, from tokenizer.json of a folder or from the metadata of a GGUF
+// file, and checks it against the model's vocab_size: ids beyond the embedding are refused.
+Tokenizer ReadTokenizer(const std::string& model_path, std::int64_t vocab_size);
+
+// Whether there is a tokenizer: a folder may lack the file, and a GGUF file may have one of a kind
+// that is not known here.
+bool HasTokenizer(const std::string& model_path);
 
 // Turns ids into text piece by piece: never half a UTF-8 character, and the pieces join to the
 // whole.

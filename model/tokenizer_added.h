@@ -7,7 +7,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "model/tokenizer_json.h"
+#include "model/tokenizer_spec.h"
 
 namespace tandem {
 
