@@ -72,8 +72,9 @@ bool MayUseTiles() {
 bool HasAmx() {
   constexpr unsigned kTileStates = 0x60000;
   constexpr unsigned kTileInt8Bf16 = 1U << 24 | 1U << 25 | 1U << 22;  // leaf 7.0, edx
-  return HasAvx512Bf16() && Has(SavedStates(), kTileStates) &&
-         Has(Cpuid(7, 0).edx, kTileInt8Bf16) && MayUseTiles();
+  // Every CPU with AMX so far has VBMI, by which weights are decoded.
+  return HasAvx512Bf16() && Has(Cpuid(7, 0).ecx, bit_AVX512VBMI) &&
+         Has(SavedStates(), kTileStates) && Has(Cpuid(7, 0).edx, kTileInt8Bf16) && MayUseTiles();
 }
 
 Isa Best() {
