@@ -5,6 +5,7 @@
 
 #include "memory/error.h"
 #include "runtime/forward.h"
+#include "runtime/head_maps.h"
 
 namespace tandem {
 namespace {
@@ -104,9 +105,13 @@ namespace {
 // outputs. Works in the worker's scratch only.
 class HeadTask {
  public:
-  HeadTask(Forward& f, int layer, const HostActivation& q, const HostActivation& out,
+  HeadTask(Forward& f, int layer, int node, const HostActivation& q, const HostActivation& out,
            float* scratch)
-      : f_(f), c_(f.config), w_(f.weights.layers[layer].attention), q_(q), out_(out) {
+      : f_(f),
+        c_(f.config),
+        q_(q),
+        out_(out),
+        maps_(f, f.weights.layers[layer].attention, node, scratch + TaskFloats(f.config, f.plan)) {
     const std::int64_t width = c_.kv_width();
     kv_.kv_type = f.kv_type();
     kv_.token_stride = width;
@@ -120,14 +125,12 @@ class HeadTask {
   }
 
   static std::int64_t ScratchFloats(const Config& c, const Plan& plan) {
-    const std::int64_t heads = std::min(kMaxHeadGroup, c.num_attention_heads);
-    return BlockFloats(plan) + TileRows(c, plan) * (c.kv_width() + c.kv_lora_rank) +
-           cpu::AttentionScratchFloats(heads, c.v_head_dim);
+    return TaskFloats(c, plan) + HeadMaps::ScratchFloats(c, std::min(kRowTile, plan.max_rows));
   }
+  const HeadMaps& maps() const { return maps_; }
 
-  void Mla(const HostShard& shard, std::int64_t head0, std::int64_t heads, std::int64_t t0,
-           std::int64_t t1) {
-    Absorb(shard, head0, heads, t0, t1);
+  void Mla(std::int64_t head0, std::int64_t heads, std::int64_t t0, std::int64_t t1) {
+    Absorb(head0, heads, t0, t1);
     kv_.heads = heads;
     kv_.dk = c_.kv_width();
     kv_.dv = c_.kv_lora_rank;
@@ -138,7 +141,7 @@ class HeadTask {
       kv_.out = latent_ + (t - t0) * heads * kv_.dv;
       Attend(t);
     }
-    Unabsorb(shard, head0, heads, t0, t1);
+    Unabsorb(head0, heads, t0, t1);
   }
 
   void Mha(std::int64_t head0, std::int64_t heads, std::int64_t t0, std::int64_t t1) {
@@ -164,48 +167,35 @@ class HeadTask {
     if (c.attention == AttentionKind::kMha) return 0;
     return std::min(kRowTile, plan.max_rows) * std::min(kMaxHeadGroup, c.num_attention_heads);
   }
-  std::int64_t head_rows() const { return c_.qk_nope_head_dim + c_.v_head_dim; }
+  static std::int64_t TaskFloats(const Config& c, const Plan& plan) {
+    const std::int64_t heads = std::min(kMaxHeadGroup, c.num_attention_heads);
+    const std::int64_t floats = BlockFloats(plan) +
+                                TileRows(c, plan) * (c.kv_width() + c.kv_lora_rank) +
+                                cpu::AttentionScratchFloats(heads, c.v_head_dim);
+    return (floats + 15) / 16 * 16;
+  }
 
   // q~_h = W_UK[h]^T q_n,h, with the roped part behind it: [rows, heads, R + d_r].
-  void Absorb(const HostShard& shard, std::int64_t head0, std::int64_t heads, std::int64_t t0,
-              std::int64_t t1) {
+  void Absorb(std::int64_t head0, std::int64_t heads, std::int64_t t0, std::int64_t t1) {
     const std::int64_t width = c_.kv_width();
-    cpu::LinearTransposedArgs a;
-    a.x_stride = q_.stride();
-    a.w = shard.data;
-    a.w_scale = shard.scale;
-    a.scale_stride = w_.kv_b.info->scale_cols();
-    a.y_stride = heads * width;
-    a.T = t1 - t0;
-    a.N = c_.qk_nope_head_dim;
-    a.C = c_.kv_lora_rank;
+    const std::int64_t stride = heads * width;
     for (std::int64_t i = 0; i < heads; ++i) {
-      const std::int64_t head = head0 + i;
-      const float* q = q_.row(t0) + head * c_.qk_head_dim();
-      a.x = q;
-      a.n0 = head * head_rows() - shard.row0;
-      a.y = absorbed_ + i * width;
-      f_.host.kernels.linear_transposed[static_cast<int>(w_.kv_b.dtype())](a);
-      for (std::int64_t t = 0; t < a.T; ++t) {
-        std::memcpy(a.y + t * a.y_stride + a.C, q + t * a.x_stride + c_.qk_nope_head_dim,
+      const float* q = q_.row(t0) + (head0 + i) * c_.qk_head_dim();
+      float* y = absorbed_ + i * width;
+      maps_.Absorb(head0 + i, q, q_.stride(), t1 - t0, y, stride);
+      for (std::int64_t t = 0; t < t1 - t0; ++t) {
+        std::memcpy(y + t * stride + c_.kv_lora_rank, q + t * q_.stride() + c_.qk_nope_head_dim,
                     c_.qk_rope_head_dim * sizeof(float));
       }
     }
   }
 
   // o_h = W_UV[h] u_h
-  void Unabsorb(const HostShard& shard, std::int64_t head0, std::int64_t heads, std::int64_t t0,
-                std::int64_t t1) {
+  void Unabsorb(std::int64_t head0, std::int64_t heads, std::int64_t t0, std::int64_t t1) {
     for (std::int64_t i = 0; i < heads; ++i) {
-      const std::int64_t head = head0 + i;
-      const std::int64_t r0 = head * head_rows() + c_.qk_nope_head_dim - shard.row0;
-      cpu::LinearArgs a = ShardArgs(shard, w_.kv_b, r0, r0 + c_.v_head_dim);
-      a.x = latent_ + i * c_.kv_lora_rank;
-      a.x_stride = heads * c_.kv_lora_rank;
-      a.y = out_.row(t0) + head * c_.v_head_dim;
-      a.y_stride = out_.stride();
-      a.T = t1 - t0;
-      f_.host.kernels.linear[static_cast<int>(w_.kv_b.dtype())](a);
+      float* y = out_.row(t0) + (head0 + i) * c_.v_head_dim;
+      maps_.Unabsorb(head0 + i, latent_ + i * c_.kv_lora_rank, heads * c_.kv_lora_rank, t1 - t0, y,
+                     out_.stride());
     }
     for (std::int64_t t = t0; t < t1; ++t) Shade(t, head0, heads);
   }
@@ -225,9 +215,9 @@ class HeadTask {
 
   Forward& f_;
   const Config& c_;
-  const AttentionWeights& w_;
   const HostActivation& q_;
   const HostActivation& out_;
+  const HeadMaps maps_;
   cpu::AttentionArgs kv_;
   const std::byte* store_ = nullptr;
   std::int64_t block_bytes_ = 0;
@@ -236,22 +226,10 @@ class HeadTask {
   float* latent_ = nullptr;
 };
 
-// The heads whose rows of kv_b this node holds; without kv_b (MHA) an even share.
-HeadRange HeadsOfNode(const Config& c, const Matrix& kv_b, const HostShard* shard, int node,
-                      int nodes) {
-  if (!kv_b) {
-    return {c.num_attention_heads * node / nodes, c.num_attention_heads * (node + 1) / nodes};
-  }
-  if (shard == nullptr) return {};
-  const std::int64_t rows = c.qk_nope_head_dim + c.v_head_dim;
-  return {shard->row0 / rows, shard->row1 / rows};
-}
-
-const HostShard* ShardOfNode(const Matrix& m, int node) {
-  for (const HostShard& s : m.shards) {
-    if (s.node == node) return &s;
-  }
-  return nullptr;
+// The heads whose maps this node holds; without any (MHA) an even share.
+HeadRange HeadsOfNode(const Config& c, const HeadMaps& maps, const Worker& w, int nodes) {
+  if (c.attention == AttentionKind::kMla) return {maps.first(), maps.last()};
+  return {c.num_attention_heads * w.node / nodes, c.num_attention_heads * (w.node + 1) / nodes};
 }
 
 }  // namespace
@@ -261,28 +239,29 @@ void Attention::CheckHostScratch() const {
 }
 
 void Attention::AttendOnHost(int layer) {
-  const Matrix& kv_b = f_.weights.layers[layer].attention.kv_b;
+  const AttentionWeights& weights = f_.weights.layers[layer].attention;
   const Config& c = f_.config;
   const std::int64_t T = f_.T();
   const std::int64_t tiles = (T + kRowTile - 1) / kRowTile;
-  if (kv_b) f_.host.metrics.host_weight_bytes += kv_b.info->bytes();
+  for (const Matrix* m : {&weights.kv_b, &weights.k_b, &weights.v_b}) {
+    if (*m) f_.host.metrics.host_weight_bytes += m->info->bytes();
+  }
   f_.host.ResetTickets();
   f_.host.pool.Run([&](const Worker& w) {
-    const HostShard* shard = ShardOfNode(kv_b, w.node);
-    const HeadRange heads = HeadsOfNode(c, kv_b, shard, w.node, f_.host.pool.nodes());
+    HeadTask task(f_, layer, w.node, q_, out_, f_.host.scratch(w));
+    const HeadRange heads = HeadsOfNode(c, task.maps(), w, f_.host.pool.nodes());
     const std::int64_t n = heads.last - heads.first;
     if (n == 0) return;
     const std::int64_t group = HeadGroup(n, tiles, w.count_in_node);
     const std::int64_t groups = (n + group - 1) / group;
-    HeadTask task(f_, layer, q_, out_, f_.host.scratch(w));
     for (std::int64_t i = f_.host.tickets[w.node].Take(); i < groups * tiles;
          i = f_.host.tickets[w.node].Take()) {
       const std::int64_t head0 = heads.first + i % groups * group;
       const std::int64_t count = std::min(group, heads.last - head0);
       const std::int64_t t0 = i / groups * kRowTile;
       const std::int64_t t1 = std::min(T, t0 + kRowTile);
-      if (shard != nullptr) {
-        task.Mla(*shard, head0, count, t0, t1);
+      if (c.attention == AttentionKind::kMla) {
+        task.Mla(head0, count, t0, t1);
       } else {
         task.Mha(head0, count, t0, t1);
       }
