@@ -82,6 +82,13 @@ void GgufKeyValues::Add(std::string_view key, std::span<const std::uint64_t> val
   for (const std::uint64_t value : values) Append(bytes_, value);
 }
 
+void GgufKeyValues::Add(std::string_view key, const GgufValue& value) {
+  Key(key, value.type);
+  if (value.type == kArray) AppendArrayStart(bytes_, value.element, value.count);
+  if (value.type == kString) return AppendString(bytes_, value.bytes);
+  bytes_.append(value.bytes);
+}
+
 std::int64_t GgufOutTensor::elements() const {
   std::int64_t product = 1;
   for (const std::int64_t dimension : dimensions) product *= dimension;

@@ -28,6 +28,7 @@ class GgufKeyValues {
   void Add(std::string_view key, std::span<const std::string> values);
   void Add(std::string_view key, std::span<const std::int32_t> values);
   void Add(std::string_view key, std::span<const std::uint64_t> values);
+  void Add(std::string_view key, const GgufValue& value);  // as another file has it
 
   const std::string& bytes() const { return bytes_; }
   std::uint64_t count() const { return count_; }

@@ -69,7 +69,8 @@ std::vector<std::string> Merges(const JsonFields& model) {
     }
     std::string both;
     for (const simdjson::dom::element half : simdjson::dom::array(entry)) {
-      both += (both.empty() ? "" : " ") + std::string(std::string_view(half));
+      if (!both.empty()) both += ' ';
+      both += std::string_view(half);
     }
     merges.push_back(std::move(both));
   }
@@ -185,6 +186,12 @@ GgufVocabulary SyntheticVocabulary(const Config& config) {
     }
   }
   return vocabulary;
+}
+
+void CopyVocabulary(const GgufMetadata& from, GgufKeyValues& metadata) {
+  for (const auto& [key, value] : from.entries()) {
+    if (key.starts_with("tokenizer.")) metadata.Add(key, value);
+  }
 }
 
 void AddVocabulary(const GgufVocabulary& vocabulary, GgufKeyValues& metadata) {

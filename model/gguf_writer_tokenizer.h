@@ -30,5 +30,7 @@ GgufVocabulary ReadVocabulary(const std::string& model_dir, const Config& config
 GgufVocabulary SyntheticVocabulary(const Config& config);
 
 void AddVocabulary(const GgufVocabulary& vocabulary, GgufKeyValues& metadata);
+// That of another GGUF file, as it is.
+void CopyVocabulary(const GgufMetadata& from, GgufKeyValues& metadata);
 
 }  // namespace tandem

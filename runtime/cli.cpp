@@ -39,6 +39,7 @@ void AddCommands(CLI::App& app, Command& chosen) {
   AddTuneCommand(app, chosen);
   AddCalibrateCommand(app, chosen);
   AddConvertCommand(app, chosen);
+  AddVerifyCommand(app, chosen);
   AddConfigCommand(app, chosen);
 }
 

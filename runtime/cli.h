@@ -26,6 +26,7 @@ void AddBenchCommand(CLI::App& app, Command& chosen);
 void AddTuneCommand(CLI::App& app, Command& chosen);
 void AddCalibrateCommand(CLI::App& app, Command& chosen);
 void AddConvertCommand(CLI::App& app, Command& chosen);
+void AddVerifyCommand(CLI::App& app, Command& chosen);
 void AddConfigCommand(CLI::App& app, Command& chosen);
 
 }  // namespace tandem

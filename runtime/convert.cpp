@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "memory/error.h"
+#include "model/gguf.h"
 #include "model/gguf_name.h"
 #include "model/gguf_writer.h"
 #include "model/gguf_writer_config.h"
@@ -139,11 +140,18 @@ class Conversion {
   std::exception_ptr failure_;
 };
 
-GgufVocabulary VocabularyOf(const Model& model) {
-  if (model.path.empty()) return SyntheticVocabulary(model.config);
+void AddVocabularyOf(const Model& model, GgufKeyValues& metadata) {
+  if (model.path.empty()) return AddVocabulary(SyntheticVocabulary(model.config), metadata);
+  if (IsModelFile(model.path)) return CopyVocabulary(Gguf(model.path).metadata(), metadata);
   GgufVocabulary vocabulary = ReadVocabulary(model.path, model.config);
   vocabulary.add_bos = ReadAddBos(model.path);
-  return vocabulary;
+  AddVocabulary(vocabulary, metadata);
+}
+
+// A model that has kv_b in two parts already stays so.
+KvbForm FormOf(const Model& model) {
+  const TensorInfo* split = model.tensors.Find(Role::kAttention, Part::kKB, 0);
+  return split != nullptr ? KvbForm::kSplit : KvbFormFor(model.config);
 }
 
 bool IsQuantized(const std::vector<OutTensor>& tensors) {
@@ -158,7 +166,7 @@ GgufKeyValues MetadataOf(const Model& model, const Recipe& recipe, KvbForm form,
   metadata.Add("general.name", model.name);
   if (const auto type = GgufFileType(recipe.mix)) metadata.Add("general.file_type", *type);
   if (quantized) metadata.Add("general.quantization_version", kQuantizationVersion);
-  AddVocabulary(VocabularyOf(model), metadata);
+  AddVocabularyOf(model, metadata);
   return metadata;
 }
 
@@ -188,7 +196,7 @@ void CheckOut(const ConvertOptions& options) {
 ConvertResult Convert(const Model& model, const ConvertOptions& options, ProgressSink* progress) {
   CheckOut(options);
   CheckGgufConfig(model.config);
-  const KvbForm form = KvbFormFor(model.config);
+  const KvbForm form = FormOf(model);
   QuantizedModel quantized = QuantizedForGguf(model, options.recipe, form);
   const std::vector<OutTensor> tensors = OutTensors(quantized.model);
   std::vector<GgufOutTensor> infos;
