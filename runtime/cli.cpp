@@ -40,6 +40,7 @@ void AddCommands(CLI::App& app, Command& chosen) {
   AddCalibrateCommand(app, chosen);
   AddConvertCommand(app, chosen);
   AddVerifyCommand(app, chosen);
+  AddPerplexityCommand(app, chosen);
   AddConfigCommand(app, chosen);
 }
 

@@ -27,6 +27,7 @@ void AddTuneCommand(CLI::App& app, Command& chosen);
 void AddCalibrateCommand(CLI::App& app, Command& chosen);
 void AddConvertCommand(CLI::App& app, Command& chosen);
 void AddVerifyCommand(CLI::App& app, Command& chosen);
+void AddPerplexityCommand(CLI::App& app, Command& chosen);
 void AddConfigCommand(CLI::App& app, Command& chosen);
 
 }  // namespace tandem
