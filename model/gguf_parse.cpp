@@ -9,6 +9,7 @@
 #include "model/gguf.h"
 #include "model/gguf_type.h"
 #include "model/tokenizer_bytes.h"
+#include "model/utf8.h"
 
 namespace tandem {
 namespace {
@@ -138,7 +139,7 @@ class Parser {
     Throw<CheckpointError>(
         "{}: no GGUF file: expected it to begin with 'GGUF', found {} (--model takes a GGUF file, "
         "or a folder with config.json and safetensors files)",
-        input_.name, QuotedToken(magic));
+        input_.name, QuotedToken(LossyUtf8(magic)));
   }
 
   void ReadVersion() {

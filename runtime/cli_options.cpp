@@ -58,8 +58,9 @@ void AddSettingOption(CLI::App& app, SessionOptions& options, const Setting& set
 
 void AddSourceOptions(CLI::App& app, SessionOptions& options, Source source) {
   CLI::Option* model = app.add_option("-m,--model", options.model_dir,
-                                      "folder with config.json and safetensors files");
-  model->type_name("DIR");
+                                      "folder with config.json and safetensors files, or a GGUF "
+                                      "file (any part of a split one)");
+  model->type_name("DIR|FILE");
   if (source == Source::kModel) {
     model->required();
     return;

@@ -39,7 +39,7 @@ struct ChatFlags {
 
 ChatFormat FormatOf(const Session& session, const Tokenizer& tokenizer) {
   const Model& model = session.model;
-  const ChatFormat format = DetectChatFormat(model.config, tokenizer, ReadChatTemplate(model.path));
+  const ChatFormat format = ReadChatFormat(model.path, model.config, tokenizer);
   if (format == ChatFormat::kNone) {
     Throw<CheckpointError>("{}: this model has no chat tokens; `tandem run` continues a text",
                            model.path);

@@ -1,21 +1,25 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
-#include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "memory/dtype.h"
 #include "model/chat_format.h"
+#include "model/gguf.h"
 #include "model/tensor_list.h"
 #include "model/tensor_source.h"
 #include "model/tokenizer.h"
+#include "model/tokenizer_bytes.h"
 #include "placement/byte_size.h"
 #include "runtime/cli.h"
 #include "runtime/cli_options.h"
@@ -68,14 +72,52 @@ std::int64_t TotalParameters(const TensorList& tensors) {
 }
 
 std::string ChatFormatOf(const Model& model) {
-  const std::filesystem::path dir = model.path;
-  if (model.path.empty() || !std::filesystem::exists(dir / "tokenizer.json")) {
+  if (model.path.empty() || !HasTokenizer(model.path)) {
     return std::string(Name(ChatFormat::kNone));
   }
   const Tokenizer tokenizer = ReadTokenizer(model.path, model.config.vocab_size);
-  const std::string chat_template = ReadChatTemplate(model.path);
-  return std::string(Name(DetectChatFormat(model.config, tokenizer, chat_template)));
+  return std::string(Name(ReadChatFormat(model.path, model.config, tokenizer)));
 }
+
+// Bytes of a role by type, the most first.
+std::vector<std::pair<DType, std::uint64_t>> FormatsOf(const TensorList& tensors, Role role) {
+  std::map<DType, std::uint64_t> bytes;
+  for (const TensorInfo& t : tensors.all()) {
+    if (t.role == role) bytes[t.dtype] += t.bytes();
+  }
+  std::vector<std::pair<DType, std::uint64_t>> sorted(bytes.begin(), bytes.end());
+  std::ranges::stable_sort(sorted, std::greater<>(), &std::pair<DType, std::uint64_t>::second);
+  return sorted;
+}
+
+// "Q4_K 81 %, Q6_K 19 %", or the one type that there is.
+std::string FormatMix(const TensorList& tensors, Role role) {
+  const auto formats = FormatsOf(tensors, role);
+  if (formats.size() == 1) return std::string(Name(formats[0].first));
+  const auto all = static_cast<double>(tensors.Bytes(role));
+  std::vector<std::string> parts;
+  for (const auto& [type, bytes] : formats) {
+    const double percent = 100 * static_cast<double>(bytes) / all;
+    parts.push_back(percent < 0.5 ? fmt::format("{} <1 %", Name(type))
+                                  : fmt::format("{} {:.0f} %", Name(type), percent));
+  }
+  return fmt::format("{}", fmt::join(parts, ", "));
+}
+
+// What a GGUF file says of itself.
+Json ContainerJson(const Gguf& gguf) {
+  const GgufMetadata& m = gguf.metadata();
+  return {{"version", gguf.version()},
+          {"files", gguf.files().size()},
+          {"tensors", gguf.tensors().size()},
+          {"alignment", gguf.alignment()},
+          {"metadata_keys", m.entries().size()},
+          {"architecture", m.String("general.architecture", "")},
+          {"tokenizer", m.String("tokenizer.ggml.model", "")},
+          {"pre_tokenizer", m.String("tokenizer.ggml.pre", "")}};
+}
+
+bool IsGguf(const Model& model) { return !model.path.empty() && IsModelFile(model.path); }
 
 std::string Shape(const TensorInfo& t) { return fmt::format("[{}]", fmt::join(t.shape, ", ")); }
 
@@ -120,8 +162,16 @@ void PrintJson(const Model& model, bool all_tensors) {
                  {"active", ActiveParameters(model.config, model.tensors)},
                  {"mtp", model.tensors.Elements(Role::kMtp)}}},
                {"bytes", Json::object()},
+               {"formats", Json::object()},
                {"tensors", Json::array()}};
-  for (const Role role : kRoles) json["bytes"][std::string(Name(role))] = model.tensors.Bytes(role);
+  if (IsGguf(model)) json["gguf"] = ContainerJson(Gguf(model.path));
+  for (const Role role : kRoles) {
+    const std::string name(Name(role));
+    json["bytes"][name] = model.tensors.Bytes(role);
+    for (const auto& [type, bytes] : FormatsOf(model.tensors, role)) {
+      json["formats"][name][std::string(Name(type))] = bytes;
+    }
+  }
   if (all_tensors) {
     for (const TensorInfo& t : model.tensors.all()) json["tensors"].push_back(ToJson(t));
   } else {
@@ -135,9 +185,22 @@ void PrintJson(const Model& model, bool all_tensors) {
   fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
 }
 
+void PrintContainer(const Model& model) {
+  const Gguf gguf(model.path);
+  fmt::print("file          GGUF version {}: {} tensors in {} file(s), {} metadata keys, {}\n",
+             gguf.version(), gguf.tensors().size(), gguf.files().size(),
+             gguf.metadata().entries().size(),
+             gguf.metadata().Has("tokenizer.ggml.model")
+                 ? fmt::format("tokenizer {} ({})",
+                               QuotedToken(gguf.metadata().String("tokenizer.ggml.pre", "unnamed")),
+                               HasTokenizer(model.path) ? "known" : "not known: token ids only")
+                 : "no tokenizer");
+}
+
 void PrintArchitecture(const Model& model) {
   const Config& c = model.config;
   fmt::print("model         {}\n", model.name);
+  if (IsGguf(model)) PrintContainer(model);
   fmt::print("architecture  {}: {} attention, {} layers ({} MoE), hidden size {}, vocabulary {}\n",
              c.model_type, c.attention == AttentionKind::kMla ? "MLA" : "MHA", c.num_hidden_layers,
              MoeLayers(c), c.hidden_size, c.vocab_size);
@@ -156,11 +219,14 @@ void PrintArchitecture(const Model& model) {
 }
 
 void PrintRoles(const TensorList& tensors) {
-  Table table({{"role"}, {"parameters", Table::Align::kRight}, {"bytes", Table::Align::kRight}});
+  Table table({{"role"},
+               {"parameters", Table::Align::kRight},
+               {"bytes", Table::Align::kRight},
+               {"formats"}});
   for (const Role role : kRoles) {
     if (tensors.Elements(role) == 0) continue;
     table.Add({std::string(Name(role)), FormatCount(tensors.Elements(role)),
-               FormatBytes(tensors.Bytes(role))});
+               FormatBytes(tensors.Bytes(role)), FormatMix(tensors, role)});
   }
   fmt::print("\n{}", table.ToText());
 }

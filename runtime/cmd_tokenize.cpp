@@ -9,6 +9,7 @@
 
 #include "memory/error.h"
 #include "model/config.h"
+#include "model/open_model.h"
 #include "model/tokenizer.h"
 #include "runtime/cli.h"
 #include "runtime/cli_options.h"
@@ -31,7 +32,7 @@ void Decode(const Tokenizer& tokenizer, std::string_view text) {
 }
 
 void Tokenize(const TokenizeFlags& flags) {
-  const Config config = ReadConfig(flags.session.model_dir);
+  const Config config = ReadModelConfig(flags.session.model_dir);
   const Tokenizer tokenizer = ReadTokenizer(flags.session.model_dir, config.vocab_size);
   const std::string text = flags.text == "-" ? ReadText("-") : flags.text;
   if (flags.decode) return Decode(tokenizer, text);

@@ -11,6 +11,7 @@
 
 #include "memory/error.h"
 #include "memory/file.h"
+#include "model/gguf.h"
 
 namespace tandem {
 namespace {
@@ -45,8 +46,11 @@ std::vector<std::int32_t> EncodePrompt(std::string_view text, const Config& conf
   return ids;
 }
 
-bool ReadAddBos(const std::string& model_dir) {
-  const std::string file = (std::filesystem::path(model_dir) / "tokenizer_config.json").string();
+bool ReadAddBos(const std::string& model_path) {
+  if (IsModelFile(model_path)) {
+    return Gguf(model_path).metadata().Bool("tokenizer.ggml.add_bos_token", true);
+  }
+  const std::string file = (std::filesystem::path(model_path) / "tokenizer_config.json").string();
   if (!std::filesystem::exists(file)) return true;
   const auto json = nlohmann::json::parse(ReadWholeFile(std::filesystem::path(file), kMaxTextBytes),
                                           nullptr, /*allow_exceptions=*/false);

@@ -15,9 +15,10 @@ namespace tandem {
 std::vector<std::int32_t> EncodePrompt(std::string_view text, const Config& config,
                                        const Tokenizer& tokenizer, bool add_bos);
 
-// add_bos_token of tokenizer_config.json; true where the file or the field is absent, as these
-// families were trained so. Throws CheckpointError if the file is damaged.
-bool ReadAddBos(const std::string& model_dir);
+// add_bos_token of a folder's tokenizer_config.json or of a GGUF file's metadata; true where the file
+// or the field is absent, as these families were trained so. Throws CheckpointError if the file is
+// damaged.
+bool ReadAddBos(const std::string& model_path);
 
 // A whole file, or standard input for "-". Throws SystemError: 66 if it is absent, 74 if it cannot
 // be read or is larger than 64 MiB.

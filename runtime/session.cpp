@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "memory/error.h"
+#include "model/open_model.h"
 #include "model/quantized_model.h"
 #include "placement/machine_file.h"
 #include "placement/nearest.h"
@@ -133,11 +134,14 @@ std::optional<RoutingStatistics> StatisticsOf(const Profile& profile, const Mode
 
 QuantizedModel OpenInFormats(const SessionOptions& options) {
   if (options.model_dir.empty() == options.synthetic.empty()) {
-    throw UsageError("expected either --model DIR or --synthetic SPEC");
+    throw UsageError("expected either --model DIR (or FILE.gguf) or --synthetic SPEC");
   }
   const Recipe recipe = RecipeOf(options.formats);
-  Model model = options.model_dir.empty() ? OpenSynthetic(options.synthetic)
-                                          : OpenCheckpoint(options.model_dir);
+  Model model =
+      options.model_dir.empty() ? OpenSynthetic(options.synthetic) : OpenModel(options.model_dir);
+  for (const std::string& warning : model.warnings) {
+    fmt::print(stderr, "tandem: warning: {}\n", warning);
+  }
   if (recipe.empty()) return {std::move(model), {}};
   return Quantized(std::move(model), recipe);
 }

@@ -18,7 +18,7 @@ namespace tandem {
 // What every command that touches a model is told: --model or --synthetic, --profile, and the flags
 // that override the profile.
 struct SessionOptions {
-  std::string model_dir;  // one of these two
+  std::string model_dir;  // a folder or a GGUF file; one of these two
   std::string synthetic;
   FormatOptions formats;  // the model is quantised to these as it is loaded
   std::string profile;
