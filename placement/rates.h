@@ -37,7 +37,7 @@ struct NodeRates {
 };
 
 // The CPU kernels, run by a team of `threads` threads over all nodes in proportion to their cores,
-// on weights in main memory (not in a cache). Activations f32.
+// on weights in main memory (not in a cache). Activations as fast runs have them.
 struct TeamRates {
   int threads = 0;
   // One product y[rows, n] = x[rows, k] w[n, k]^T; axes n, k, rows. By weight format.

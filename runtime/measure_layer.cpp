@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "memory/error.h"
+#include "model/quantize.h"
 
 namespace tandem {
 namespace {
@@ -58,6 +59,9 @@ HostLayerBench::HostLayerBench(MeasuredWeights& weights, const Config& config, P
   TANDEM_CHECK(plan_.max_rows <= kMostRows);
   layers_.layers.resize(1);
   Fill(forward_.h.row(0), plan_.max_rows * config_.hidden_size);
+  for (std::int64_t t = 0; t < plan_.max_rows; ++t) {
+    forward_.h.Shade(host_.kernels, t, 0, config_.hidden_size);
+  }
   Fill(attention_.q_.row(0), plan_.max_rows * attention_.q_.stride());
   const HostBuffer& kv = forward_.kv[0].host;
   host_.pool.Run([&](const Worker& w) {
@@ -79,7 +83,7 @@ void HostLayerBench::PrepareExperts(DType type, std::int64_t experts, std::int64
     MlpWeights& w = experts_.emplace_back();
     w.gate = weights_.Next(type, F, D);
     w.up = weights_.Next(type, F, D);
-    w.down = weights_.Next(type, D, F);
+    w.down = weights_.Next(FittingFormat(type, F), D, F);
     // Ascending rows of the step, other ones for the next expert.
     const std::int64_t step = T / rows;
     for (std::int64_t i = 0; i < rows; ++i) {

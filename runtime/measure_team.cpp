@@ -15,7 +15,9 @@ namespace tandem {
 namespace {
 
 constexpr std::size_t kMiB = std::size_t{1} << 20;
-constexpr DType kFormats[] = {DType::kF32, DType::kBF16, DType::kF16, DType::kF8E4M3};
+// The other block formats cost what the nearer of these two costs per byte.
+constexpr DType kFormats[] = {DType::kF32,    DType::kBF16, DType::kF16,
+                              DType::kF8E4M3, DType::kQ8_0, DType::kQ4_K};
 constexpr std::int64_t kMostRows = 512;
 
 struct Grid {
@@ -48,17 +50,27 @@ Grid GridFor(bool full, bool quick) {
           {{256, 64}, {2048, 1408}, {7168, 2048}}};
 }
 
-// Activations of a step, touched.
+// Activations of a step with their shadows, touched.
 class Rows {
  public:
   explicit Rows(std::int64_t width)
-      : memory_(static_cast<std::size_t>(kMostRows * width) * sizeof(float)) {
-    std::fill_n(data(), kMostRows * width, 0.01F);
+      : values_(kMostRows * width),
+        f32_(static_cast<std::size_t>(values_) * sizeof(float)),
+        bf16_(static_cast<std::size_t>(values_) * sizeof(std::uint16_t)),
+        q8_(static_cast<std::size_t>(QuantizedFloats(values_)) * sizeof(float)) {
+    std::fill_n(data(), values_, 0.01F);
   }
-  float* data() const { return memory_.as<float>(); }
+  float* data() const { return f32_.as<float>(); }
+  // As rows of `width` values, the first `rows` of them with their shadows.
+  HostRows Shaded(const cpu::KernelTable& kernels, std::int64_t rows, std::int64_t width) const {
+    const HostActivation x(data(), bf16_.as<std::uint16_t>(), q8_.as<float>(), values_, width);
+    for (std::int64_t t = 0; t < rows; ++t) x.Shade(kernels, t, 0, width);
+    return x.rows();
+  }
 
  private:
-  HostBuffer memory_;
+  std::int64_t values_;
+  HostBuffer f32_, bf16_, q8_;
 };
 
 // What one timed call may cost at most; beyond that it is measured smaller and scaled.
@@ -109,6 +121,7 @@ class Team {
       plan.devices = {beside};
     }
     plan.max_rows = kMostRows;
+    plan.bf16_many_rows = plan.block_formats = true;
     plan.kv_blocks = 1;
     return plan;
   }
@@ -135,7 +148,7 @@ class Team {
     Matrix w;
     const auto seconds_of = [&](const Sizes& s) {
       const auto [n, k, rows] = s;
-      const HostRows x_rows{.f32 = x.data(), .stride = k};
+      const HostRows x_rows = x.Shaded(host_.kernels, rows, k);
       const HostLinear task{&w, x_rows, nullptr, y.data(), n, rows, false};
       return meter_.Time([&] { w = weights_.Next(type, n, k); },
                          [&] {
