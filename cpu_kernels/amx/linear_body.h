@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cpu_kernels/amx/decode.h"
+#include "cpu_kernels/amx/store.h"
 #include "cpu_kernels/amx/tiles.h"
 #include "cpu_kernels/linear_rows.h"
 
@@ -27,30 +28,23 @@ constexpr std::int64_t kChunkTiles = kChunkCols / kTileCols;
 constexpr std::int64_t kMostRows = 512;
 constexpr std::int64_t kMostSumTiles = 256;
 
-// 528 KiB on the stack of the calling worker. In the order of use: x of one chunk where its rows
-// cannot be read in place, weights of one chunk as [32 columns][panel], sums as
-// [32 rows of w][tile of x][panel].
+// 528 KiB on the stack of the calling worker: x of one chunk, weights of one chunk as
+// [32 columns][panel], sums. Rows of x are copied even where they could be read in place: their
+// distance is often a multiple of 4 KiB, which leaves them one set of L1 (the copy gains a third
+// for 256 rows).
 struct alignas(64) LinearScratch {
   std::uint16_t x[kMostRows * kChunkCols];
   std::uint16_t w[kChunkTiles * 2 * kTileBytes / 2];
   float sums[kMostSumTiles * kTileBytes / 4];
 };
 
-// Rows of x of the current chunk for the tile loads.
-struct XRows {
-  const std::uint16_t* first;
-  std::int64_t stride;
-};
-
 // One to two tiles of x times one to two panels of w over the columns of a chunk.
 template <int kX, int kW>
-TANDEM_INLINE void MultiplyTiles(const XRows& x, const TileSplit& split, std::int64_t tile,
+TANDEM_INLINE void MultiplyTiles(const std::uint16_t* x, const TileSplit& split, std::int64_t tile,
                                  const std::uint16_t* w, std::int64_t steps, bool first,
                                  float* sums) {
-  constexpr std::int64_t kTileFloats = kTileBytes / 4;
-  const std::uint16_t* x0 = x.first + split.First(tile) * x.stride;
-  const std::uint16_t* x1 = x.first + split.First(tile + kX - 1) * x.stride;
-  const auto x_bytes = static_cast<std::size_t>(x.stride * 2);
+  const std::uint16_t* x0 = x + split.First(tile) * kChunkCols;
+  const std::uint16_t* x1 = x + split.First(tile + kX - 1) * kChunkCols;
   if (first) {
     _tile_zero(0);
     if constexpr (kW == 2) _tile_zero(1);
@@ -64,14 +58,14 @@ TANDEM_INLINE void MultiplyTiles(const XRows& x, const TileSplit& split, std::in
   }
   for (std::int64_t i = 0; i < steps; ++i) {
     _tile_loadd(6, w + i * kTileBytes, kTileRowBytes);
-    _tile_loadd(4, x0 + i * kTileCols, x_bytes);
+    _tile_loadd(4, x0 + i * kTileCols, kChunkCols * 2);
     _tile_dpbf16ps(0, 4, 6);
     if constexpr (kW == 2) {
       _tile_loadd(7, w + i * kTileBytes + kTileBytes / 2, kTileRowBytes);
       _tile_dpbf16ps(1, 4, 7);
     }
     if constexpr (kX == 2) {
-      _tile_loadd(5, x1 + i * kTileCols, x_bytes);
+      _tile_loadd(5, x1 + i * kTileCols, kChunkCols * 2);
       _tile_dpbf16ps(2, 5, 6);
       if constexpr (kW == 2) _tile_dpbf16ps(3, 5, 7);
     }
@@ -92,25 +86,19 @@ class TileLinear {
 
   TANDEM_INLINE void Run(std::int64_t n0, std::int64_t n1) {
     n0_ = n0;
+    sums_ = {s_.sums, n0, split_.count};
     n1_ = n1;
     Prefetch(n0, 0);
     // At least one turn: with no columns at all the sums are zero.
     for (std::int64_t k0 = 0; k0 == 0 || k0 < a_.K; k0 += kChunkCols) Chunk(k0);
-    for (std::int64_t t = 0; t < split_.count; ++t) StoreTile(t);
+    StoreSums(a_, t0_, split_, sums_, n1);
   }
 
  private:
   TANDEM_INLINE std::int64_t ChunkEnd(std::int64_t k0) const { return Min(a_.K, k0 + kChunkCols); }
-  TANDEM_INLINE std::int64_t RowOfX(std::int64_t t) const {
-    return a_.x_rows != nullptr ? a_.x_rows[t0_ + t] : t0_ + t;
-  }
   TANDEM_INLINE const std::uint16_t* X(std::int64_t t, std::int64_t k) const {
-    return static_cast<const std::uint16_t*>(a_.x) + RowOfX(t) * a_.x_stride + k;
+    return static_cast<const std::uint16_t*>(a_.x) + RowOfX(a_, t0_ + t) * a_.x_stride + k;
   }
-  TANDEM_INLINE float* Sums(std::int64_t n, std::int64_t tile) const {
-    return s_.sums + ((n - n0_) / 32 * split_.count + tile) * 2 * (kTileBytes / 4);
-  }
-
   TANDEM_INLINE void Prefetch(std::int64_t n, std::int64_t k0) const {
     for (std::int64_t r = n; r < Min(n1_, n + 32); r += kTileRows) {
       W weights;
@@ -121,17 +109,14 @@ class TileLinear {
 
   TANDEM_INLINE void Chunk(std::int64_t k0) {
     const std::int64_t k1 = ChunkEnd(k0);
-    const bool in_place = a_.x_rows == nullptr && (k1 - k0) % kTileCols == 0;
-    if (!in_place) CopyX(k0, k1);
-    const XRows x = in_place ? XRows{X(0, k0), a_.x_stride} : XRows{s_.x, kChunkCols};
+    CopyX(k0, k1);
     for (std::int64_t n = n0_; n < n1_; n += 32) {
       DecodeRows(n, k0, k1);
       FinishStores(&s_);
       // The next weights arrive while these are multiplied.
       n + 32 < n1_ ? Prefetch(n + 32, k0) : Prefetch(n0_, Min(k1, a_.K));
       const std::int64_t steps = (k1 - k0 + kTileCols - 1) / kTileCols;
-      n1_ - n > kTileRows ? MultiplyRows<2>(x, n, steps, k0 == 0)
-                          : MultiplyRows<1>(x, n, steps, k0 == 0);
+      n1_ - n > kTileRows ? MultiplyRows<2>(n, steps, k0 == 0) : MultiplyRows<1>(n, steps, k0 == 0);
     }
   }
 
@@ -145,13 +130,13 @@ class TileLinear {
 
   // 32 rows of w, or 16, times all rows of x.
   template <int kW>
-  TANDEM_INLINE void MultiplyRows(const XRows& x, std::int64_t n, std::int64_t steps, bool first) {
+  TANDEM_INLINE void MultiplyRows(std::int64_t n, std::int64_t steps, bool first) {
     std::int64_t tile = 0;
     for (; tile + 2 <= split_.count; tile += 2) {
-      MultiplyTiles<2, kW>(x, split_, tile, s_.w, steps, first, Sums(n, tile));
+      MultiplyTiles<2, kW>(s_.x, split_, tile, s_.w, steps, first, sums_.At(n, tile));
     }
     if (tile < split_.count) {
-      MultiplyTiles<1, kW>(x, split_, tile, s_.w, steps, first, Sums(n, tile));
+      MultiplyTiles<1, kW>(s_.x, split_, tile, s_.w, steps, first, sums_.At(n, tile));
     }
   }
 
@@ -168,27 +153,11 @@ class TileLinear {
     }
   }
 
-  TANDEM_INLINE void StoreTile(std::int64_t tile) const {
-    for (std::int64_t r = split_.Repeated(tile); r < split_.height; ++r) {
-      const std::int64_t t = t0_ + split_.First(tile) + r;
-      float* y = a_.y + (a_.y_rows != nullptr ? a_.y_rows[t] : t) * a_.y_stride;
-      for (std::int64_t n = n0_; n < n1_; n += kTileRows) {
-        const std::int64_t panel = (n - n0_) / kTileRows % 2;
-        const float* sums = Sums(n, tile) + panel * (kTileBytes / 4) + r * kTileRows;
-        StoreRow(y + n, Min(n1_ - n, kTileRows), _mm512_load_ps(sums));
-      }
-    }
-  }
-  TANDEM_INLINE void StoreRow(float* y, std::int64_t count, __m512 sums) const {
-    const auto in = static_cast<__mmask16>((1U << count) - 1);
-    if (a_.accumulate) sums = _mm512_add_ps(sums, _mm512_maskz_loadu_ps(in, y));
-    _mm512_mask_storeu_ps(y, in, sums);
-  }
-
   const LinearArgs& a_;
   const std::int64_t t0_;
   const TileSplit split_;
   LinearScratch& s_;
+  SumTiles sums_ = {};
   std::int64_t n0_ = 0;
   std::int64_t n1_ = 0;
 };

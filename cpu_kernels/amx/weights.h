@@ -56,11 +56,21 @@ TANDEM_INLINE __m512i WithBit(__m512i code, const Codes1& q, int v, int to) {
       _mm512_test_epi8_mask(LoadBytes(q), _mm512_set1_epi8(static_cast<char>(1 << v)));
   return _mm512_mask_add_epi8(code, set, code, _mm512_set1_epi8(static_cast<char>(1 << to)));
 }
-// The values of a table of signed bytes, made unsigned by adding `offset`.
-TANDEM_INLINE __m512i LookUp(const std::int8_t (&table)[16], int offset, __m512i nibbles) {
-  const __m128i row = _mm_add_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)),
-                                   _mm_set1_epi8(static_cast<char>(offset)));
-  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(row), nibbles);
+// A copy of a table that is this folder's own (the original is one object for the whole program).
+struct SignedTable {
+  std::int8_t values[16];
+  constexpr explicit SignedTable(const std::int8_t (&from)[16]) : values() {
+    for (int i = 0; i < 16; ++i) values[i] = from[i];
+  }
+};
+constexpr SignedTable kIq4(kIq4Values);
+constexpr SignedTable kE2m1(kE2m1Doubled);
+
+// The table's values, made unsigned by adding `offset`.
+TANDEM_INLINE __m512i LookUp(const SignedTable& table, int offset, __m512i nibbles) {
+  const __m128i row = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table.values));
+  const __m128i moved = _mm_add_epi8(row, _mm_set1_epi8(static_cast<char>(offset)));
+  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(moved), nibbles);
 }
 
 // Each format: Unit, its columns, the columns of a run that share a scale, bits of a code (8 where
@@ -126,7 +136,7 @@ struct IQ4_NL {
   static constexpr int kColumns = 32, kRun = 32, kOffset = 128;
   static constexpr bool kWide = true, kHasMin = false;
   static TANDEM_INLINE __m512i Codes(const Unit& u, int quad) {
-    return LookUp(kIq4Values, kOffset, Nibbles(u.q, quad));
+    return LookUp(kIq4, kOffset, Nibbles(u.q, quad));
   }
   static TANDEM_INLINE void Scales(const Unit& u, ScaleAdd* s) {
     s[0] = Symmetric(HalfLanes(u.d), kOffset);
@@ -138,7 +148,7 @@ struct MXFP4 {
   static constexpr int kColumns = 32, kRun = 32, kOffset = 16;
   static constexpr bool kWide = false, kHasMin = false;
   static TANDEM_INLINE __m512i Codes(const Unit& u, int quad) {
-    return LookUp(kE2m1Doubled, kOffset, Nibbles(u.q, quad));
+    return LookUp(kE2m1, kOffset, Nibbles(u.q, quad));
   }
   // 2^(e - 128), e = 0 ... 255, as 1 with an exponent added: right for subnormals too.
   static TANDEM_INLINE void Scales(const Unit& u, ScaleAdd* s) {
@@ -241,7 +251,7 @@ struct IQ4_XS {
   static constexpr int kColumns = 256, kRun = 32, kOffset = 128;
   static constexpr bool kWide = true, kHasMin = false;
   static TANDEM_INLINE __m512i Codes(const Unit& u, int quad) {
-    return LookUp(kIq4Values, kOffset, Nibbles(u.q[quad / 8], quad % 8));
+    return LookUp(kIq4, kOffset, Nibbles(u.q[quad / 8], quad % 8));
   }
   static TANDEM_INLINE void Scales(const Unit& u, ScaleAdd* s) {
     const __m512 d = HalfLanes(u.d);
