@@ -5,6 +5,7 @@
 #include <ostream>
 
 #include "memory/cl_device.h"
+#include "model/open_model.h"
 #include "model/safetensors.h"
 #include "placement/planner.h"
 
@@ -79,7 +80,7 @@ bool HaveDevice() {
 }
 
 Engine MakeEngine(const std::string& model_dir, const Profile& profile, Precision precision) {
-  Model model = OpenCheckpoint(model_dir);
+  Model model = OpenModel(model_dir);
   const Machine machine =
       ReadMachine(profile.device == "none" ? ProbeDevices::kNo : ProbeDevices::kYes);
   Plan plan = MakePlan(model.config, model.tensors, machine, profile, precision);
