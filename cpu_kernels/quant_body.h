@@ -26,7 +26,7 @@ template <class S, class W>
 void QuantLinear(const LinearArgs& a) {
   if (a.T <= 0 || a.n1 <= a.n0) return;
   if (a.x_type == DType::kF32) return Exact<S, W>(a);
-  a.T <= S::kFewRows ? Few<S, W, S::kFewRows>(a) : Many<S, W>(a);
+  a.T <= kFewMaxT<S, W> ? Few<S, W>(a) : Many<S, W>(a);
 }
 
 }  // namespace

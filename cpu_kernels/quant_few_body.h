@@ -30,10 +30,11 @@ struct FewRows {
   XRowOfCodes x[kRows] = {};
   Term terms[kRows][kFewCols / kGroupCols * W::kRuns];
 
-  TANDEM_INLINE void StartStretch(const LinearArgs& a, std::int64_t t0, std::int64_t k0,
-                                  std::int64_t cols) {
+  // Rows from t1 on repeat the last one; their sums are dropped.
+  TANDEM_INLINE void StartStretch(const LinearArgs& a, std::int64_t t0, std::int64_t t1,
+                                  std::int64_t k0, std::int64_t cols) {
     for (int r = 0; r < kRows; ++r) {
-      x[r] = XCodes(a, t0 + r, k0);
+      x[r] = XCodes(a, Min(t0 + r, t1 - 1), k0);
       if constexpr (K::kHasTerms) MakeTerms<K>(x[r], cols / kGroupCols, W::kOffset, terms[r]);
     }
   }
@@ -139,35 +140,67 @@ struct FewRows {
   }
 };
 
+// The panel of row n times the rows [t0, t1), which `rows` has prepared unless they take more than
+// one stretch.
 template <class S, class W, int kRows>
-void FewRowsOf(const LinearArgs& a, std::int64_t t0) {
-  FewRows<S, W, kRows> rows;
-  std::int64_t prepared = -1;  // the first column of the stretch
-  for (std::int64_t n = a.n0; n < a.n1; n += kPanelRows) {
-    typename FewRows<S, W, kRows>::Sums sums = {};
-    for (std::int64_t k0 = 0; k0 < a.K; k0 += kFewCols) {
-      const std::int64_t cols = Min(kFewCols, a.K - k0);
-      if (k0 != prepared) rows.StartStretch(a, t0, k0, cols);
-      prepared = k0;
-      rows.Stretch(Units<W>(a, n, k0), cols, sums);
-    }
+void FewRowsOfPanel(const LinearArgs& a, std::int64_t n, std::int64_t t0, std::int64_t t1,
+                    FewRows<S, W, kRows>& rows) {
+  typename FewRows<S, W, kRows>::Sums sums = {};
+  for (std::int64_t k0 = 0; k0 < a.K; k0 += kFewCols) {
+    const std::int64_t cols = Min(kFewCols, a.K - k0);
+    if (a.K > kFewCols) rows.StartStretch(a, t0, t1, k0, cols);
+    rows.Stretch(Units<W>(a, n, k0), cols, sums);
+  }
 #pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
+  for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
-      for (int part = 0; part < kParts<S>; ++part) {
-        const std::int64_t row = n + part * S::kLanes;
-        if (row < a.n1) StoreLanes<S>(a, t0 + r, row, sums[r][part]);
-      }
+    for (int part = 0; part < kParts<S>; ++part) {
+      const std::int64_t row = n + part * S::kLanes;
+      if (t0 + r < t1 && row < a.n1) StoreLanes<S>(a, t0 + r, row, sums[r][part]);
     }
   }
 }
 
 template <class S, class W, int kRows>
-TANDEM_INLINE void Few(const LinearArgs& a) {
-  if (a.T == kRows) {
-    FewRowsOf<S, W, kRows>(a, 0);
-  } else if constexpr (kRows > 1) {
-    Few<S, W, kRows - 1>(a);
+void FewRowsOf(const LinearArgs& a, std::int64_t t0, std::int64_t t1) {
+  FewRows<S, W, kRows> rows;
+  if (a.K <= kFewCols) rows.StartStretch(a, t0, t1, 0, a.K);
+  for (std::int64_t n = a.n0; n < a.n1; n += kPanelRows) {
+    FewRowsOfPanel<S, W, kRows>(a, n, t0, t1, rows);
+  }
+}
+
+template <class S>
+constexpr int kFewNumbers = static_cast<int>(sizeof S::kFewRows / sizeof S::kFewRows[0]);
+template <class S>
+constexpr int kFewMost = S::kFewRows[kFewNumbers<S> - 1];
+
+// Up to here the panels themselves are read by every tile of rows. Two tiles are better than
+// decoding into L1 only where the codes are bytes already, and nothing is decoded twice.
+template <class S, class W>
+constexpr std::int64_t kFewMaxT = W::kMaxCode == 255 ? 2 * kFewMost<S> : kFewMost<S>;
+
+// By the smallest of the compiled numbers of rows that is enough.
+template <class S, class W, int kIndex>
+TANDEM_INLINE void FewRowsBy(const LinearArgs& a, std::int64_t t0, std::int64_t t1) {
+  if constexpr (kIndex + 1 < kFewNumbers<S>) {
+    if (t1 - t0 > S::kFewRows[kIndex]) return FewRowsBy<S, W, kIndex + 1>(a, t0, t1);
+  }
+  FewRowsOf<S, W, S::kFewRows[kIndex]>(a, t0, t1);
+}
+
+// In tiles of rows of x; all of them pass over a few panels, which stay in L2, before the next.
+template <class S, class W>
+void Few(const LinearArgs& a) {
+  constexpr std::int64_t kPanels = 8 * kPanelRows;
+  const std::int64_t tiles = (a.T + kFewMost<S> - 1) / kFewMost<S>;
+  if (tiles == 1) return FewRowsBy<S, W, 0>(a, 0, a.T);
+  LinearArgs some = a;
+  for (; some.n0 < a.n1; some.n0 += kPanels) {
+    some.n1 = Min(a.n1, some.n0 + kPanels);
+    for (std::int64_t i = 0; i < tiles; ++i) {
+      FewRowsBy<S, W, 0>(some, Cut(a.T, i, tiles), Cut(a.T, i + 1, tiles));
+    }
   }
 }
 

@@ -209,21 +209,49 @@ TANDEM_INLINE void ManyRowsBy(std::int64_t rows, const LinearArgs& a, std::int64
   }
 }
 
-// Where part i of T rows begins, cut into `parts` as equal as may be: no part of rows cut into
-// parts of at most 2 m has less than m, so that only m to 2 m need be compiled.
-TANDEM_INLINE std::int64_t Cut(std::int64_t T, std::int64_t i, std::int64_t parts) {
-  return T * i / parts;
+// Lines that will be decoded next, fetched a few with every tile of rows: decoding waits for memory
+// otherwise, and multiplying leaves it idle.
+struct Next {
+  const char* panels[2];  // of which the second may be absent
+  std::int64_t bytes;     // of each
+
+  TANDEM_INLINE void Prefetch(std::int64_t i, std::int64_t parts) const {
+    for (const char* panel : panels) {
+      if (panel == nullptr) continue;
+      for (std::int64_t at = Cut(bytes / 64, i, parts); at < Cut(bytes / 64, i + 1, parts); ++at) {
+        _mm_prefetch(panel + 64 * at, _MM_HINT_T0);
+      }
+    }
+  }
+};
+
+// What follows a stretch: more columns of the same panels, or the first of the next panels.
+template <class S, class W>
+Next NextOf(const LinearArgs& a, std::int64_t n, const Stretch& stretch) {
+  constexpr std::int64_t kRows = S::kManyVecs * S::kLanes;
+  const bool more = stretch.k0 + kManyCols < a.K;
+  const std::int64_t row = more ? n : n + kRows;
+  const std::int64_t k0 = more ? stretch.k0 + kManyCols : 0;
+  Next next{{nullptr, nullptr}, 0};
+  next.bytes = Min(kManyCols, a.K - k0) / kUnitCols<W> *
+               static_cast<std::int64_t>(sizeof(typename W::Panel));
+  for (std::int64_t i = 0; i * kPanelRows < kRows; ++i) {
+    const std::int64_t first = row + i * kPanelRows;
+    if (first < a.n1) next.panels[i] = reinterpret_cast<const char*>(Units<W>(a, first, k0));
+  }
+  return next;
 }
 
 // The decoded stretch times the rows [t0, t1).
 template <class S, class K>
 void MultiplyStretch(const LinearArgs& a, std::int64_t t0, std::int64_t t1, const Stretch& stretch,
-                     const Decoded<S, K>& s, KeptSums<S>* sums) {
+                     const Decoded<S, K>& s, const Next& next, KeptSums<S>* sums) {
   constexpr int kRows = kTileRows<S, K>;
   const std::int64_t tiles = (t1 - t0 + kRows - 1) / kRows;
   for (std::int64_t i = 0; i < tiles; ++i) {
     const std::int64_t t = Cut(t1 - t0, i, tiles);
     const std::int64_t rows = Cut(t1 - t0, i + 1, tiles) - t;
+    next.Prefetch(i, tiles);
     ManyRowsBy<S, K, kRows>(rows, a, t0 + t, stretch, s, sums + t);
   }
 }
@@ -248,7 +276,7 @@ void MultiplyPanels(const LinearArgs& a, std::int64_t n, std::int64_t t0, std::i
   do {  // once also for no columns, whose sums are 0
     stretch.groups = Min(kManyCols, a.K - stretch.k0) / kGroupCols;
     DecodeStretch<S, W>(a, n, stretch.k0, stretch.groups, decoded);
-    MultiplyStretch<S, K>(a, t0, t1, stretch, decoded, sums);
+    MultiplyStretch<S, K>(a, t0, t1, stretch, decoded, NextOf<S, W>(a, n, stretch), sums);
     stretch.k0 += kManyCols;
   } while (stretch.k0 < a.K);
   StoreKept<S>(a, n, t0, t1, sums);

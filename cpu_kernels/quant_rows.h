@@ -27,6 +27,12 @@ TANDEM_INLINE XRowOfCodes XCodes(const LinearArgs& a, std::int64_t t, std::int64
           a.x_sum + at / 16};
 }
 
+// Where part i of T rows begins, cut into `parts` as equal as may be: no part of rows cut into
+// parts of at most 2 m has less than m, so that only m to 2 m need be compiled.
+TANDEM_INLINE std::int64_t Cut(std::int64_t T, std::int64_t i, std::int64_t parts) {
+  return T * i / parts;
+}
+
 template <class W>
 constexpr std::int64_t kUnitCols = W::kGroups* kGroupCols;
 

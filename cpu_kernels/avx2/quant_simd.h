@@ -10,7 +10,7 @@ namespace {
 
 struct QuantSimd : Int256 {
   static constexpr bool kVnni = false;
-  static constexpr int kFewRows = 3;
+  static constexpr int kFewRows[] = {1, 2, 3, 4};
   static constexpr std::ptrdiff_t kAhead = 4096;  // bytes
 
   // vpmaddubsw adds two products in 16 bits with saturation; as many quads as cannot reach it are

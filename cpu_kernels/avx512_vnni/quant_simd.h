@@ -10,7 +10,7 @@ namespace {
 
 struct QuantSimd : Int512 {
   static constexpr bool kVnni = true;
-  static constexpr int kFewRows = 4;
+  static constexpr int kFewRows[] = {1, 2, 3, 4, 6, 8};
   static constexpr std::ptrdiff_t kAhead = 4096;  // bytes
 
   template <int kMaxCode, int kQuads>
