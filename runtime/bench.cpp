@@ -47,15 +47,14 @@ class Repetition {
   double Prefill() {
     const auto start = Clock::now();
     for (const std::int32_t sequence : sequences_) {
-      for (std::int64_t at = 0; at < options_.prompt_tokens; at += engine_.plan().max_rows) {
-        const std::int64_t end = std::min(at + engine_.plan().max_rows, options_.prompt_tokens);
-        std::vector<Row> rows;
-        for (std::int64_t p = at; p < end; ++p) rows.push_back(RandomRow(sequence, p));
-        rows.back().wants_logits = end == options_.prompt_tokens;
-        Step(rows);
-      }
+      Feed(sequence, options_.depth, options_.depth + options_.prompt_tokens);
     }
     return SecondsSince(start);
+  }
+
+  // Brings all sequences to their depth.
+  void Fill() {
+    for (const std::int32_t sequence : sequences_) Feed(sequence, 0, options_.depth);
   }
 
   // Seconds for gen_tokens steps, each with one token of every sequence. The tokens are random and
@@ -65,7 +64,7 @@ class Repetition {
     for (std::int64_t i = 0; i < options_.gen_tokens; ++i) {
       std::vector<Row> rows;
       for (const std::int32_t sequence : sequences_) {
-        rows.push_back(RandomRow(sequence, options_.prompt_tokens + i));
+        rows.push_back(RandomRow(sequence, options_.depth + options_.prompt_tokens + i));
         rows.back().wants_logits = true;
       }
       Step(rows);
@@ -77,6 +76,16 @@ class Repetition {
   std::uint64_t hash() const { return Hash(logits_); }
 
  private:
+  // Positions [from, to) of a sequence, in steps of the plan's rows.
+  void Feed(std::int32_t sequence, std::int64_t from, std::int64_t to) {
+    for (std::int64_t at = from; at < to; at += engine_.plan().max_rows) {
+      const std::int64_t end = std::min(at + engine_.plan().max_rows, to);
+      std::vector<Row> rows;
+      for (std::int64_t p = at; p < end; ++p) rows.push_back(RandomRow(sequence, p));
+      rows.back().wants_logits = end == to;
+      Step(rows);
+    }
+  }
   Row RandomRow(std::int32_t sequence, std::int64_t position) {
     const double vocab = static_cast<double>(engine_.config().vocab_size);
     const auto token = static_cast<std::int32_t>(random_.Uniform() * vocab);
@@ -99,6 +108,7 @@ void Repeat(Engine& engine, const BenchOptions& options, const std::function<boo
             BenchResult& result) {
   Repetition repetition(engine, options, interrupted);
   const auto sequences = static_cast<double>(options.sequences);
+  repetition.Fill();
   if (options.prompt_tokens > 0) {
     const double seconds = repetition.Prefill();
     result.prefill_tokens_per_s.push_back(sequences * static_cast<double>(options.prompt_tokens) /
@@ -126,6 +136,7 @@ BenchResult Bench(Engine& engine, const BenchOptions& options,
                   const std::function<bool()>& interrupted) {
   constexpr std::int64_t kWarmUpTokens = 8;
   BenchOptions warm_up = options;
+  warm_up.depth = 0;
   warm_up.prompt_tokens = std::min(options.prompt_tokens, engine.plan().max_rows);
   warm_up.gen_tokens = std::min(options.gen_tokens, kWarmUpTokens);
   BenchResult discarded;
@@ -144,6 +155,7 @@ BenchResult Bench(Engine& engine, const BenchOptions& options,
 PhaseSeconds BenchOnce(Engine& engine, const BenchOptions& options,
                        const std::function<bool()>& interrupted) {
   Repetition repetition(engine, options, interrupted);
+  repetition.Fill();
   PhaseSeconds seconds;
   seconds.prefill = repetition.Prefill();
   seconds.decode = repetition.Decode();

@@ -10,6 +10,7 @@
 namespace tandem {
 
 struct BenchOptions {
+  std::int64_t depth = 0;  // tokens that are in the cache before anything is timed
   std::int64_t prompt_tokens = 512;
   std::int64_t gen_tokens = 64;
   std::int64_t sequences = 1;

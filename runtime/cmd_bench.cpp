@@ -75,15 +75,16 @@ SessionOptions WithRoom(const BenchFlags& flags) {
   Give(options, "workload.sequences", "--sequences", b.sequences);
   Give(options, "workload.prompt_tokens", "--prompt-tokens", prompt);
   Give(options, "workload.answer_tokens", "--gen-tokens", answer);
-  const std::int64_t blocks = (prompt + answer + kBlock - 1) / kBlock;
+  const std::int64_t blocks = (b.depth + prompt + answer + kBlock - 1) / kBlock;
   if (!options.context) options.context = b.sequences * blocks * kBlock;
   return options;
 }
 
 void CheckRoom(const BenchFlags& flags, const Session& session) {
-  const std::int64_t tokens = flags.bench.prompt_tokens + flags.bench.gen_tokens;
+  const std::int64_t timed = flags.bench.prompt_tokens + flags.bench.gen_tokens;
+  const std::int64_t tokens = flags.bench.depth + timed;
   const std::int64_t needed = tokens * flags.bench.sequences;
-  if (tokens == 0) throw UsageError("--prompt-tokens and --gen-tokens are both 0");
+  if (timed == 0) throw UsageError("--prompt-tokens and --gen-tokens are both 0");
   if (needed > session.profile.context) {
     Throw<UsageError>("{} sequences of {} tokens, the context has room for {}: raise --ctx",
                       flags.bench.sequences, tokens, session.profile.context);
@@ -151,6 +152,7 @@ void PrintJson(const BenchFlags& flags, const Report& report) {
                {"where", report.where},
                {"version", TANDEM_VERSION},
                {"threads", report.threads},
+               {"depth", flags.bench.depth},
                {"prompt_tokens", flags.bench.prompt_tokens},
                {"gen_tokens", flags.bench.gen_tokens},
                {"sequences", flags.bench.sequences},
@@ -185,7 +187,8 @@ void PrintText(const BenchFlags& flags, const Report& report) {
   fmt::print("{}; {}\n{}, {} threads; {} sequence(s), {} repetitions\n\n", report.model,
              report.where, report.cpu, report.threads, b.sequences, b.repetitions);
   Table table({{"measured"}, {"median", Table::Align::kRight}, {"(min to max)"}, {"unit"}});
-  AddRow(table, fmt::format("prefill of {} tokens", b.prompt_tokens), r.prefill_tokens_per_s, 1,
+  const std::string after = b.depth > 0 ? fmt::format(" after {}", b.depth) : "";
+  AddRow(table, fmt::format("prefill of {} tokens{}", b.prompt_tokens, after), r.prefill_tokens_per_s, 1,
          "tokens/s");
   AddRow(table, fmt::format("decode of {} tokens", b.gen_tokens), r.decode_tokens_per_s, 1,
          "tokens/s");
@@ -219,6 +222,12 @@ void AddBenchCommand(CLI::App& app, Command& chosen) {
   auto* command = app.add_subcommand("bench", "measure prefill and decode");
   auto flags = std::make_shared<BenchFlags>();
   AddSourceOptions(*command, flags->session, Source::kModelOrSynthetic);
+  command
+      ->add_option("--depth", flags->bench.depth,
+                   "tokens in the cache of every sequence before anything is timed")
+      ->type_name("N")
+      ->check(CLI::Range(std::int64_t{0}, kMost))
+      ->capture_default_str();
   command->add_option("--prompt-tokens", flags->bench.prompt_tokens, "tokens to prefill")
       ->type_name("N")
       ->check(CLI::Range(std::int64_t{0}, kMost))
