@@ -6,7 +6,7 @@
 // The matrix is one expert of DeepSeek-V2-Lite with a K of whole blocks of 256, 1408 x 2048. Copies
 // of it fill 256 MB a thread and are used in turn, so weights come from memory and not from the
 // last-level cache. One thread is measured in CPU time, which other load on the machine disturbs
-// less; all threads in wall time, and then the rates are those of each of them.
+// less; all threads in wall time, with the rates of all together.
 #include <benchmark/benchmark.h>
 #include <immintrin.h>
 #include <sys/mman.h>
@@ -52,6 +52,9 @@ std::vector<std::byte> RandomPanels(DType type) {
   for (std::size_t i = 0; i < blocks.size(); ++i) {
     const auto bits = static_cast<std::uint8_t>(random());
     blocks[i] = static_cast<std::byte>(i % 2 == 1 ? 0x38 | (bits & 7) : bits & 0x3F);
+  }
+  if (type == DType::kMXFP4) {
+    for (std::size_t i = 0; i < blocks.size(); i += sizeof(BlockMXFP4)) blocks[i] = std::byte{120};
   }
   std::vector<std::byte> panels(PackedBytes(type, kN, kK) + 64);
   PackPanels(type, blocks.data(), kN, kK, panels.data());
