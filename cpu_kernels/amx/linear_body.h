@@ -11,11 +11,12 @@
 
 // y (+)= x w^T by tdpbf16ps, bf16 rows of x times weights of any format rounded to bf16.
 //
-// For every 256 columns: 32 rows of w are decoded into 16 KiB of tiles, which stay in L1 while all
-// rows of x (up to 512) pass by from L2, 32 at a time: 2 x 2 tiles of sums, so that four tiles
-// loaded feed four products. Sums of up to 65536 (x row, w row) pairs wait in L2 between the
-// columns. Decoding is thus paid once for 512 rows of x. Every (t, n) is summed in the order of its
-// columns, so a result depends on neither the tiling nor its neighbours.
+// For every 256 columns: up to 256 rows of w are decoded into tiles, 128 KiB in L2. Then 32 rows of
+// x at a time are copied to L1 and multiplied by all of them, 32 rows of w at a time: 2 x 2 tiles
+// of sums, so that four tiles loaded feed four products. The sums of up to 512 x 256 pairs of rows
+// wait in L2 for the next columns. Decoding is paid once for 512 rows of x, the copy of x once for
+// 256 rows of w: callers with many rows of x should ask for as many of w. Every (t, n) is summed in
+// the order of its columns, so a result depends on neither the tiling nor its neighbours.
 //
 // Included by the files of this folder only; in an unnamed namespace, so that no symbol leaves an
 // object file.
@@ -24,27 +25,28 @@ namespace tandem::cpu {
 namespace {
 
 constexpr std::int64_t kChunkCols = 256;
-constexpr std::int64_t kChunkTiles = kChunkCols / kTileCols;
+constexpr std::int64_t kXTile = kTileRows * kChunkCols;  // values of a tile of x in a chunk
+constexpr std::int64_t kPairValues = 2 * kXTile;         // and of two panels
+constexpr std::int64_t kGroupRows = 256;
 constexpr std::int64_t kMostRows = 512;
-constexpr std::int64_t kMostSumTiles = 256;
+constexpr std::int64_t kMostSumTiles = 512;
 
-// 528 KiB on the stack of the calling worker: x of one chunk, weights of one chunk as
-// [32 columns][panel], sums. Rows of x are copied even where they could be read in place: their
-// distance is often a multiple of 4 KiB, which leaves them one set of L1 (the copy gains a third
-// for 256 rows).
+// 656 KiB on the stack of the calling worker: x of one step, weights as [32 rows][32
+// columns][panel], sums. Rows of x are copied even where they could be read in place: their
+// distance is often a multiple of 4 KiB, which leaves them one set of L1 (measured: a third more
+// time at 256 rows).
 struct alignas(64) LinearScratch {
-  std::uint16_t x[kMostRows * kChunkCols];
-  std::uint16_t w[kChunkTiles * 2 * kTileBytes / 2];
+  std::uint16_t x[2 * kXTile];
+  std::uint16_t w[kGroupRows * kChunkCols];
   float sums[kMostSumTiles * kTileBytes / 4];
 };
 
 // One to two tiles of x times one to two panels of w over the columns of a chunk.
 template <int kX, int kW>
-TANDEM_INLINE void MultiplyTiles(const std::uint16_t* x, const TileSplit& split, std::int64_t tile,
-                                 const std::uint16_t* w, std::int64_t steps, bool first,
-                                 float* sums) {
-  const std::uint16_t* x0 = x + split.First(tile) * kChunkCols;
-  const std::uint16_t* x1 = x + split.First(tile + kX - 1) * kChunkCols;
+TANDEM_INLINE void MultiplyTiles(const std::uint16_t* x, const std::uint16_t* w, std::int64_t steps,
+                                 bool first, float* sums) {
+  const std::uint16_t* x0 = x;
+  const std::uint16_t* x1 = x + (kX - 1) * kXTile;
   if (first) {
     _tile_zero(0);
     if constexpr (kW == 2) _tile_zero(1);
@@ -58,14 +60,14 @@ TANDEM_INLINE void MultiplyTiles(const std::uint16_t* x, const TileSplit& split,
   }
   for (std::int64_t i = 0; i < steps; ++i) {
     _tile_loadd(6, w + i * kTileBytes, kTileRowBytes);
-    _tile_loadd(4, x0 + i * kTileCols, kChunkCols * 2);
+    _tile_loadd(4, x0 + i * kTileBytes / 2, kTileRowBytes);
     _tile_dpbf16ps(0, 4, 6);
     if constexpr (kW == 2) {
       _tile_loadd(7, w + i * kTileBytes + kTileBytes / 2, kTileRowBytes);
       _tile_dpbf16ps(1, 4, 7);
     }
     if constexpr (kX == 2) {
-      _tile_loadd(5, x1 + i * kTileCols, kChunkCols * 2);
+      _tile_loadd(5, x1 + i * kTileBytes / 2, kTileRowBytes);
       _tile_dpbf16ps(2, 5, 6);
       if constexpr (kW == 2) _tile_dpbf16ps(3, 5, 7);
     }
@@ -99,56 +101,60 @@ class TileLinear {
   TANDEM_INLINE const std::uint16_t* X(std::int64_t t, std::int64_t k) const {
     return static_cast<const std::uint16_t*>(a_.x) + RowOfX(a_, t0_ + t) * a_.x_stride + k;
   }
-  TANDEM_INLINE void Prefetch(std::int64_t n, std::int64_t k0) const {
-    for (std::int64_t r = n; r < Min(n1_, n + 32); r += kTileRows) {
+  TANDEM_INLINE std::int64_t GroupEnd(std::int64_t n) const { return Min(n1_, n + kGroupRows); }
+
+  template <class Fn>
+  TANDEM_INLINE void ForPanels(std::int64_t n, Fn&& fn) const {
+    for (std::int64_t r = n; r < GroupEnd(n); r += kTileRows) {
       W weights;
       weights.Prepare(a_, r, Min(kTileRows, n1_ - r));
-      weights.Prefetch(k0, ChunkEnd(k0));
+      fn(weights, (r - n) / kTileRows);
     }
+  }
+  TANDEM_INLINE void Prefetch(std::int64_t n, std::int64_t k0) const {
+    ForPanels(n, [&](const W& w, std::int64_t /*panel*/) { w.Prefetch(k0, ChunkEnd(k0)); });
+  }
+  // Two panels lie side by side, so that what is loaded together is near.
+  TANDEM_INLINE void Decode(std::int64_t n, std::int64_t k0) {
+    ForPanels(n, [&](const W& w, std::int64_t panel) {
+      w.Decode(k0, ChunkEnd(k0), s_.w + panel / 2 * kPairValues + panel % 2 * (kTileBytes / 2),
+               kTileBytes);
+    });
   }
 
   TANDEM_INLINE void Chunk(std::int64_t k0) {
-    const std::int64_t k1 = ChunkEnd(k0);
-    CopyX(k0, k1);
-    for (std::int64_t n = n0_; n < n1_; n += 32) {
-      DecodeRows(n, k0, k1);
-      FinishStores(&s_);
+    for (std::int64_t n = n0_; n < n1_; n += kGroupRows) {
+      Decode(n, k0);
       // The next weights arrive while these are multiplied.
-      n + 32 < n1_ ? Prefetch(n + 32, k0) : Prefetch(n0_, Min(k1, a_.K));
-      const std::int64_t steps = (k1 - k0 + kTileCols - 1) / kTileCols;
-      n1_ - n > kTileRows ? MultiplyRows<2>(n, steps, k0 == 0) : MultiplyRows<1>(n, steps, k0 == 0);
+      GroupEnd(n) < n1_ ? Prefetch(GroupEnd(n), k0) : Prefetch(n0_, ChunkEnd(k0));
+      std::int64_t tile = 0;
+      for (; tile + 2 <= split_.count; tile += 2) MultiplyGroup<2>(tile, n, k0);
+      if (tile < split_.count) MultiplyGroup<1>(tile, n, k0);
     }
   }
 
-  TANDEM_INLINE void DecodeRows(std::int64_t n, std::int64_t k0, std::int64_t k1) {
-    for (std::int64_t p = 0; p < 2 && n + p * kTileRows < n1_; ++p) {
-      W weights;
-      weights.Prepare(a_, n + p * kTileRows, Min(kTileRows, n1_ - n - p * kTileRows));
-      weights.Decode(k0, k1, s_.w + p * kTileBytes / 2, kTileBytes);
+  template <int kX>
+  TANDEM_INLINE void MultiplyGroup(std::int64_t tile, std::int64_t n, std::int64_t k0) {
+    for (std::int64_t i = 0; i < kX; ++i) CopyX(tile + i, k0, s_.x + i * kXTile);
+    FinishStores(&s_);
+    const std::int64_t steps = (ChunkEnd(k0) - k0 + kTileCols - 1) / kTileCols;
+    const std::uint16_t* w = s_.w;
+    for (std::int64_t r = n; r < GroupEnd(n); r += 2 * kTileRows, w += kPairValues) {
+      float* sums = sums_.At(r, tile);
+      n1_ - r > kTileRows ? MultiplyTiles<kX, 2>(s_.x, w, steps, k0 == 0, sums)
+                          : MultiplyTiles<kX, 1>(s_.x, w, steps, k0 == 0, sums);
     }
   }
 
-  // 32 rows of w, or 16, times all rows of x.
-  template <int kW>
-  TANDEM_INLINE void MultiplyRows(std::int64_t n, std::int64_t steps, bool first) {
-    std::int64_t tile = 0;
-    for (; tile + 2 <= split_.count; tile += 2) {
-      MultiplyTiles<2, kW>(s_.x, split_, tile, s_.w, steps, first, sums_.At(n, tile));
-    }
-    if (tile < split_.count) {
-      MultiplyTiles<1, kW>(s_.x, split_, tile, s_.w, steps, first, sums_.At(n, tile));
-    }
-  }
-
-  // The rows of a chunk one behind another, zeros where the last step lacks columns.
-  TANDEM_INLINE void CopyX(std::int64_t k0, std::int64_t k1) {
-    for (std::int64_t t = 0; t < split_.T; ++t) {
-      const std::uint16_t* from = X(t, k0);
-      std::uint16_t* to = s_.x + t * kChunkCols;
-      for (std::int64_t k = 0; k < k1 - k0; k += kTileCols) {
-        const std::int64_t left = k1 - k0 - k;
+  // A tile of x, zeros where the last step lacks columns.
+  TANDEM_INLINE void CopyX(std::int64_t tile, std::int64_t k0, std::uint16_t* to) const {
+    const std::int64_t cols = ChunkEnd(k0) - k0;
+    for (std::int64_t r = 0; r < split_.height; ++r, to += kTileCols) {
+      const std::uint16_t* from = X(split_.First(tile) + r, k0);
+      for (std::int64_t k = 0; k < cols; k += kTileCols) {
+        const std::int64_t left = cols - k;
         const __mmask32 in = left < kTileCols ? (1U << left) - 1 : 0xFFFFFFFF;
-        _mm512_store_si512(to + k, _mm512_maskz_loadu_epi16(in, from + k));
+        _mm512_store_si512(to + k * kTileRows, _mm512_maskz_loadu_epi16(in, from + k));
       }
     }
   }
