@@ -4,37 +4,42 @@
 
 #include "cpu_kernels/attention.h"
 #include "cpu_kernels/body.h"
+#include "cpu_kernels/kv_rows_body.h"
 #include "cpu_kernels/vector_body.h"
 
-// The one body of the vectorised attention; S as in linear_body.h, KV the element type of the
-// cache. Blocks of 64 keys are the outer loop, so a block comes from memory once for all heads;
-// where the heads share K and V (MLA), several of them share every load too. Each score has one
-// vector accumulator over dk and each output lane takes the keys in rising order, whatever the
-// grouping.
+// The one body of the vectorised attention in f32; S as in linear_body.h, KV the element type of
+// the cache. Blocks of 64 keys are the outer loop, so a block comes from memory once for all
+// queries; where the queries share K and V (MLA, or one head's rows), several of them share every
+// load too. Each score has one vector accumulator over dk and each output lane takes the keys in
+// rising order, whatever the grouping.
 
 namespace tandem::cpu {
 namespace {
 
-// One block of keys and the heads [h, h + kHeads), whose scores start at `scores`, 64 a head.
+// Finite, so that a block of which a query sees nothing leaves its state as it was.
+constexpr float kLowest = -3.0e38F;
+
+// One block of keys and the queries [h, h + kHeads).
 template <class S, class KV, int kHeads>
-struct HeadGroup {
+struct QueryGroup {
   using F = typename S::F;
   using Bits = typename KV::Bits;
   static constexpr std::int64_t kStep = 2 * S::kLanes;
 
   const AttentionArgs& a;
   const Bits* block;
+  std::int64_t row;  // elements between tokens
+  std::int64_t j0;   // the block's first key
   std::int64_t tokens;
   std::int64_t h;
-  bool first;  // nothing in out yet
-  float* scores;
+  float* scores;  // [kHeads, 64]
   float rescale[kHeads];
 
   const Bits* Key(std::int64_t j) const {
-    return block + j * a.token_stride + a.k_offset + h * a.k_head_stride;
+    return block + j * row + a.k_offset + h * a.k_head_stride;
   }
   const Bits* Value(std::int64_t j) const {
-    return block + j * a.token_stride + a.v_offset + h * a.v_head_stride;
+    return block + j * row + a.v_offset + h * a.v_head_stride;
   }
 
   // A head of its own K and V takes a few cache lines from each of 64 rows far apart, which the CPU
@@ -90,15 +95,15 @@ struct HeadGroup {
 
   // kKeys keys at once; past the last token the last key is repeated and its scores are dropped.
   template <int kKeys>
-  void ScoreKeys(std::int64_t j0) {
+  void ScoreKeys(std::int64_t j_first) {
     const float* q[kHeads];
     const Bits* keys[kKeys];
     F sums[kHeads][kKeys];
 #pragma GCC unroll 16
-    for (int j = 0; j < kKeys; ++j) keys[j] = Key(Min(j0 + j, tokens - 1));
+    for (int j = 0; j < kKeys; ++j) keys[j] = Key(Min(j_first + j, tokens - 1));
 #pragma GCC unroll 16
     for (int i = 0; i < kHeads; ++i) {
-      q[i] = a.q + (h + i) * a.q_head_stride;
+      q[i] = a.q + (h + i) * a.q_stride;
 #pragma GCC unroll 16
       for (int j = 0; j < kKeys; ++j) sums[i][j] = S::Zero();
     }
@@ -109,17 +114,23 @@ struct HeadGroup {
     }
     if (whole < a.dk) ScoreTail<kKeys>(q, keys, whole, sums);
     for (int i = 0; i < kHeads; ++i) {
-      for (int j = 0; j < kKeys && j0 + j < tokens; ++j) {
-        scores[i * kKvBlockTokens + j0 + j] = a.scale * S::Sum(sums[i][j]);
+      for (int j = 0; j < kKeys && j_first + j < tokens; ++j) {
+        scores[i * kKvBlockTokens + j_first + j] = a.scale * S::Sum(sums[i][j]);
       }
     }
   }
 
-  // Scores of one head become exp(score - maximum); the old sum and outputs will be rescaled.
-  void Exponentials(int i, float* maximum, float* sum) {
+  std::int64_t Visible(int i) const {
+    const std::int64_t seen = a.n_keys[h + i] - j0;
+    return seen < 0 ? 0 : Min(seen, tokens);
+  }
+
+  // Scores of one query become exp(score - maximum); the old sum and outputs will be rescaled.
+  void Exponentials(int i) {
     float* s = scores + i * kKvBlockTokens;
-    for (std::int64_t j = tokens; j < kKvBlockTokens; ++j) s[j] = -__builtin_inff();
-    F top = S::Set1(maximum[h + i]);
+    float& maximum = a.maximum[h + i];
+    for (std::int64_t j = Visible(i); j < kKvBlockTokens; ++j) s[j] = -__builtin_inff();
+    F top = S::Set1(maximum);
     for (std::int64_t j = 0; j < kKvBlockTokens; j += S::kLanes) top = S::Max(top, S::Load(s + j));
     const float highest = S::Highest(top);
     F total = S::Zero();
@@ -129,10 +140,10 @@ struct HeadGroup {
       total = S::Add(total, p);
     }
     float factor[S::kLanes];
-    S::Store(factor, Exp<S>(S::Set1(maximum[h + i] - highest)));
-    rescale[i] = first ? 0.0F : factor[0];
-    sum[h + i] = sum[h + i] * rescale[i] + S::Sum(total);
-    maximum[h + i] = highest;
+    S::Store(factor, Exp<S>(S::Set1(maximum - highest)));
+    rescale[i] = factor[0];
+    a.sum[h + i] = a.sum[h + i] * rescale[i] + S::Sum(total);
+    maximum = highest;
   }
 
   // out[c ...] = out * rescale + sum_j p_j V_j for kVecs vectors of columns.
@@ -141,10 +152,10 @@ struct HeadGroup {
     F sums[kHeads][kVecs];
 #pragma GCC unroll 16
     for (int i = 0; i < kHeads; ++i) {
-      const float* out = a.out + (h + i) * a.out_head_stride + c;
+      const float* out = a.out + (h + i) * a.out_stride + c;
 #pragma GCC unroll 16
       for (int v = 0; v < kVecs; ++v) {
-        sums[i][v] = first ? S::Zero() : S::Mul(S::Load(out + v * S::kLanes), S::Set1(rescale[i]));
+        sums[i][v] = S::Mul(S::Load(out + v * S::kLanes), S::Set1(rescale[i]));
       }
     }
     for (std::int64_t j = 0; j < tokens; ++j) {
@@ -161,7 +172,7 @@ struct HeadGroup {
     }
 #pragma GCC unroll 16
     for (int i = 0; i < kHeads; ++i) {
-      float* out = a.out + (h + i) * a.out_head_stride + c;
+      float* out = a.out + (h + i) * a.out_stride + c;
 #pragma GCC unroll 16
       for (int v = 0; v < kVecs; ++v) S::Store(out + v * S::kLanes, sums[i][v]);
     }
@@ -171,8 +182,8 @@ struct HeadGroup {
   void AddPartValues(std::int64_t c) {
     const std::int64_t count = a.dv - c;
     for (int i = 0; i < kHeads; ++i) {
-      float* out = a.out + (h + i) * a.out_head_stride + c;
-      F total = first ? S::Zero() : S::Mul(LoadPart<S>(out, count), S::Set1(rescale[i]));
+      float* out = a.out + (h + i) * a.out_stride + c;
+      F total = S::Mul(LoadPart<S>(out, count), S::Set1(rescale[i]));
       for (std::int64_t j = 0; j < tokens; ++j) {
         Padded<Bits, S::kLanes> part;
         part.Fill(Value(j) + c, count);
@@ -182,10 +193,18 @@ struct HeadGroup {
     }
   }
 
+  bool SeesNothing() const {
+    for (int i = 0; i < kHeads; ++i) {
+      if (Visible(i) > 0) return false;
+    }
+    return true;
+  }
+
   template <int kKeys, int kVecs>
-  void Run(float* maximum, float* sum) {
+  void Run() {
+    if (SeesNothing()) return;
     for (std::int64_t j = 0; j < tokens; j += kKeys) ScoreKeys<kKeys>(j);
-    for (int i = 0; i < kHeads; ++i) Exponentials(i, maximum, sum);
+    for (int i = 0; i < kHeads; ++i) Exponentials(i);
     constexpr std::int64_t kChunk = std::int64_t{kVecs} * S::kLanes;
     std::int64_t c = 0;
     for (; c + kChunk <= a.dv; c += kChunk) AddValues<kVecs>(c);
@@ -195,51 +214,56 @@ struct HeadGroup {
 };
 
 template <class S, class KV, int kHeads, int kKeys, int kVecs>
-TANDEM_INLINE void RunGroup(const AttentionArgs& a, std::int64_t j0, std::int64_t h) {
-  float* maximum = a.scratch + a.heads * kKvBlockTokens;
-  HeadGroup<S, KV, kHeads> group{
-      a,
-      static_cast<const typename KV::Bits*>(a.blocks[j0 / kKvBlockTokens]),
-      Min(kKvBlockTokens, a.n_keys - j0),
-      h,
-      j0 == 0,
-      a.scratch + h * kKvBlockTokens,
-      {}};
-  group.template Run<kKeys, kVecs>(maximum, maximum + a.heads);
+TANDEM_INLINE void RunGroup(const AttentionArgs& a, const void* block, std::int64_t row,
+                            std::int64_t j0, std::int64_t h) {
+  QueryGroup<S, KV, kHeads> group{a,
+                                  static_cast<const typename KV::Bits*>(block),
+                                  row,
+                                  j0,
+                                  Min(kKvBlockTokens, a.last_key - j0),
+                                  h,
+                                  a.scratch,
+                                  {}};
+  group.template Run<kKeys, kVecs>();
 }
 
 template <class S, class KV>
-void AttentionBlocks(const AttentionArgs& a) {
+void AttentionBlock(const AttentionArgs& a, const void* block, std::int64_t row, std::int64_t j0) {
   const bool shared = a.k_head_stride == 0 && a.v_head_stride == 0;
-  for (std::int64_t j0 = 0; j0 < a.n_keys; j0 += kKvBlockTokens) {
-    std::int64_t h = 0;
-    while (shared && h + S::kSharedHeads <= a.heads) {
-      RunGroup<S, KV, S::kSharedHeads, S::kSharedKeys, 2>(a, j0, h);
-      h += S::kSharedHeads;
-    }
-    for (; h < a.heads; ++h) RunGroup<S, KV, 1, 8, 8>(a, j0, h);
+  std::int64_t h = 0;
+  while (shared && h + S::kSharedHeads <= a.n) {
+    RunGroup<S, KV, S::kSharedHeads, S::kSharedKeys, 2>(a, block, row, j0, h);
+    h += S::kSharedHeads;
+  }
+  for (; h < a.n; ++h) RunGroup<S, KV, 1, 8, 8>(a, block, row, j0, h);
+}
+
+TANDEM_INLINE void StartAttention(const AttentionArgs& a) {
+  if (a.carry) return;
+  for (std::int64_t i = 0; i < a.n; ++i) {
+    a.maximum[i] = kLowest;
+    a.sum[i] = 0;
+    for (std::int64_t c = 0; c < a.dv; ++c) a.out[i * a.out_stride + c] = 0;
   }
 }
 
-template <class S, class F32, class Bf16, class F16>
+template <class S, class Formats>
 void AttentionOf(const AttentionArgs& a) {
-  float* maximum = a.scratch + a.heads * kKvBlockTokens;
-  float* sum = maximum + a.heads;
-  for (std::int64_t h = 0; h < a.heads; ++h) {
-    maximum[h] = -__builtin_inff();
-    sum[h] = 0;
-  }
-  if (a.kv_type == DType::kF32) {
-    AttentionBlocks<S, F32>(a);
-  } else if (a.kv_type == DType::kBF16) {
-    AttentionBlocks<S, Bf16>(a);
-  } else {
-    AttentionBlocks<S, F16>(a);
-  }
-  for (std::int64_t h = 0; h < a.heads; ++h) {
-    float* out = a.out + h * a.out_head_stride;
-    const float inverse = 1.0F / sum[h];
-    for (std::int64_t c = 0; c < a.dv; ++c) out[c] *= inverse;
+  StartAttention(a);
+  float* decoded = a.scratch + S::kSharedHeads * kKvBlockTokens;
+  for (std::int64_t j0 = a.first_key; j0 < a.last_key; j0 += kKvBlockTokens) {
+    const void* block = a.blocks[j0 / kKvBlockTokens];
+    if (a.kv_type == DType::kF32) {
+      AttentionBlock<S, typename Formats::F32>(a, block, a.token_bytes / 4, j0);
+    } else if (a.kv_type == DType::kBF16) {
+      AttentionBlock<S, typename Formats::BF16>(a, block, a.token_bytes / 2, j0);
+    } else if (a.kv_type == DType::kF16) {
+      AttentionBlock<S, typename Formats::F16>(a, block, a.token_bytes / 2, j0);
+    } else {
+      const std::int64_t tokens = Min(kKvBlockTokens, a.last_key - j0);
+      KvDecodeOf<S, Formats>({{a.kv_type, a.dk, a.dv}, block, tokens, decoded, DType::kF32, a.dk});
+      AttentionBlock<S, typename Formats::F32>(a, decoded, a.dk, j0);
+    }
   }
 }
 

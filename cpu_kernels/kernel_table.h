@@ -2,6 +2,7 @@
 
 #include "cpu_kernels/attention.h"
 #include "cpu_kernels/isa.h"
+#include "cpu_kernels/kv_rows.h"
 #include "cpu_kernels/linear.h"
 #include "cpu_kernels/router.h"
 #include "cpu_kernels/vector_ops.h"
@@ -34,6 +35,11 @@ struct KernelTable {
   void (*swiglu)(const SwigluArgs&) = nullptr;
   void (*rope)(const RopeArgs&) = nullptr;
   void (*attention)(const AttentionArgs&) = nullptr;
+  // The same with queries, keys, values and weights rounded to bf16, for shared keys (strides 0)
+  // and dv % 16 == 0; null where `attention` is faster.
+  void (*attention_bf16)(const AttentionArgs&) = nullptr;
+  void (*kv_encode)(const KvEncodeArgs&) = nullptr;
+  void (*kv_decode)(const KvDecodeArgs&) = nullptr;
   void (*router)(const RouterArgs&) = nullptr;
   void (*to_bf16)(const ConvertArgs&) = nullptr;
   void (*to_f16)(const ConvertArgs&) = nullptr;

@@ -82,8 +82,14 @@ std::int64_t KvBlockCount(std::int64_t context, std::int64_t max_sequences) {
   return (context + kKvBlockTokens - 1) / kKvBlockTokens + max_sequences;
 }
 
+std::uint64_t KvTokenBytes(const Config& c, DType type) {
+  if (type != DType::kF8E4M3) return DataBytes(type, c.kv_width());
+  const std::int64_t scales = c.kv_lora_rank / kFp8Block;
+  return static_cast<std::uint64_t>(c.kv_lora_rank + 4 * scales + 2 * c.qk_rope_head_dim);
+}
+
 std::uint64_t KvLayerBytes(const Config& config, std::int64_t blocks, DType type) {
-  return static_cast<std::uint64_t>(blocks * kKvBlockTokens * config.kv_width()) * BytesOf(type);
+  return static_cast<std::uint64_t>(blocks * kKvBlockTokens) * KvTokenBytes(config, type);
 }
 
 }  // namespace tandem

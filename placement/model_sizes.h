@@ -56,6 +56,9 @@ ModelUnits MeasureModel(const Config& config, const TensorList& tensors);
 
 // Blocks of the KV cache: `context` tokens, and a partial block for each sequence.
 std::int64_t KvBlockCount(std::int64_t context, std::int64_t max_sequences);
+// One token of one layer: the values, or for q8_0 blocks of 32 along the row, and for f8_e4m3 the
+// latent in e4m3 with a scale for every 128 and the roped key in bf16 (DeepSeek-V3.2's 656 bytes).
+std::uint64_t KvTokenBytes(const Config& config, DType type);
 // One layer's KV cache.
 std::uint64_t KvLayerBytes(const Config& config, std::int64_t blocks, DType type);
 

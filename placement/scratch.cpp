@@ -2,13 +2,12 @@
 
 #include <algorithm>
 
+#include "placement/attention_scratch.h"
+
 namespace tandem {
 namespace {
 
 // As the runtime has them; it checks that they agree.
-constexpr std::int64_t kHeads = 16;               // of one attention ticket on the host
-constexpr std::int64_t kRows = 16;                // and its rows of x
-constexpr std::int64_t kKvBlockTokens = 64;       // of a block of the KV cache
 constexpr std::int64_t kExpertJobWords = 56 / 4;  // cl::ExpertJob
 constexpr std::int64_t kLeastLogitRows = 64;      // 33 MiB for V3's vocabulary
 
@@ -50,20 +49,8 @@ std::int64_t JobWords(const Config& c, const Sizes& s) {
   return kExpertJobWords * c.n_routed_experts + 3 * s.pairs;
 }
 
-std::int64_t AttentionWorkerFloats(const Config& c, const Plan& plan) {
-  const std::int64_t heads = std::min(kHeads, c.num_attention_heads);
-  const std::int64_t rows = std::min(kRows, plan.max_rows);
-  const std::int64_t latent =
-      c.attention == AttentionKind::kMla ? rows * heads * (c.kv_width() + c.kv_lora_rank) : 0;
-  const std::int64_t scores = heads * (kKvBlockTokens + 2) + 64;
-  const std::int64_t blocks = (2 * plan.kv_blocks + 15) / 16 * 16;  // a pointer to each
-  const std::int64_t maps =
-      c.attention == AttentionKind::kMla ? HeadMapFloats(c, rows) : std::int64_t{0};
-  return WholeLines(blocks + latent + scores) + maps;
-}
-
 std::int64_t WorkerFloats(const Config& c, const Plan& plan, const ScratchUse& use) {
-  std::int64_t floats = use.attention ? AttentionWorkerFloats(c, plan) : 0;
+  std::int64_t floats = use.attention ? AttentionScratch(c, plan).worker() : 0;
   if (use.mlp || use.experts) {  // gate and up of one ticket
     floats = std::max(floats, 2 * plan.max_rows * MostTicketRows(plan.max_rows));
   }
@@ -93,10 +80,15 @@ class Activations {
   bool bf16_, q8_;
 };
 
-void AddHostAttention(List& list, Activations& shaded, const Config& c, const Sizes& s) {
+void AddHostAttention(List& list, Activations& shaded, const Config& c, const Plan& plan,
+                      const Sizes& s) {
   list.Add("q", s.T * s.q);
   shaded.Add("q_a", "q_a bf16", "q_a q8", s.T * c.q_lora_rank);
   list.Add("z", s.T * c.kv_width());
+  const AttentionScratch shared(c, plan);
+  list.Add("absorbed_q", shared.absorbed);
+  list.Add("attention_parts", shared.parts);
+  list.Add("attention_states", shared.states);
   shaded.Add("attention_out", "attention_out bf16", "attention_out q8", s.T * s.out);
 }
 
@@ -136,7 +128,7 @@ std::vector<ScratchBuffer> HostScratch(const Config& c, const Plan& plan, const 
   list.Add("wanted_rows", s.T);
   list.Add("x", s.T * s.D);
   if (computes) shaded.Add("h", "h bf16", "h q8", s.T * s.D);
-  if (use.attention) AddHostAttention(list, shaded, c, s);
+  if (use.attention) AddHostAttention(list, shaded, c, plan, s);
   shaded.Add("act", "act bf16", "act q8", HostActivations(c, s, use));
   if (use.router) list.Add("router_logits", s.T * c.n_routed_experts);
   if (s.moe) {

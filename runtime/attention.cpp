@@ -1,4 +1,5 @@
 #include "runtime/forward.h"
+#include "runtime/mla_host.h"
 
 namespace tandem {
 
@@ -9,7 +10,7 @@ Attention::Attention(Forward& f) : f_(f) {
     if (c.q_lora_rank > 0) q_a_ = f.host.Activation("q_a", c.q_lora_rank);
     z_ = f.host.Activation("z", c.kv_width());
     out_ = f.host.Activation("attention_out", c.num_attention_heads * c.v_head_dim);
-    CheckHostScratch();
+    PrepareHost();
   }
   if (f.device != nullptr && f.device->HasScratch("q")) {
     dq_ = f.device->Scratch("q");
@@ -22,6 +23,8 @@ Attention::Attention(Forward& f) : f_(f) {
     }
   }
 }
+
+Attention::~Attention() = default;
 
 void Attention::Run(int layer) {
   const Place place = f_.plan.layers[layer].attention;

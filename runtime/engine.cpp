@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "memory/error.h"
+#include "placement/model_sizes.h"
 #include "placement/scratch.h"
 #include "runtime/clock.h"
 #include "runtime/decoder.h"
@@ -252,7 +253,7 @@ void Engine::Impl::AppendRows(std::span<const Row> rows) {
 }
 
 void Engine::Impl::CopyBlocks(const std::vector<KvBlocks::Copy>& copies) {
-  const std::size_t bytes = kKvBlock * model.config.kv_width() * BytesOf(plan.kv_type);
+  const std::size_t bytes = KvLayerBytes(model.config, 1, plan.kv_type);
   for (const KvStore& store : running->forward.kv) {
     for (const KvBlocks::Copy& copy : copies) {
       if (store.device) {

@@ -1,6 +1,7 @@
 #include "runtime/forward.h"
 
 #include "memory/error.h"
+#include "placement/model_sizes.h"
 
 namespace tandem {
 
@@ -35,7 +36,7 @@ Forward::Forward(const Config& c, const Plan& p, const Weights& w, HostSide& h_s
   batch.memory = h_side.Scratch("batch");
   if (h_side.HasScratch("h")) h = h_side.Activation("h", c.hidden_size);
   if (d != nullptr) h_device = d->Scratch("h");
-  const std::size_t bytes = p.kv_blocks * kKvBlock * c.kv_width() * BytesOf(p.kv_type);
+  const std::size_t bytes = KvLayerBytes(c, p.kv_blocks, p.kv_type);
   for (const LayerPlan& layer : p.layers) {
     KvStore& store = kv.emplace_back();
     if (layer.attention.on_device()) {

@@ -78,20 +78,23 @@ struct Forward {
 };
 
 class HostLayerBench;  // runtime/measure_layer.h: times the host's parts of a layer
+class MlaOnHost;       // runtime/mla_host.h
 
 // x += attention(rmsnorm(x)) of one layer, at the plan's place, appending to its KV cache.
 class Attention {
  public:
   explicit Attention(Forward& f);
+  ~Attention();
   void Run(int layer);
 
  private:
   friend class HostLayerBench;
-  void CheckHostScratch() const;
+  void PrepareHost();
   void RunOnHost(int layer);
   void ProjectOnHost(int layer);  // q and this step's KV rows
   void AppendOnHost(int layer);   // norms, rope, KV cache
   void AttendOnHost(int layer);   // scores and outputs of all heads
+  void MhaOnHost(int layer);
   void RunOnDevice(int layer);
   void ProjectOnDevice(int layer);
   void AttendOnDevice(int layer);
@@ -99,6 +102,7 @@ class Attention {
 
   Forward& f_;
   HostActivation q_, q_a_, z_, out_;                      // host
+  std::unique_ptr<MlaOnHost> mla_;                        // host
   cl::Span dq_, dq_a_, dz_, dabsorbed_, dlatent_, dout_;  // device
 };
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu_kernels/panel.h"
+#include "memory/blocks.h"
 #include "memory/error.h"
 #include "placement/scratch.h"
 
@@ -56,15 +58,20 @@ HostRows HeadMaps::Rows(const Matrix& w, const float* x, std::int64_t x_stride,
   return copy.rows();
 }
 
-void HeadMaps::Linear(const Matrix& w, const HostShard& shard, std::int64_t row, std::int64_t n,
-                      const float* x, std::int64_t x_stride, std::int64_t T, float* y,
-                      std::int64_t y_stride) const {
+void HeadMaps::Product(const Matrix& w, const HostShard& shard, std::int64_t row, std::int64_t n,
+                       const HostRows& x, std::int64_t T, float* y, std::int64_t y_stride) const {
   const std::int64_t r0 = row - shard.row0;
   cpu::LinearArgs a = ShardArgs(shard, w, r0, r0 + n);
   a.y = y;
   a.y_stride = y_stride;
   a.T = T;
-  CallLinear(f_.host, w, Rows(w, x, x_stride, T), a);
+  CallLinear(f_.host, w, x, a);
+}
+
+void HeadMaps::Linear(const Matrix& w, const HostShard& shard, std::int64_t row, std::int64_t n,
+                      const float* x, std::int64_t x_stride, std::int64_t T, float* y,
+                      std::int64_t y_stride) const {
+  Product(w, shard, row, n, Rows(w, x, x_stride, T), T, y, y_stride);
 }
 
 void HeadMaps::Absorb(std::int64_t head, const float* q, std::int64_t q_stride, std::int64_t T,
@@ -94,6 +101,80 @@ void HeadMaps::Unabsorb(std::int64_t head, const float* u, std::int64_t u_stride
   if (v_b_ != nullptr) return Linear(w_.v_b, *v_b_, head * v, v, u, u_stride, T, y, y_stride);
   const std::int64_t row = head * head_rows() + c_.qk_nope_head_dim;
   Linear(w_.kv_b, *kv_b_, row, v, u, u_stride, T, y, y_stride);
+}
+
+std::int64_t HeadMaps::HeadFloats(const Config& c) {
+  return (c.kv_lora_rank + kPanelRows) * c.qk_nope_head_dim;
+}
+
+void HeadMaps::DecodeHead(std::int64_t head, bool bf16, float* room) const {
+  if (k_b_ == nullptr) return;
+  const std::int64_t R = c_.kv_lora_rank;
+  const std::int64_t nope = c_.qk_nope_head_dim;
+  const DType type = w_.k_b.dtype();
+  float* some = room + R * nope;  // [16, nope]
+  auto* rounded = reinterpret_cast<std::uint16_t*>(room);
+  for (std::int64_t r0 = 0; r0 < R; r0 += kPanelRows) {
+    const std::int64_t row = head * R + r0 - k_b_->row0;
+    const std::int64_t n = std::min(kPanelRows, R - r0);
+    const std::byte* w = k_b_->data + DataBytes(type, row * nope);
+    if (IsBlockFormat(type)) {
+      cpu::DecodePanel(type, w, nope, some);
+    } else {
+      f_.host.kernels.widen({w, type, some, n * nope});
+    }
+    for (std::int64_t r = 0; r < n; ++r) {
+      for (std::int64_t i = 0; i < nope; ++i) {
+        const float value = some[r * nope + i];
+        if (bf16) rounded[i * R + r0 + r] = F32ToBf16(value);
+        if (!bf16) room[i * R + r0 + r] = value;
+      }
+    }
+  }
+}
+
+void HeadMaps::ExpandKeys(std::int64_t head, const float* room, const HostRows& c, std::int64_t n,
+                          float* y, std::int64_t y_stride) const {
+  const std::int64_t nope = c_.qk_nope_head_dim;
+  if (kv_b_ != nullptr) {
+    return Product(w_.kv_b, *kv_b_, head * head_rows(), nope, c, n, y, y_stride);
+  }
+  const DType type = c.bf16 != nullptr ? DType::kBF16 : DType::kF32;
+  const auto& kernels = f_.host.kernels;
+  const cpu::ManyRows& many = kernels.many[static_cast<int>(type)];
+  cpu::LinearArgs a;
+  a.x = c.bf16 != nullptr ? static_cast<const void*>(c.bf16) : c.f32;
+  a.x_type = type;
+  a.x_stride = c.stride;
+  a.w = room;
+  a.y = y;
+  a.y_stride = y_stride;
+  a.T = n;
+  a.K = c_.kv_lora_rank;
+  a.n1 = nope;
+  const bool suits = many.For(n) && many.x_type == type;
+  (suits ? many.linear : kernels.linear[static_cast<int>(type)])(a);
+}
+
+void HeadMaps::ExpandValues(std::int64_t head, const HostRows& c, std::int64_t n, float* y,
+                            std::int64_t y_stride) const {
+  const std::int64_t v = c_.v_head_dim;
+  if (v_b_ != nullptr) return Product(w_.v_b, *v_b_, head * v, v, c, n, y, y_stride);
+  const std::int64_t row = head * head_rows() + c_.qk_nope_head_dim;
+  Product(w_.kv_b, *kv_b_, row, v, c, n, y, y_stride);
+}
+
+bool HeadMaps::TakesBf16(std::int64_t n) const {
+  const Matrix& w = kv_b_ != nullptr ? w_.kv_b : w_.v_b;
+  const cpu::ManyRows& many = f_.host.kernels.many[static_cast<int>(w.dtype())];
+  return many.For(n) && many.x_type == DType::kBF16;
+}
+
+bool HeadMaps::TakesQuantized() const {
+  const Matrix& w = kv_b_ != nullptr ? w_.kv_b : w_.v_b;
+  const cpu::ManyRows& many = f_.host.kernels.many[static_cast<int>(w.dtype())];
+  const bool bf16 = many.linear != nullptr && many.x_type == DType::kBF16;
+  return IsBlockFormat(w.dtype()) && !bf16;
 }
 
 }  // namespace tandem

@@ -26,9 +26,25 @@ class HeadMaps {
   void Unabsorb(std::int64_t head, const float* u, std::int64_t u_stride, std::int64_t T, float* y,
                 std::int64_t y_stride) const;
 
+  // For the expanded form. W_UK of a k_b has to be brought into rows first: HeadFloats floats, as
+  // bf16 where `bf16`. A kv_b needs nothing.
+  static std::int64_t HeadFloats(const Config& c);
+  void DecodeHead(std::int64_t head, bool bf16, float* room) const;
+  // y[j, :] = W_UK[head] c[j, :], W_UV[head] c[j, :] for n latents, whose strides are whole blocks.
+  // `room` holds what DecodeHead made for the form of c.
+  void ExpandKeys(std::int64_t head, const float* room, const HostRows& c, std::int64_t n, float* y,
+                  std::int64_t y_stride) const;
+  void ExpandValues(std::int64_t head, const HostRows& c, std::int64_t n, float* y,
+                    std::int64_t y_stride) const;
+  // Which forms of n latents those products take.
+  bool TakesQuantized() const;
+  bool TakesBf16(std::int64_t n) const;
+
  private:
   // x as rows of their own, with the shadows that products with w may take.
   HostRows Rows(const Matrix& w, const float* x, std::int64_t x_stride, std::int64_t T) const;
+  void Product(const Matrix& w, const HostShard& shard, std::int64_t row, std::int64_t n,
+               const HostRows& x, std::int64_t T, float* y, std::int64_t y_stride) const;
   void Linear(const Matrix& w, const HostShard& shard, std::int64_t row, std::int64_t n,
               const float* x, std::int64_t x_stride, std::int64_t T, float* y,
               std::int64_t y_stride) const;

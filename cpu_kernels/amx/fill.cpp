@@ -1,3 +1,4 @@
+#include "cpu_kernels/amx/attention.h"
 #include "cpu_kernels/amx/kernels.h"
 #include "cpu_kernels/levels.h"
 
@@ -7,6 +8,8 @@ namespace tandem::cpu::amx {
 // core: 14 to 28 where those are integer dot products (the fewer codes cost there), 5 to 8 for
 // row-major weights.
 void Fill(KernelTable& table) {
+  table.attention_bf16 = AttentionBf16;
+  table.kv_decode = KvDecode;
   const auto set = [&](DType format, void (*linear)(const LinearArgs&), std::int64_t min_rows) {
     table.many[static_cast<int>(format)] = {linear, DType::kBF16, min_rows};
   };

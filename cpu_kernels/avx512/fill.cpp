@@ -30,6 +30,7 @@ void Fill(KernelTable& table) {
   table.swiglu = Swiglu;
   table.rope = Rope;
   table.attention = Attention;
+  table.kv_decode = KvDecode;
   table.to_bf16 = ToBf16;
   table.to_f16 = ToF16;
   table.widen = Widen;

@@ -30,6 +30,8 @@ void Fill(KernelTable& table) {
   table.swiglu = Swiglu;
   table.rope = Rope;
   table.attention = Attention;
+  table.kv_encode = KvEncode;
+  table.kv_decode = KvDecode;
   table.router = Router;
   table.to_bf16 = ToBf16;
   table.to_f16 = ToF16;

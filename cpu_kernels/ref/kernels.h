@@ -1,6 +1,7 @@
 #pragma once
 
 #include "cpu_kernels/attention.h"
+#include "cpu_kernels/kv_rows.h"
 #include "cpu_kernels/linear.h"
 #include "cpu_kernels/router.h"
 #include "cpu_kernels/vector_ops.h"
@@ -33,6 +34,8 @@ void RmsNorm(const RmsNormArgs& args);
 void Swiglu(const SwigluArgs& args);
 void Rope(const RopeArgs& args);
 void Attention(const AttentionArgs& args);
+void KvEncode(const KvEncodeArgs& args);
+void KvDecode(const KvDecodeArgs& args);
 void Router(const RouterArgs& args);
 void ToBf16(const ConvertArgs& args);
 void ToF16(const ConvertArgs& args);

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+
+#include "model/config.h"
+#include "placement/plan.h"
+
+namespace tandem {
+
+// How attention on the host cuts its work, and the memory that takes.
+
+// Rows and queries (rows times heads) of a ticket in the absorbed form, keys that are expanded at a
+// time, and rows of a ticket in the expanded form.
+inline constexpr std::int64_t kAbsorbedRows = 16;
+inline constexpr std::int64_t kAbsorbedQueries = 128;
+inline constexpr std::int64_t kExpandedKeys = 256;
+inline constexpr std::int64_t kExpandedRows = 512;
+
+// A row's keys are attended to in ranges of this length, merged in rising order: a function of
+// their number alone, so that results do not depend on threads.
+constexpr std::int64_t RangeKeys(std::int64_t n_keys) {
+  return n_keys <= 4096 ? 256 : n_keys <= 65536 ? 1024 : 4096;
+}
+constexpr std::int64_t Ranges(std::int64_t n_keys) {
+  return (n_keys + RangeKeys(n_keys) - 1) / RangeKeys(n_keys);
+}
+
+// From so many rows of one sequence on, K and V made of the latent cost fewer multiply-adds than
+// the absorbed form: nope + rope + v + (nope + v) R / rows against 2 R + rope, per key, row, head.
+constexpr std::int64_t LeastExpandedRows(const Config& c) {
+  const std::int64_t head = c.qk_nope_head_dim + c.v_head_dim;
+  const std::int64_t saved = 2 * c.kv_lora_rank - head;
+  return saved <= 0 ? c.max_position_embeddings + 1 : head * c.kv_lora_rank / saved + 1;
+}
+
+// The expanded form's room for a ticket of `rows` rows: W_UK of a k_b brought into rows, latents in
+// three forms, what is made of them, and maxima and sums.
+std::int64_t ExpandedFloats(const Config& c, std::int64_t rows);
+
+// In floats, each part on cache lines. MHA needs neither queries of its own nor maps.
+struct AttentionScratch {
+  AttentionScratch(const Config& config, const Plan& plan);
+
+  // Of the team: partial results of the ranges of few rows, by row and head.
+  std::int64_t shared_rows = 0;  // rows whose ranges may be shared out
+  std::int64_t slots = 0;        // ranges of single rows
+  std::int64_t absorbed = 0;     // [shared_rows, H, width]
+  std::int64_t parts = 0;        // [slots, H, R]
+  std::int64_t states = 0;       // [slots, H] maxima, then sums
+
+  // Of a worker.
+  std::int64_t queries = 0;  // of a ticket
+  std::int64_t block_pointers = 0;
+  std::int64_t tile_queries = 0;  // [queries, width]
+  std::int64_t tile_out = 0;      // [queries, R], twice
+  std::int64_t tile_state = 0;    // maxima and sums, twice, and numbers of keys
+  std::int64_t kernel = 0;        // AttentionArgs::scratch
+  std::int64_t packed = 0;        // AttentionArgs::packed
+  std::int64_t maps = 0;          // HeadMaps
+  std::int64_t expanded = 0;      // the expanded form's keys, values and inputs
+  std::int64_t worker() const;
+};
+
+}  // namespace tandem
