@@ -27,9 +27,8 @@ namespace {
 constexpr std::int64_t kChunkCols = 256;
 constexpr std::int64_t kXTile = kTileRows * kChunkCols;  // values of a tile of x in a chunk
 constexpr std::int64_t kPairValues = 2 * kXTile;         // and of two panels
-constexpr std::int64_t kGroupRows = 256;
+constexpr std::int64_t kMostWeightRows = 256;
 constexpr std::int64_t kMostRows = 512;
-constexpr std::int64_t kMostSumTiles = 512;
 
 // 656 KiB on the stack of the calling worker: x of one step, weights as [32 rows][32
 // columns][panel], sums. Rows of x are copied even where they could be read in place: their
@@ -37,8 +36,8 @@ constexpr std::int64_t kMostSumTiles = 512;
 // time at 256 rows).
 struct alignas(64) LinearScratch {
   std::uint16_t x[2 * kXTile];
-  std::uint16_t w[kGroupRows * kChunkCols];
-  float sums[kMostSumTiles * kTileBytes / 4];
+  std::uint16_t w[kMostWeightRows * kChunkCols];
+  float sums[kMostRows * kMostWeightRows];
 };
 
 // One to two tiles of x times one to two panels of w over the columns of a chunk.
@@ -86,13 +85,18 @@ class TileLinear {
                            LinearScratch& scratch)
       : a_(args), t0_(t0), split_(split), s_(scratch) {}
 
+  // At most kMostWeightRows.
   TANDEM_INLINE void Run(std::int64_t n0, std::int64_t n1) {
     n0_ = n0;
-    sums_ = {s_.sums, n0, split_.count};
     n1_ = n1;
-    Prefetch(n0, 0);
+    sums_ = {s_.sums, n0, split_.count};
     // At least one turn: with no columns at all the sums are zero.
-    for (std::int64_t k0 = 0; k0 == 0 || k0 < a_.K; k0 += kChunkCols) Chunk(k0);
+    for (std::int64_t k0 = 0; k0 == 0 || k0 < a_.K; k0 += kChunkCols) {
+      Decode(k0);
+      std::int64_t tile = 0;
+      for (; tile + 2 <= split_.count; tile += 2) Multiply<2>(tile, k0);
+      if (tile < split_.count) Multiply<1>(tile, k0);
+    }
     StoreSums(a_, t0_, split_, sums_, n1);
   }
 
@@ -101,47 +105,34 @@ class TileLinear {
   TANDEM_INLINE const std::uint16_t* X(std::int64_t t, std::int64_t k) const {
     return static_cast<const std::uint16_t*>(a_.x) + RowOfX(a_, t0_ + t) * a_.x_stride + k;
   }
-  TANDEM_INLINE std::int64_t GroupEnd(std::int64_t n) const { return Min(n1_, n + kGroupRows); }
-
-  template <class Fn>
-  TANDEM_INLINE void ForPanels(std::int64_t n, Fn&& fn) const {
-    for (std::int64_t r = n; r < GroupEnd(n); r += kTileRows) {
-      W weights;
-      weights.Prepare(a_, r, Min(kTileRows, n1_ - r));
-      fn(weights, (r - n) / kTileRows);
-    }
-  }
-  TANDEM_INLINE void Prefetch(std::int64_t n, std::int64_t k0) const {
-    ForPanels(n, [&](const W& w, std::int64_t /*panel*/) { w.Prefetch(k0, ChunkEnd(k0)); });
-  }
-  // Two panels lie side by side, so that what is loaded together is near.
-  TANDEM_INLINE void Decode(std::int64_t n, std::int64_t k0) {
-    ForPanels(n, [&](const W& w, std::int64_t panel) {
-      w.Decode(k0, ChunkEnd(k0), s_.w + panel / 2 * kPairValues + panel % 2 * (kTileBytes / 2),
-               kTileBytes);
-    });
+  TANDEM_INLINE W Panel(std::int64_t n) const {
+    W panel;
+    panel.Prepare(a_, n, Min(kTileRows, n1_ - n));
+    return panel;
   }
 
-  TANDEM_INLINE void Chunk(std::int64_t k0) {
-    for (std::int64_t n = n0_; n < n1_; n += kGroupRows) {
-      Decode(n, k0);
-      // The next weights arrive while these are multiplied.
-      GroupEnd(n) < n1_ ? Prefetch(GroupEnd(n), k0) : Prefetch(n0_, ChunkEnd(k0));
-      std::int64_t tile = 0;
-      for (; tile + 2 <= split_.count; tile += 2) MultiplyGroup<2>(tile, n, k0);
-      if (tile < split_.count) MultiplyGroup<1>(tile, n, k0);
+  // Two panels lie side by side, so that what is loaded together is near. A panel's next columns
+  // arrive while its neighbours are decoded and all are multiplied.
+  TANDEM_INLINE void Decode(std::int64_t k0) {
+    std::uint16_t* to = s_.w;
+    for (std::int64_t n = n0_; n < n1_; n += kTileRows) {
+      const W panel = Panel(n);
+      const std::int64_t i = (n - n0_) / kTileRows;
+      panel.Decode(k0, ChunkEnd(k0), to + i / 2 * kPairValues + i % 2 * (kTileBytes / 2),
+                   kTileBytes);
+      panel.Prefetch(ChunkEnd(k0), ChunkEnd(k0 + kChunkCols));
     }
   }
 
   template <int kX>
-  TANDEM_INLINE void MultiplyGroup(std::int64_t tile, std::int64_t n, std::int64_t k0) {
+  TANDEM_INLINE void Multiply(std::int64_t tile, std::int64_t k0) {
     for (std::int64_t i = 0; i < kX; ++i) CopyX(tile + i, k0, s_.x + i * kXTile);
     FinishStores(&s_);
     const std::int64_t steps = (ChunkEnd(k0) - k0 + kTileCols - 1) / kTileCols;
     const std::uint16_t* w = s_.w;
-    for (std::int64_t r = n; r < GroupEnd(n); r += 2 * kTileRows, w += kPairValues) {
-      float* sums = sums_.At(r, tile);
-      n1_ - r > kTileRows ? MultiplyTiles<kX, 2>(s_.x, w, steps, k0 == 0, sums)
+    for (std::int64_t n = n0_; n < n1_; n += 2 * kTileRows, w += kPairValues) {
+      float* sums = sums_.At(n, tile);
+      n1_ - n > kTileRows ? MultiplyTiles<kX, 2>(s_.x, w, steps, k0 == 0, sums)
                           : MultiplyTiles<kX, 1>(s_.x, w, steps, k0 == 0, sums);
     }
   }
@@ -177,10 +168,9 @@ TANDEM_INLINE void LinearTiles(const LinearArgs& args) {
     const std::int64_t t0 = args.T * i / blocks;
     const TileSplit split(args.T * (i + 1) / blocks - t0);
     const Tiles tiles(split.height, kTileRowBytes);
-    const std::int64_t most_n = kMostSumTiles / (2 * split.count) * 32;
     TileLinear<W> linear(args, t0, split, scratch);
-    for (std::int64_t n = args.n0; n < args.n1; n += most_n) {
-      linear.Run(n, Min(args.n1, n + most_n));
+    for (std::int64_t n = args.n0; n < args.n1; n += kMostWeightRows) {
+      linear.Run(n, Min(args.n1, n + kMostWeightRows));
     }
   }
 }
