@@ -16,7 +16,7 @@ void Fill(KernelTable& table) {
   // f32 and f16 weights lose digits in bf16: the runtime uses these where a run rounds activations.
   set(DType::kF32, ManyF32, 8);
   set(DType::kF16, ManyF16, 8);
-  set(DType::kBF16, ManyBf16, 7);
+  set(DType::kBF16, ManyBf16, 8);
   set(DType::kF8E4M3, ManyF8, 5);
   set(DType::kQ8_0, ManyQ8_0, 20);
   set(DType::kQ4_0, ManyQ4_0, 24);
