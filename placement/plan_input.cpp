@@ -265,6 +265,21 @@ void KeepOnHost(const PlanTask& task, const Profile& profile, Wants& wants) {
   }
 }
 
+// Nor for a KV cache in q8_0 or f8: attention stays with it.
+void KeepCacheOnHost(const Profile& profile, Wants& wants) {
+  if (profile.kv_type != DType::kQ8_0 && profile.kv_type != DType::kF8E4M3) return;
+  for (auto& roles : wants.roles) {
+    if (roles[kAttention].side == Side::kDevice) {
+      Throw<ConfigError>(
+          "{}: 'kv.type' {} is for attention on the host, and a layer's is on a device: leave it "
+          "to "
+          "the host, or use f16, bf16 or f32",
+          ProfileName(profile), *profile.kv_type == DType::kQ8_0 ? "q8_0" : "f8");
+    }
+    roles[kAttention].side = Side::kHost;
+  }
+}
+
 bool DemandsDevice(const Profile& profile, const Wants& wants) {
   using Experts = Profile::Experts;
   const auto device = [](const Want& want) { return want.side == Side::kDevice; };
@@ -301,6 +316,7 @@ Wants ResolveWants(const PlanTask& task, const Profile& profile) {
   Wants wants = WantsOfSides(task, profile);
   for (const Rule& rule : profile.rules) ApplyRule(task, profile, rule, wants);
   KeepOnHost(task, profile, wants);
+  KeepCacheOnHost(profile, wants);
   wants.demands_device = DemandsDevice(profile, wants);
   return wants;
 }

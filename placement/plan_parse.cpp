@@ -77,7 +77,8 @@ Place ParsePlace(const std::string& text, const Field& field) {
 Place ParsePlace(const Field& field) { return ParsePlace(Text(field), field); }
 
 DType ParseType(const Field& field) {
-  const std::optional<DType> type = ParseDType(Text(field));
+  std::optional<DType> type = ParseDType(Text(field));
+  if (!type) type = ParseWeightFormat(Text(field));  // a KV cache in q8_0
   if (!type) field.Expected("an element type");
   return *type;
 }

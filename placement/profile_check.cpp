@@ -12,6 +12,8 @@
 namespace tandem {
 namespace {
 
+constexpr std::int64_t kMostWidth = 1024;  // cpu_kernels/kv_rows.h
+
 void CheckRange(const Profile& profile, const char* key, std::int64_t value, std::int64_t most) {
   if (value >= 1 && value <= most) return;
   Throw<ConfigError>("{}: '{}': expected 1 to {}, found {}", ProfileName(profile), key, most,
@@ -64,6 +66,28 @@ void CheckLayers(const Profile& profile, const Config& config) {
                      ProfileName(profile), first, last, config.num_hidden_layers - 1);
 }
 
+void RefuseKvType(const Profile& profile, const char* why) {
+  Throw<ConfigError>("{}: 'kv.type': {} needs {}; use f16, bf16 or f32", ProfileName(profile),
+                     *profile.kv_type == DType::kQ8_0 ? "q8_0" : "f8", why);
+}
+
+void CheckKvType(const Profile& profile, const Config& config) {
+  const DType type = profile.kv_type.value_or(DType::kF32);
+  if (type == DType::kF32 || type == DType::kBF16 || type == DType::kF16) return;
+  if (type != DType::kQ8_0 && type != DType::kF8E4M3) {
+    Throw<ConfigError>("{}: 'kv.type': expected f32, bf16, f16, q8_0 or f8, found {}",
+                       ProfileName(profile), Name(type));
+  }
+  if (config.attention == AttentionKind::kMha) RefuseKvType(profile, "a model with MLA");
+  if (type == DType::kQ8_0 && (config.kv_width() % 32 != 0 || config.kv_width() > kMostWidth)) {
+    RefuseKvType(profile, "a latent and roped key of whole blocks of 32 values, at most 1024");
+  }
+  if (type == DType::kF8E4M3 &&
+      (config.kv_lora_rank % kFp8Block != 0 || config.kv_width() > kMostWidth)) {
+    RefuseKvType(profile, "a kv_lora_rank in whole blocks of 128 values, at most 1024 in all");
+  }
+}
+
 }  // namespace
 
 void CheckProfile(const Profile& profile, const Config& config) {
@@ -74,11 +98,7 @@ void CheckProfile(const Profile& profile, const Config& config) {
     Throw<ConfigError>("{}: 'placement.routed_experts.share': expected 0 to 1, found {}",
                        ProfileName(profile), profile.experts_share);
   }
-  const DType kv = profile.kv_type.value_or(DType::kF32);
-  if (kv != DType::kF32 && kv != DType::kBF16 && kv != DType::kF16) {
-    Throw<ConfigError>("{}: 'kv.type': expected f32, bf16 or f16, found {}", ProfileName(profile),
-                       Name(kv));
-  }
+  CheckKvType(profile, config);
   CheckOrder(profile, config);
   CheckLayers(profile, config);
 }

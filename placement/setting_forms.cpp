@@ -16,17 +16,21 @@ namespace {
 using Kind = YamlValue::Kind;
 
 constexpr std::array<std::string_view, 5> kUses{"any", "chat", "agent", "long", "batch"};
-constexpr std::array<std::string_view, 4> kKvTypes{"auto", "f32", "bf16", "f16"};
+constexpr std::array<std::string_view, 6> kKvTypes{"auto", "f32", "bf16", "f16", "q8_0", "f8"};
 constexpr std::array<std::string_view, 3> kActivations{kAutoWord, "f32", "bf16"};
 constexpr std::array<std::string_view, 3> kSides{"auto", "host", "device"};
 constexpr std::array<std::string_view, 2> kBudgetKeys{"budget", "reserve"};
 constexpr std::array<std::string_view, 2> kShareKeys{"share", "bytes"};
 
 DType TypeNamed(std::string_view word) {
+  if (word == "q8_0") return DType::kQ8_0;
+  if (word == "f8") return DType::kF8E4M3;
   return word == "f32" ? DType::kF32 : word == "bf16" ? DType::kBF16 : DType::kF16;
 }
 
 YamlValue PrintType(DType type) {
+  if (type == DType::kQ8_0) return YamlScalar("q8_0");
+  if (type == DType::kF8E4M3) return YamlScalar("f8");
   return YamlScalar(type == DType::kF32 ? "f32" : type == DType::kBF16 ? "bf16" : "f16");
 }
 

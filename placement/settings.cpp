@@ -93,7 +93,7 @@ constexpr std::array kSettings{
 
     Make<ActivationsForm>("activations.type", "auto|f32|bf16",
                           "what CPU kernels may round activations to in fast runs", Tie::kMachine),
-    Make<KvTypeForm>("kv.type", "auto|f32|bf16|f16", "number format of the KV cache"),
+    Make<KvTypeForm>("kv.type", "auto|f32|bf16|f16|q8_0|f8", "number format of the KV cache"),
     MakeSide<&P::kv_place>("kv.place", "KV cache, with attention"),
 
     MakeSide<&P::attention>("placement.attention", "attention with the layer's norms"),

@@ -73,7 +73,9 @@ struct Engine::Running {
         formats.push_back(t.dtype);
       }
     }
-    device.kernels.Prepare(formats, plan.kv_type);
+    // A KV cache in q8_0 or f8 is the host's; the device has no program for it.
+    const bool on_host = plan.kv_type == DType::kQ8_0 || plan.kv_type == DType::kF8E4M3;
+    device.kernels.Prepare(formats, on_host ? DType::kF16 : plan.kv_type);
   }
 
   HostSide host;

@@ -141,7 +141,7 @@ TEST_F(Extends, FlagsAndVariablesAreCheckedAsFilesAre) {
   EXPECT_EQ(fault({"workload.context", "many", "--ctx"}, ExitCode::kUsage),
             "--ctx: 'workload.context': expected a whole number from 1 to 16777216, found 'many'");
   EXPECT_EQ(fault({"kv.type", "f61", "TANDEM_KV_TYPE"}, ExitCode::kConfig),
-            "TANDEM_KV_TYPE: 'kv.type': expected auto, f32, bf16, f16 (perhaps 'f16'), found "
+            "TANDEM_KV_TYPE: 'kv.type': expected auto, f32, bf16, f16, q8_0, f8 (perhaps 'f16'), found "
             "'f61'");
   EXPECT_THAT(fault({"rules", "[{rol: head, place: host}]", "--rules"}, ExitCode::kUsage),
               HasSubstr("--rules:1:3: 'rol': unknown key (did you mean 'role'?)"));
