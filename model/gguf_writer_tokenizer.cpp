@@ -1,5 +1,7 @@
 #include "model/gguf_writer_tokenizer.h"
 
+#include <fmt/format.h>
+
 #include <filesystem>
 #include <utility>
 
@@ -55,6 +57,21 @@ std::string PreName(const JsonFields& root) {
       root.Where("pre_tokenizer"));
 }
 
+// "left right" of a merge that is written as a list of its two tokens.
+std::string Pair(const JsonFields& model, const simdjson::dom::element& entry) {
+  simdjson::dom::array halves;
+  std::string_view left;
+  std::string_view right;
+  const bool pair = entry.get(halves) == simdjson::SUCCESS && halves.size() == 2 &&
+                    halves.at(0).get(left) == simdjson::SUCCESS &&
+                    halves.at(1).get(right) == simdjson::SUCCESS;
+  if (!pair) {
+    Throw<CheckpointError>("{}: a merge is neither a text nor a list of two",
+                           model.Where("merges"));
+  }
+  return fmt::format("{} {}", left, right);
+}
+
 // Merges are written with a space between; no token has one, as the byte alphabet has none.
 std::vector<std::string> Merges(const JsonFields& model) {
   std::vector<std::string> merges;
@@ -67,12 +84,7 @@ std::vector<std::string> Merges(const JsonFields& model) {
       merges.emplace_back(text);
       continue;
     }
-    std::string both;
-    for (const simdjson::dom::element half : simdjson::dom::array(entry)) {
-      if (!both.empty()) both += ' ';
-      both += std::string_view(half);
-    }
-    merges.push_back(std::move(both));
+    merges.push_back(Pair(model, entry));
   }
   return merges;
 }

@@ -67,7 +67,9 @@ std::int64_t Workers(const Plan& plan) {
 class Activations {
  public:
   Activations(List& list, const Plan& plan)
-      : list_(list), bf16_(plan.precision == Precision::kFast), q8_(bf16_ && plan.block_formats) {}
+      : list_(list),
+        bf16_(plan.bf16_many_rows || plan.activation_type == DType::kBF16),
+        q8_(plan.precision == Precision::kFast && plan.block_formats) {}
 
   void Add(const char* name, const char* bf16, const char* q8, std::int64_t values) {
     list_.Add(name, values);

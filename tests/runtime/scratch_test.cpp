@@ -99,6 +99,14 @@ TEST(Scratch, GrowsWithRowsThreadsBlocksAndRounding) {
   more = plan;
   more.activation_type = DType::kBF16;
   EXPECT_GT(bytes(more), bytes(plan));
+  more = plan;
+  more.bf16_many_rows = true;
+  EXPECT_GT(bytes(more), bytes(plan));
+  more = plan;
+  more.block_formats = true;
+  EXPECT_GT(bytes(more), bytes(plan));
+  more.precision = Precision::kExact;
+  EXPECT_EQ(bytes(more), bytes(plan));
 }
 
 TEST(Scratch, LogitsOfSomeRowsOnly) {
