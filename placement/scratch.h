@@ -58,7 +58,7 @@ constexpr std::int64_t HeadMapFloats(const Config& c, std::int64_t rows) {
 std::int64_t LogitRows(const Plan& plan);
 
 // Output rows of a matrix that one worker takes at a time, at the most, for T rows of x.
-constexpr std::int64_t MostTicketRows(std::int64_t T) { return T >= 64 ? 256 : T > 4 ? 128 : 32; }
+constexpr std::int64_t MostTicketRows(std::int64_t T) { return T >= 64 ? 256 : 128; }
 
 std::uint64_t SumBytes(const std::vector<ScratchBuffer>& buffers);
 
