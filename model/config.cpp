@@ -223,7 +223,7 @@ void CheckModelFolder(const std::filesystem::path& dir) {
   std::error_code error;
   const auto status = std::filesystem::status(dir, error);
   if (!std::filesystem::exists(status)) {
-    throw SystemError(fmt::format("{}: no such model folder", dir.string()),
+    throw SystemError(fmt::format("{}: no such model folder or GGUF file", dir.string()),
                       ExitCode::kMissingFile);
   }
   if (!std::filesystem::is_directory(status)) {

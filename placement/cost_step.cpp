@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "memory/error.h"
+#include "placement/model_sizes.h"
 
 namespace tandem {
 namespace {
@@ -162,7 +163,8 @@ StepEstimate::Part StepEstimate::AttentionOnHost() const {
   part.seconds += AttentionScale(-1) * team_.Attention(heads, rows, step_.keys);
   linear(D, out_width);
   part.bytes = (weights + absorb) * TypeBytes(types_.attention) +
-               rows * step_.keys * kv_width * TypeBytes(plan_.kv_type) / std::max(1.0, rows / 16);
+               rows * step_.keys * static_cast<double>(KvTokenBytes(config_, plan_.kv_type)) /
+                   std::max(1.0, rows / 16);
   return part;
 }
 
