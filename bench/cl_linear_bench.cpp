@@ -139,7 +139,7 @@ void BenchExperts(benchmark::State& state, Machine& machine, DType dtype, std::i
   const ClBuffer rows = machine.device().Allocate(static_cast<std::size_t>(P) * 4);
   machine.device().BlockingWrite(job_buffer.get(), 0, jobs.data(), job_buffer.bytes());
   machine.device().Zero(rows.get(), 0, rows.bytes());  // row 0 and weight 0: speed is the same
-  cl::ExpertsArgs a;
+  cl::ExpertJobsArgs a;
   a.weights = machine.weights();
   a.dtype = dtype;
   a.D = D;
@@ -154,7 +154,7 @@ void BenchExperts(benchmark::State& state, Machine& machine, DType dtype, std::i
   a.act = {machine.vectors(), D};
   a.pair_out = {machine.vectors(), D + P * F};
   const auto pass = [&] {
-    machine.kernels().Experts(a);
+    machine.kernels().ExpertJobs(a);
     machine.device().Finish();
   };
   pass();

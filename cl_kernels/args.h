@@ -3,6 +3,7 @@
 #include <CL/cl.h>
 
 #include <cstdint>
+#include <span>
 
 #include "memory/dtype.h"
 
@@ -19,7 +20,8 @@ struct Span {
 };
 
 // A matrix [rows, cols], row-major, in device memory. FP8: scales f32 [ceil(rows/128),
-// ceil(cols/128)] at scale_offset of the same buffer. Offsets are multiples of 256 bytes.
+// ceil(cols/128)] at scale_offset of the same buffer. Block formats: codes at offset, side data at
+// scale_offset, as memory/split_layout.h lays them out. Offsets are multiples of 256 bytes.
 struct Weight {
   cl_mem buffer = nullptr;
   std::uint64_t offset = 0;        // bytes
@@ -41,7 +43,19 @@ struct RmsNormArgs {
   float eps = 0;
 };
 
-// y[t, n] (+)= sum_k x[t, k] w[n, k] for all rows n of w, k < w.cols.
+// RMSNorm of a product's input: x'[t] = norm_w * x[t] / sqrt(mean(x[t]^2) + eps).
+struct InputNorm {
+  Span w;  // f32 [K]; buffer null: no norm
+  float eps = 0;
+  Span out;  // f32 [T, K]: receives x'. Must be given with w; never overlaps x
+  std::int64_t out_stride = 0;
+};
+
+// y[t, n] (+)= sum_k x[t, k] w[n, k] for all rows n of w, k < w.cols; x is x' where there is a
+// norm.
+//   w2 (buffer null: none) is a second matrix over the same x with as many columns:
+//     swiglu  : y[t, n] = silu(x w^T)[t, n] * (x w2^T)[t, n]; w2 has w's format and shape
+//     else    : y2[t, n] = sum_k x[t, k] w2[n, k]; any format
 struct LinearArgs {
   Span x;
   std::int64_t x_stride = 0;
@@ -50,6 +64,14 @@ struct LinearArgs {
   std::int64_t y_stride = 0;
   std::int64_t T = 0;
   bool accumulate = false;
+  InputNorm norm = {};
+  Weight w2 = {};
+  Span y2 = {};
+  std::int64_t y2_stride = 0;
+  bool swiglu = false;
+  bool bf16 = false;  // many rows may round x (and weights that bf16 cannot hold) to bf16
+  // Scratch of GemmWorkFloats floats for many rows; buffer null: the form without it.
+  Span work = {};
 };
 
 // Per head h < heads, with W_h = rows [h * head_rows + row0, ... + N) of w:
@@ -123,6 +145,96 @@ struct AttentionArgs {
   float scale = 0;
 };
 
+// MLA (DeepSeek-V2 section 2.1) in its absorbed form, in four launches. H heads, R kv_lora_rank,
+// d qk_rope_head_dim, nope qk_nope_head_dim, dv v_head_dim.
+
+// kv[slots[t], :] = RMSNorm(z[t, :R]) | rope(z[t, R:R+d]); z itself is not changed.
+struct MlaAppendArgs {
+  Span z;  // f32 [T, R + d]
+  std::int64_t z_stride = 0;
+  Span norm_w;  // f32 [R]
+  float eps = 0;
+  std::int64_t R = 0;
+  std::int64_t d = 0;
+  Span cos_sin;  // f32 [T, d/2, 2]; pairs are interleaved
+  cl_mem kv = nullptr;
+  DType kv_type = DType::kF16;  // f32, bf16, f16, or f8 (KvTokenBytes: 656 bytes a token of V3)
+  Span slots;
+  std::int64_t T = 0;
+};
+
+// W_UK and W_UV of all heads: kv_b [H (nope + dv), R], head h's W_UK being its first nope rows; or
+// in two: k_b [H R, nope], the transpose of W_UK head by head, and v_b [H dv, R].
+struct HeadWeights {
+  Weight kv_b;  // buffer null: k_b and v_b
+  Weight k_b, v_b;
+};
+
+// y[t, h, :R] = W_UK[h]^T q[t, h, :nope],  y[t, h, R:] = rope(q[t, h, nope:])
+struct MlaQueryArgs {
+  Span q;  // f32 [T, H, nope + d], rows q_stride apart
+  std::int64_t q_stride = 0;
+  HeadWeights w;
+  Span cos_sin;
+  Span y;  // f32 [T, H, R + d], packed
+  std::int64_t T = 0, H = 0, R = 0, d = 0, nope = 0, dv = 0;
+};
+
+// For every row t and head h over keys j < n_keys[t], in `splits` runs of keys of the same length
+// (whole blocks of 64; a run may be empty):
+//   parts[t, h, s, :] = sum_j softmax_j(scale q . K_j) K_j[:R]     lse[t, h, s] = log sum_j
+//   exp(...)
+// An empty run has lse -inf and zeros.
+struct MlaAttentionArgs {
+  Span q;  // f32 [T, H, R + d]
+  cl_mem kv = nullptr;
+  DType kv_type = DType::kF16;
+  Span tables;                // i32
+  Span table_start;           // i32 [T]
+  Span n_keys;                // i32 [T]
+  std::int64_t max_keys = 0;  // the largest of n_keys, known to the host
+  std::int64_t T = 0, H = 0, R = 0, d = 0;
+  float scale = 0;
+  std::int64_t splits = 1;  // MlaSplits
+  Span parts;               // f32
+  Span lse;                 // f32 [T, H, splits], natural logarithm
+  bool bf16 = false;        // scores and sums may round q and probabilities to bf16 or f16
+};
+
+// out[t, h, :] = W_UV[h] u,  u the parts' sum weighted by exp(lse): exact for one split.
+struct MlaOutputArgs {
+  Span parts;
+  Span lse;
+  std::int64_t splits = 1;
+  HeadWeights w;
+  Span out;  // f32 [T, H, dv], rows out_stride apart
+  std::int64_t out_stride = 0;
+  std::int64_t T = 0, H = 0, R = 0, nope = 0, dv = 0;
+};
+
+// Runs of keys that fill a device: T * H * splits is at most max(T * H, kMlaParts + T * H).
+inline constexpr std::int64_t kMlaParts = 16 * 528;
+std::int64_t MlaSplits(std::int64_t T, std::int64_t H, std::int64_t max_keys,
+                       std::int64_t compute_units);
+
+// Prefill in the expanded form: k = W_UK c and v = W_UV c are made for a run of keys at a time, and
+// no score leaves the chip. Rows of one sequence that follow each other; `work` bounds the runs.
+struct MlaExpandedArgs {
+  Span q;  // f32 [T, H, nope + d], roped already, rows q_stride apart
+  std::int64_t q_stride = 0;
+  cl_mem kv = nullptr;
+  DType kv_type = DType::kF16;
+  Span table;                   // i32: the sequence's block table
+  std::int64_t first_keys = 0;  // n_keys of row 0; row t attends to first_keys + t
+  HeadWeights w;
+  std::int64_t T = 0, H = 0, R = 0, d = 0, nope = 0, dv = 0;
+  float scale = 0;
+  Span out;  // f32 [T, H, dv], rows out_stride apart
+  std::int64_t out_stride = 0;
+  Span work;
+  std::int64_t work_floats = 0;
+};
+
 // y[t, i] = silu(gate[t, i]) * up[t, i]; y may be gate.
 struct SwigluArgs {
   Span gate;
@@ -161,7 +273,88 @@ struct RouterArgs {
   float routed_scaling_factor = 1;
 };
 
-// One expert with the pairs (token row, expert) that it serves, as the device reads it. Byte
+// Where an expert's matrices lie: an entry of a layer's table, made once at load. Byte offsets into
+// the slab (one of the buffers that hold the layer's experts). A shared expert may follow the
+// routed ones as one more entry.
+struct ExpertEntry {
+  cl_ulong gate = 0, gate_scale = 0;
+  cl_ulong up = 0, up_scale = 0;
+  cl_ulong down = 0, down_scale = 0;
+  cl_int slab = -1;  // -1: not on this device
+  cl_int F = 0;      // rows of gate and up, columns of down
+};
+static_assert(sizeof(ExpertEntry) == 56);
+
+// At most tile_rows pairs (row of x, expert) of one expert, consecutive in the lists of pairs.
+struct ExpertTile {
+  cl_int expert = 0;
+  cl_int first_pair = 0;
+  cl_int n_pairs = 0;
+  cl_int reserved = 0;
+};
+static_assert(sizeof(ExpertTile) == 16);
+
+// Groups the pairs of T rows by expert, on the device: nothing of it travels to the host.
+//   choices : row t has K of them, ids[t, k] with weights[t, k]; `shared` adds one, entry E with
+//             weight 1. C = K + shared.
+//   pairs   : those whose expert has a slab, sorted by expert. pair_row[p], pair_weight[p];
+//             token_pairs[t, c] = p, or -1 where the expert is not on this device
+//   tiles   : ceil(n / tile_rows) for an expert with n > 0 pairs; n_tiles[0] counts them
+struct GroupArgs {
+  Span ids;      // i32 [T, K]
+  Span weights;  // f32 [T, K]
+  Span table;    // ExpertEntry [E + shared], offset in 4-byte words
+  std::int64_t T = 0;
+  std::int64_t K = 0;
+  std::int64_t E = 0;
+  bool shared = false;
+  std::int64_t tile_rows = 8;
+  Span tiles;        // ExpertTile [MaxTiles], offset in 4-byte words
+  Span n_tiles;      // i32 [1]
+  Span pair_row;     // i32 [T C]
+  Span pair_weight;  // f32 [T C]
+  Span token_pairs;  // i32 [T, C]
+};
+
+// Tiles that T rows with C choices can make at the most, of E entries.
+constexpr std::int64_t MaxTiles(std::int64_t T, std::int64_t C, std::int64_t E,
+                                std::int64_t tile_rows) {
+  const std::int64_t pairs = T * C;
+  const std::int64_t partly = pairs < E ? pairs : E;
+  return partly + pairs / tile_rows;
+}
+
+// The experts of a layer that are on this device, for the pairs that Group listed:
+//   act[p, f]      = pair_weight[p] * silu(gate_e . x[pair_row[p]])[f] * (up_e . x[pair_row[p]])[f]
+//   y[t, d]       += sum_c (down_e . act[token_pairs[t, c]])[d]   in the order of c
+// A work-group that meets no tile, or a tile of another slab, leaves at once.
+struct ExpertsArgs {
+  std::span<const cl_mem> slabs;
+  DType gate_up = DType::kBF16;  // format of every gate and up
+  DType down = DType::kBF16;
+  std::int64_t D = 0;
+  std::int64_t F = 0;  // the largest of the entries; stride of act
+  Span table;          // ExpertEntry
+  Span tiles;
+  Span n_tiles;
+  std::int64_t max_tiles = 0;
+  std::int64_t tile_rows = 8;  // as Group had it; see ExpertTileRows
+  Span pair_row;
+  Span pair_weight;
+  Span token_pairs;
+  std::int64_t T = 0;
+  std::int64_t C = 0;
+  Span x;
+  std::int64_t x_stride = 0;
+  Span act;       // f32 [T C, F] scratch
+  Span pair_out;  // f32 [T C, D] scratch
+  Span y;
+  std::int64_t y_stride = 0;
+  bool bf16 = false;  // as LinearArgs
+  Span work = {};     // as LinearArgs: GemmWorkFloats(T, D) floats
+};
+
+// One expert with the pairs (token row, expert) that it serves, as the host lists them. Byte
 // offsets into the weights buffer of the launch.
 struct ExpertJob {
   cl_ulong gate = 0, gate_scale = 0;
@@ -172,11 +365,9 @@ struct ExpertJob {
 };
 static_assert(sizeof(ExpertJob) == 56);
 
-// Routed experts whose weights lie in one buffer.
-//   act[p, f] = pair_weight[p] * silu(gate_e . x[pair_row[p]])[f] * (up_e . x[pair_row[p]])[f]
+// As Experts, with pairs that the host grouped, for weights in one buffer and without the sum:
 //   pair_out[p, d] = (down_e . act[p])[d]
-// for every pair p of every job; pairs of one job are consecutive.
-struct ExpertsArgs {
+struct ExpertJobsArgs {
   cl_mem weights = nullptr;
   DType dtype = DType::kBF16;
   std::int64_t D = 0;

@@ -9,6 +9,20 @@ namespace {
 constexpr std::uint64_t kGpuLocalBytes = 40'000;
 constexpr std::uint64_t kGpuGroup = 256;
 
+// From cl_nv_device_attribute_query, which Debian 12's headers do not all have.
+constexpr cl_device_info kComputeMajorNv = 0x4000;
+constexpr cl_device_info kComputeMinorNv = 0x4001;
+
+int NvCompute(const ClDevice& device) {
+  if (device.info().extensions.find("cl_nv_device_attribute_query") == std::string::npos) return 0;
+  cl_uint major = 0;
+  cl_uint minor = 0;
+  const bool known =
+      clGetDeviceInfo(device.id(), kComputeMajorNv, sizeof(major), &major, nullptr) == CL_SUCCESS &&
+      clGetDeviceInfo(device.id(), kComputeMinorNv, sizeof(minor), &minor, nullptr) == CL_SUCCESS;
+  return known ? static_cast<int>(10 * major + minor) : 0;
+}
+
 bool HasDenormals(const ClDevice& device) {
   cl_device_fp_config config = 0;
   ClCheck(
@@ -21,8 +35,9 @@ bool HasDenormals(const ClDevice& device) {
 
 std::string DeviceTraits::Options() const {
   return fmt::format(
-      "-cl-std=CL1.2 -DTEAM={} -DTEAMS={} -DWROWS={} -DMAX_ROWS={} -DGROUP={} -DDENORMALS={}", team,
-      teams, wide_rows, max_rows, group, denormals ? 1 : 0);
+      "-cl-std=CL1.2 -DTEAM={} -DTEAMS={} -DWROWS={} -DMAX_ROWS={} -DGROUP={} -DDENORMALS={} "
+      "-DNV_COMPUTE={}",
+      team, teams, wide_rows, max_rows, group, denormals ? 1 : 0, nv_compute);
 }
 
 DeviceTraits CpuTraits(std::int64_t compute_units) {
@@ -51,6 +66,7 @@ DeviceTraits TraitsOf(const ClDevice& device) {
                           info.max_work_group_size >= kGpuGroup;
   DeviceTraits traits = gpu_shapes ? GpuTraits(info.compute_units) : CpuTraits(info.compute_units);
   traits.denormals = traits.denormals && HasDenormals(device);
+  traits.nv_compute = gpu_shapes ? NvCompute(device) : 0;
   // PoCL keeps the machine code of its kernels on disk itself; asking it for binaries makes it
   // compile every kernel at once, in a slower general form.
   traits.cache_binaries = info.platform != "Portable Computing Language";

@@ -17,7 +17,10 @@ struct DeviceTraits {
   int group = 1;                // work-items of a work-group that reduces over one row of x
   bool denormals = false;       // f32 subnormals are exact and cost nothing
   bool attention_items = true;  // a work-item per row and head, else a work-group
-  bool cache_binaries = true;   // CL_PROGRAM_BINARIES are worth keeping on disk
+  // 10 * major + minor of the compute capability where the device takes NVIDIA's inline PTX, else
+  // 0: 80 has mma.sync and cp.async, 89 mma on e4m3, 90 wgmma (through the program's binary).
+  int nv_compute = 0;
+  bool cache_binaries = true;  // CL_PROGRAM_BINARIES are worth keeping on disk
   // Up to so many rows the few-rows form runs, max_rows at a time; beyond, the tiles.
   std::int64_t few_rows_max = INT64_MAX;
   // With fewer work-groups than this a launch gives each team one weight row instead of wide_rows.

@@ -13,7 +13,7 @@ constexpr MatmulForms kDownForms{"experts_down_few_1", "experts_down_few_1_narro
                                  "experts_down_few", "experts_down_few_narrow",
                                  "experts_down_many"};
 
-void LaunchGateUp(Programs& programs, const ExpertsArgs& a) {
+void LaunchGateUp(Programs& programs, const ExpertJobsArgs& a) {
   const MatmulLaunch launch =
       ChooseMatmul(kGateUpForms, programs.traits(), a.max_pairs, a.F, a.n_jobs);
   const cl_kernel kernel = programs.Kernel(Program::kMatmul, a.dtype, launch.kernel);
@@ -22,7 +22,7 @@ void LaunchGateUp(Programs& programs, const ExpertsArgs& a) {
   Enqueue(programs, kernel, launch.groups, launch.group_size);
 }
 
-void LaunchDown(Programs& programs, const ExpertsArgs& a) {
+void LaunchDown(Programs& programs, const ExpertJobsArgs& a) {
   const MatmulLaunch launch =
       ChooseMatmul(kDownForms, programs.traits(), a.max_pairs, a.D, a.n_jobs);
   const cl_kernel kernel = programs.Kernel(Program::kMatmul, a.dtype, launch.kernel);
@@ -33,7 +33,7 @@ void LaunchDown(Programs& programs, const ExpertsArgs& a) {
 
 }  // namespace
 
-void LaunchExperts(Programs& programs, const ExpertsArgs& a) {
+void LaunchExpertJobs(Programs& programs, const ExpertJobsArgs& a) {
   if (a.n_jobs <= 0 || a.max_pairs <= 0) return;
   LaunchGateUp(programs, a);
   LaunchDown(programs, a);

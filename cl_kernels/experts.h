@@ -6,6 +6,6 @@
 namespace tandem::cl {
 
 // experts.cl: gate and up with SwiGLU, then down; each in the form that max_pairs asks for.
-void LaunchExperts(Programs& programs, const ExpertsArgs& a);
+void LaunchExpertJobs(Programs& programs, const ExpertJobsArgs& a);
 
 }  // namespace tandem::cl

@@ -45,7 +45,7 @@ void Kernels::Attention(const AttentionArgs& a) { LaunchAttention(impl_->program
 void Kernels::Swiglu(const SwigluArgs& a) { LaunchSwiglu(impl_->programs, a); }
 void Kernels::Add(const AddArgs& a) { LaunchAdd(impl_->programs, a); }
 void Kernels::Router(const RouterArgs& a) { LaunchRouter(impl_->programs, a); }
-void Kernels::Experts(const ExpertsArgs& a) { LaunchExperts(impl_->programs, a); }
+void Kernels::ExpertJobs(const ExpertJobsArgs& a) { LaunchExpertJobs(impl_->programs, a); }
 void Kernels::ExpertCombine(const ExpertCombineArgs& a) { LaunchExpertCombine(impl_->programs, a); }
 
 std::filesystem::path DefaultCacheDir() {

@@ -36,8 +36,17 @@ class Kernels {
   void Swiglu(const SwigluArgs& a);
   void Add(const AddArgs& a);
   void Router(const RouterArgs& a);
+  void Group(const GroupArgs& a);
   void Experts(const ExpertsArgs& a);
+  void ExpertJobs(const ExpertJobsArgs& a);
   void ExpertCombine(const ExpertCombineArgs& a);
+  void MlaAppend(const MlaAppendArgs& a);
+  void MlaQuery(const MlaQueryArgs& a);
+  void MlaAttention(const MlaAttentionArgs& a);
+  void MlaOutput(const MlaOutputArgs& a);
+  // True where the device has the kernel; else the absorbed form serves prefill too.
+  bool HasMlaExpanded() const;
+  void MlaExpanded(const MlaExpandedArgs& a);
 
   const ClDevice& device() const { return device_; }
 

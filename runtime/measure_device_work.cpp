@@ -171,7 +171,7 @@ void DeviceWork::Experts() {
   if (first_job_ + experts_.n_jobs > jobs_) first_job_ = 0;
   experts_.jobs = {lists_.get(), first_job_};
   first_job_ += experts_.n_jobs;
-  side_.kernels.Experts(experts_);
+  side_.kernels.ExpertJobs(experts_);
   side_.kernels.ExpertCombine(combine_);
 }
 

@@ -56,7 +56,7 @@ class DeviceWork {
   ClBuffer lists_;    // jobs, pairs, block tables
   std::vector<std::byte> pattern_;
   std::size_t used_ = 0;
-  cl::ExpertsArgs experts_;
+  cl::ExpertJobsArgs experts_;
   cl::ExpertCombineArgs combine_;
   std::int64_t first_job_ = 0, jobs_ = 0;
   cl::AttentionArgs attention_;

@@ -100,7 +100,7 @@ void FeedForward::EnqueueExperts(int layer) {
   UploadJobs(layer);
   const auto words = static_cast<std::int64_t>(jobs_.size() * sizeof(cl::ExpertJob) / 4);
   for (const Launch& launch : launches_) {
-    cl::ExpertsArgs a;
+    cl::ExpertJobsArgs a;
     a.weights = launch.buffer;
     a.dtype = launch.dtype;
     a.D = c.hidden_size;
@@ -115,7 +115,7 @@ void FeedForward::EnqueueExperts(int layer) {
     a.act = dact_;
     a.gate_up = dgate_up_;
     a.pair_out = dpair_out_;
-    f_.device->kernels.Experts(a);
+    f_.device->kernels.ExpertJobs(a);
   }
   f_.device->kernels.ExpertCombine({dpair_out_,
                                     {djobs_.buffer, words + 2 * pairs},

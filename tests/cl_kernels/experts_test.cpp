@@ -85,7 +85,7 @@ class ExpertsTest : public test::ClShapesTest {
     const ClBuffer xs = test::Upload(device(), x);
     const ClBuffer act = test::Upload(device(), std::vector<float>(P * F));
     const ClBuffer out = test::Upload(device(), std::vector<float>(P * D));
-    cl::ExpertsArgs a;
+    cl::ExpertJobsArgs a;
     a.weights = weights.get();
     a.dtype = dtype;
     a.D = D;
@@ -99,7 +99,7 @@ class ExpertsTest : public test::ClShapesTest {
     a.x_stride = D;
     a.act = {act.get(), 0};
     a.pair_out = {out.get(), 0};
-    kernels().Experts(a);
+    kernels().ExpertJobs(a);
 
     const auto got_act = test::Download<float>(device(), act, P * F);
     const auto got_out = test::Download<float>(device(), out, P * D);
