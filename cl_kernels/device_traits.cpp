@@ -36,8 +36,8 @@ bool HasDenormals(const ClDevice& device) {
 std::string DeviceTraits::Options() const {
   return fmt::format(
       "-cl-std=CL1.2 -DTEAM={} -DTEAMS={} -DWROWS={} -DMAX_ROWS={} -DGROUP={} -DDENORMALS={} "
-      "-DNV_COMPUTE={}",
-      team, teams, wide_rows, max_rows, group, denormals ? 1 : 0, nv_compute);
+      "-DNV_COMPUTE={} -DHAND_OVER_GROUP={}",
+      team, teams, wide_rows, max_rows, group, denormals ? 1 : 0, nv_compute, hand_over_group);
 }
 
 DeviceTraits CpuTraits(std::int64_t compute_units) {
@@ -53,6 +53,8 @@ DeviceTraits GpuTraits(std::int64_t compute_units) {
   traits.teams = 8;
   traits.max_rows = 8;
   traits.group = 256;
+  traits.hand_over_group = 256;
+  traits.hand_over_words = 8192;
   traits.denormals = true;
   traits.attention_items = false;
   traits.few_rows_max = 32;

@@ -7,6 +7,7 @@
 #include "cl_kernels/device_traits.h"
 #include "cl_kernels/elementwise.h"
 #include "cl_kernels/experts.h"
+#include "cl_kernels/hand_over.h"
 #include "cl_kernels/kv_append.h"
 #include "cl_kernels/linear.h"
 #include "cl_kernels/programs.h"
@@ -36,6 +37,8 @@ void Kernels::Prepare(const std::vector<DType>& weight_formats, DType kv_type) {
   impl_->programs.Build(Program::kRows, DType::kF32);
 }
 
+const DeviceTraits& Kernels::traits() const { return impl_->programs.traits(); }
+
 void Kernels::RmsNorm(const RmsNormArgs& a) { LaunchRmsNorm(impl_->programs, a); }
 void Kernels::Linear(const LinearArgs& a) { LaunchLinear(impl_->programs, a); }
 void Kernels::HeadLinear(const HeadLinearArgs& a) { LaunchHeadLinear(impl_->programs, a); }
@@ -47,6 +50,11 @@ void Kernels::Add(const AddArgs& a) { LaunchAdd(impl_->programs, a); }
 void Kernels::Router(const RouterArgs& a) { LaunchRouter(impl_->programs, a); }
 void Kernels::ExpertJobs(const ExpertJobsArgs& a) { LaunchExpertJobs(impl_->programs, a); }
 void Kernels::ExpertCombine(const ExpertCombineArgs& a) { LaunchExpertCombine(impl_->programs, a); }
+void Kernels::HandOverPublish(const HandOverPublishArgs& a) {
+  LaunchHandOverPublish(impl_->programs, a);
+}
+void Kernels::HandOverTake(const HandOverTakeArgs& a) { LaunchHandOverTake(impl_->programs, a); }
+void Kernels::HandOverAdd(const HandOverAddArgs& a) { LaunchHandOverAdd(impl_->programs, a); }
 
 std::filesystem::path DefaultCacheDir() {
   const char* cache = std::getenv("XDG_CACHE_HOME");

@@ -48,7 +48,12 @@ class Kernels {
   bool HasMlaExpanded() const;
   void MlaExpanded(const MlaExpandedArgs& a);
 
+  void HandOverPublish(const HandOverPublishArgs& a);
+  void HandOverTake(const HandOverTakeArgs& a);
+  void HandOverAdd(const HandOverAddArgs& a);
+
   const ClDevice& device() const { return device_; }
+  const DeviceTraits& traits() const;
 
  private:
   struct Impl;

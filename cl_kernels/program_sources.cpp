@@ -6,7 +6,7 @@ namespace tandem::cl {
 
 namespace source {  // written by embed_cl.cmake
 extern const std::string_view common, matmul, linear, head_linear, experts, attention, kv_append,
-    rmsnorm, rope, elementwise, router;
+    rmsnorm, rope, elementwise, router, hand_over;
 }  // namespace source
 
 std::string_view NameOf(Program program) {
@@ -22,7 +22,7 @@ std::string TextOf(Program program) {
     case Program::kKvCache:
       return fmt::format("{}{}{}", common, kv_append, attention);
     case Program::kRows:
-      return fmt::format("{}{}{}{}{}", common, rmsnorm, rope, elementwise, router);
+      return fmt::format("{}{}{}{}{}{}", common, rmsnorm, rope, elementwise, router, hand_over);
   }
   return {};
 }

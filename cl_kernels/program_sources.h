@@ -14,7 +14,7 @@ namespace tandem::cl {
 enum class Program : int {
   kMatmul,   // per weight format: linear, head_linear, experts
   kKvCache,  // per KV type: kv_append, attention
-  kRows,     // f32 only: rmsnorm, rope, elementwise, router
+  kRows,     // f32 only: rmsnorm, rope, elementwise, router, hand_over
 };
 inline constexpr std::array kPrograms{Program::kMatmul, Program::kKvCache, Program::kRows};
 

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "memory/cl_device.h"
+#include "memory/usage.h"
 
 namespace tandem {
 
@@ -12,7 +13,7 @@ namespace tandem {
 enum class SharedKind {
   kNvHost,  // cl_nv_create_buffer: host-located memory that kernels reach over PCIe
   kSvm,     // fine-grained shared virtual memory
-  kMapped,  // the mapping of a plain buffer is the memory: CPU devices
+  kMapped,  // the mapping of a plain buffer is the memory: CPU and integrated devices
 };
 std::string_view Name(SharedKind kind);
 
@@ -22,8 +23,11 @@ std::string_view Name(SharedKind kind);
 class ClSharedBuffer {
  public:
   ClSharedBuffer() = default;
-  ClSharedBuffer(ClSharedBuffer&&) noexcept;
-  ClSharedBuffer& operator=(ClSharedBuffer&&) noexcept;
+  ClSharedBuffer(ClSharedBuffer&& other) noexcept { Swap(other); }
+  ClSharedBuffer& operator=(ClSharedBuffer&& other) noexcept {
+    Swap(other);
+    return *this;
+  }
   ~ClSharedBuffer();
 
   std::byte* host() const { return host_; }
@@ -36,12 +40,19 @@ class ClSharedBuffer {
   static std::optional<ClSharedBuffer> Allocate(const ClDevice& device, std::size_t bytes);
 
  private:
+  ClSharedBuffer(const ClDevice& device, std::size_t bytes, SharedKind kind);
+  static std::optional<ClSharedBuffer> AllocateNvHost(const ClDevice& device, std::size_t bytes);
+  static std::optional<ClSharedBuffer> AllocateSvm(const ClDevice& device, std::size_t bytes);
+  static std::optional<ClSharedBuffer> AllocateMapped(const ClDevice& device, std::size_t bytes);
+  void Swap(ClSharedBuffer& other) noexcept;
+
+  ClContextHandle context_;  // retained, to free SVM
+  ClQueueHandle queue_;      // retained, to unmap
   ClMemHandle mem_;
   std::byte* host_ = nullptr;
   std::size_t bytes_ = 0;
   SharedKind kind_ = SharedKind::kMapped;
-  cl_command_queue queue_ = nullptr;  // retained, to unmap
-  cl_context context_ = nullptr;      // retained, to free SVM
+  CountedBytes counted_;
 };
 
 // Host memory that the device copies from and to at full speed (CL_MEM_ALLOC_HOST_PTR, mapped for
@@ -50,18 +61,24 @@ class ClPinned {
  public:
   ClPinned() = default;
   ClPinned(const ClDevice& device, std::size_t bytes);  // throws OpenClError
-  ClPinned(ClPinned&&) noexcept;
-  ClPinned& operator=(ClPinned&&) noexcept;
+  ClPinned(ClPinned&& other) noexcept { Swap(other); }
+  ClPinned& operator=(ClPinned&& other) noexcept {
+    Swap(other);
+    return *this;
+  }
   ~ClPinned();
 
   std::byte* host() const { return host_; }
   std::size_t bytes() const { return bytes_; }
 
  private:
+  void Swap(ClPinned& other) noexcept;
+
+  ClQueueHandle queue_;  // retained, to unmap
   ClMemHandle mem_;
   std::byte* host_ = nullptr;
   std::size_t bytes_ = 0;
-  cl_command_queue queue_ = nullptr;  // retained, to unmap
+  CountedBytes counted_;
 };
 
 }  // namespace tandem
