@@ -1,7 +1,7 @@
-// Shared by every program: compile-time parameters and the decoding of weights.
+// Shared by every program: compile-time parameters and small arithmetic.
 //
 // Parameters, each -D with a default that is legal everywhere:
-//   WTYPE      format of the weights: 0 f32, 1 bf16, 2 f16, 3 f8_e4m3 with an f32 scale per 128x128
+//   WTYPE      format of the weights, DType's number (weights.cl)
 //   KVTYPE     format of the KV cache: 0 f32, 1 bf16, 2 f16
 //   TEAM       work-items that share one dot product. 1 suits a CPU, where a work-item sums in
 //              vectors of 8 and needs no barrier; 32 suits a GPU, where loads become coalesced
@@ -38,15 +38,14 @@
 #define WTYPE_BF16 1
 #define WTYPE_F16 2
 #define WTYPE_F8 3
+#define WTYPE_Q8_0 4
+#define WTYPE_Q4_0 5
+#define WTYPE_Q5_0 7
+#define WTYPE_MXFP4 10
+#define WTYPE_Q4_K 13
+#define WTYPE_Q5_K 14
+#define WTYPE_Q6_K 15
 #define INLINE static inline __attribute__((always_inline))
-
-#if WTYPE == WTYPE_F32
-#define WBYTES 4
-#elif WTYPE == WTYPE_F8
-#define WBYTES 1
-#else
-#define WBYTES 2
-#endif
 
 // Sums are spelled with fma: the compiler's own contraction may differ from kernel to kernel, and a
 // row must come out the same from each.
@@ -80,74 +79,6 @@ INLINE float8 f32_of_f16(uint8 bits) {
   float8 value = select(normal, small, magnitude < (uint8)(0x00800000u));
   value = select(value, special, magnitude >= (uint8)(0x0f800000u));
   return as_float8(as_uint8(value) | (bits & 0x8000u) << 16);
-}
-
-// NaN (0x7f, 0xff) does not occur: loading refuses it.
-INLINE float8 f32_of_f8(uint8 bits) {
-  const uint8 magnitude = (bits & 0x7fu) << 20;
-  const uint8 sign = (bits & 0x80u) << 24;
-#if DENORMALS
-  return as_float8(magnitude | sign) * 0x1p120f;
-#else
-  const float8 normal = as_float8(magnitude + 0x3c000000u);
-  const float8 small = as_float8(magnitude + 0x3c800000u) - 0x1p-6f;
-  const float8 value = select(normal, small, magnitude < (uint8)(0x00800000u));
-  return as_float8(as_uint8(value) | sign);
-#endif
-}
-
-// Eight weights from their bytes. `p` must be aligned to 8 * WBYTES, but to 16 for f32.
-INLINE float8 weight8(const global uchar* p) {
-#if WTYPE == WTYPE_F32
-  const global float4* q = (const global float4*)p;
-  return (float8)(q[0], q[1]);
-#elif WTYPE == WTYPE_BF16
-  return f32_of_bf16(convert_uint8(as_ushort8(*(const global uint4*)p)));
-#elif WTYPE == WTYPE_F16
-  return f32_of_f16(convert_uint8(as_ushort8(*(const global uint4*)p)));
-#else
-  return f32_of_f8(convert_uint8(as_uchar8(*(const global uint2*)p)));
-#endif
-}
-
-// One weight, wherever it lies.
-INLINE float weight1(const global uchar* p) {
-#if WTYPE == WTYPE_F32
-  return *(const global float*)p;
-#elif WTYPE == WTYPE_BF16
-  return as_float((uint)*(const global ushort*)p << 16);
-#elif WTYPE == WTYPE_F16
-  return f32_of_f16((uint8)(*(const global ushort*)p)).s0;
-#else
-  return f32_of_f8((uint8)(*p)).s0;
-#endif
-}
-
-// A matrix of weights [rows, K] in a buffer, as the launchers describe it.
-typedef struct {
-  const global uchar* data;
-  const global float* scales;  // f8 only: [ceil(rows / 128), ceil(K / 128)]
-  long rows;
-  long K;
-} matrix_t;
-
-INLINE matrix_t matrix_at(const global uchar* buffer, ulong offset, ulong scale_offset, long rows,
-                          long K) {
-  matrix_t m;
-  m.data = buffer + offset;
-  m.scales = (const global float*)(buffer + scale_offset);
-  m.rows = rows;
-  m.K = K;
-  return m;
-}
-
-// The factor of w[n, k]; 1 for formats without scales.
-INLINE float scale_at(matrix_t m, long n, long k) {
-#if WTYPE == WTYPE_F8
-  return m.scales[(n / 128) * ((m.K + 127) / 128) + k / 128];
-#else
-  return 1.0f;
-#endif
 }
 
 // Rows of x may start anywhere; 16-byte loads are four times as quick where the start allows them.

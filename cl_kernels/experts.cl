@@ -47,7 +47,7 @@ typedef struct {
       row_at[t] = pair_row[pair_row_offset + pair0 + min(t, rows - 1)] * x_stride;              \
     }                                                                                           \
     local float* mine = partial + team * TEAM_PARTIALS(CAP, WIDE);                              \
-    few_rows_any(mine, matrix_at(weights, job.gate, job.gate_scale, F, D), n0 + team * WIDE,    \
+    few_rows_any(mine, matrix_at(weights, job.gate, job.gate_scale, F, D), n0 + team * WIDE, F,    \
                  x + x_offset, row_at, x_aligned, rows, CAP, WIDE, lid % TEAM);                 \
     TEAM_BARRIER();                                                                             \
     for (int o = lid; o < outputs; o += TEAM * TEAMS) {                                         \
@@ -56,7 +56,7 @@ typedef struct {
                                  padded_rows(rows), CAP, WIDE);                                 \
     }                                                                                           \
     TEAM_BARRIER();                                                                             \
-    few_rows_any(mine, matrix_at(weights, job.up, job.up_scale, F, D), n0 + team * WIDE,        \
+    few_rows_any(mine, matrix_at(weights, job.up, job.up_scale, F, D), n0 + team * WIDE, F,        \
                  x + x_offset, row_at, x_aligned, rows, CAP, WIDE, lid % TEAM);                 \
     TEAM_BARRIER();                                                                             \
     for (int o = lid; o < outputs; o += TEAM * TEAMS) {                                         \
@@ -85,7 +85,7 @@ typedef struct {
     long row_at[CAP];                                                                           \
     for (int t = 0; t < CAP; ++t) row_at[t] = (pair0 + min(t, rows - 1)) * F;                   \
     few_rows_any(partial + team * TEAM_PARTIALS(CAP, WIDE),                                     \
-                 matrix_at(weights, job.down, job.down_scale, D, F), n0 + team * WIDE,          \
+                 matrix_at(weights, job.down, job.down_scale, D, F), n0 + team * WIDE, D,          \
                  act + act_offset, row_at, act_aligned, rows, CAP, WIDE, lid % TEAM);           \
     TEAM_BARRIER();                                                                             \
     for (int o = lid; o < TEAMS * WIDE * rows; o += TEAM * TEAMS) {                             \
@@ -124,9 +124,9 @@ kernel __attribute__((reqd_work_group_size(TILE_GROUP, 1, 1))) void experts_gate
 
   float gate[TM * TN];
   float up[TM * TN];
-  many_rows(gate, tiles, matrix_at(weights, job.gate, job.gate_scale, F, D), n0, x + x_offset,
+  many_rows(gate, tiles, matrix_at(weights, job.gate, job.gate_scale, F, D), n0, F, x + x_offset,
             row_at, x_aligned);
-  many_rows(up, tiles, matrix_at(weights, job.up, job.up_scale, F, D), n0, x + x_offset, row_at,
+  many_rows(up, tiles, matrix_at(weights, job.up, job.up_scale, F, D), n0, F, x + x_offset, row_at,
             x_aligned);
 #pragma unroll
   for (int i = 0; i < TM; ++i) {
@@ -157,7 +157,7 @@ kernel __attribute__((reqd_work_group_size(TILE_GROUP, 1, 1))) void experts_down
   barrier(CLK_LOCAL_MEM_FENCE);
 
   float sum[TM * TN];
-  many_rows(sum, tiles, matrix_at(weights, job.down, job.down_scale, D, F), n0, act + act_offset,
+  many_rows(sum, tiles, matrix_at(weights, job.down, job.down_scale, D, F), n0, D, act + act_offset,
             row_at, act_aligned);
 #pragma unroll
   for (int i = 0; i < TM; ++i) {

@@ -12,7 +12,7 @@ INLINE void transposed_rows(float8* sum, matrix_t w, long base, long N, long c,
 #pragma unroll
   for (int t = 0; t < rows; ++t) sum[t] = (float8)(0.0f);
   for (long n = team; n < N; n += TEAMS) {
-    const float8 w8 = tile_weights(w, base + n, c, aligned);
+    const float8 w8 = tile_weights(w, base + n, base + N, c, aligned);
 #pragma unroll
     for (int t = 0; t < rows; ++t) sum[t] = fma(w8, (float8)(x[row_at[t] + n]), sum[t]);
   }
@@ -20,7 +20,7 @@ INLINE void transposed_rows(float8* sum, matrix_t w, long base, long N, long c,
 
 kernel __attribute__((reqd_work_group_size(TEAM* TEAMS, 1, 1))) void head_linear_transposed(
     const global float* x, long x_offset, long x_stride, long x_head_stride, const global uchar* w,
-    ulong w_offset, ulong scale_offset, long C, long head_rows, long row0, long N, global float* y,
+    ulong w_offset, ulong scale_offset, long C, long w_rows, long head_rows, long row0, long N, global float* y,
     long y_offset, long y_stride, long y_head_stride, long T) {
   local float partial[TEAMS * TEAM * 8];
   const int lid = (int)get_local_id(0);
@@ -31,7 +31,7 @@ kernel __attribute__((reqd_work_group_size(TEAM* TEAMS, 1, 1))) void head_linear
   const long c0 = (long)get_group_id(0) * TEAM * 8;
   const long c = c0 + lid % TEAM * 8;
   const long base = h * head_rows + row0;
-  const matrix_t m = matrix_at(w, w_offset, scale_offset, base + N, C);
+  const matrix_t m = matrix_at(w, w_offset, scale_offset, w_rows, C);
   x += x_offset + h * x_head_stride;
   y += y_offset + h * y_head_stride;
 

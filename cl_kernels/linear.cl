@@ -10,8 +10,8 @@
 //       global (ceil(N / BN) * 256, ceil(T / BM), heads)   local (256, 1, 1)
 #define LINEAR_ARGS                                                                              \
   const global float *x, long x_offset, long x_stride, long x_head_stride, int x_aligned,        \
-      const global uchar *w, ulong w_offset, ulong scale_offset, long K, long head_rows,         \
-      long row0, long N, global float *y, long y_offset, long y_stride, long y_head_stride,      \
+      const global uchar *w, ulong w_offset, ulong scale_offset, long K, long w_rows,            \
+      long head_rows, long row0, long N, global float *y, long y_offset, long y_stride, long y_head_stride,      \
       long T, int accumulate
 
 INLINE void put(global float* y, float value, int accumulate) {
@@ -31,7 +31,7 @@ INLINE void put(global float* y, float value, int accumulate) {
     long row_at[CAP];                                                                            \
     for (int t = 0; t < CAP; ++t) row_at[t] = (t0 + min(t, rows - 1)) * x_stride;                \
     few_rows_any(partial + team * TEAM_PARTIALS(CAP, WIDE),                                      \
-                 matrix_at(w, w_offset, scale_offset, base + N, K), base + n0 + team * WIDE,     \
+                 matrix_at(w, w_offset, scale_offset, w_rows, K), base + n0 + team * WIDE, base + N, \
                  x + x_offset + h * x_head_stride, row_at, x_aligned, rows, CAP, WIDE,           \
                  lid % TEAM);                                                                    \
     TEAM_BARRIER();                                                                              \
@@ -63,7 +63,7 @@ kernel __attribute__((reqd_work_group_size(TILE_GROUP, 1, 1))) void linear_many(
   barrier(CLK_LOCAL_MEM_FENCE);
 
   float sum[TM * TN];
-  many_rows(sum, tiles, matrix_at(w, w_offset, scale_offset, base + N, K), base + n0,
+  many_rows(sum, tiles, matrix_at(w, w_offset, scale_offset, w_rows, K), base + n0, base + N,
             x + x_offset + h * x_head_stride, row_at, x_aligned);
 #pragma unroll
   for (int i = 0; i < TM; ++i) {

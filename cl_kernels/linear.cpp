@@ -15,8 +15,8 @@ void LaunchStraight(Programs& programs, const HeadLinearArgs& a, bool accumulate
   const cl_kernel kernel = programs.Kernel(Program::kMatmul, a.w.dtype, launch.kernel);
   const bool aligned = Aligned16(a.x.offset, a.x_row_stride) && a.x_head_stride % 4 == 0;
   Arguments(kernel).Set(a.x, a.x_row_stride, a.x_head_stride, cl_int{aligned}, a.w.buffer,
-                        a.w.offset, a.w.scale_offset, a.w.cols, a.head_rows, a.row0, a.N, a.y,
-                        a.y_row_stride, a.y_head_stride, a.T, cl_int{accumulate});
+                        a.w.offset, a.w.scale_offset, a.w.cols, a.w.rows, a.head_rows, a.row0, a.N,
+                        a.y, a.y_row_stride, a.y_head_stride, a.T, cl_int{accumulate});
   Enqueue(programs, kernel, launch.groups, launch.group_size);
 }
 
@@ -24,8 +24,8 @@ void LaunchTransposed(Programs& programs, const HeadLinearArgs& a) {
   if (a.T <= 0 || a.w.cols <= 0 || a.heads <= 0) return;
   const cl_kernel kernel = programs.Kernel(Program::kMatmul, a.w.dtype, "head_linear_transposed");
   Arguments(kernel).Set(a.x, a.x_row_stride, a.x_head_stride, a.w.buffer, a.w.offset,
-                        a.w.scale_offset, a.w.cols, a.head_rows, a.row0, a.N, a.y, a.y_row_stride,
-                        a.y_head_stride, a.T);
+                        a.w.scale_offset, a.w.cols, a.w.rows, a.head_rows, a.row0, a.N, a.y,
+                        a.y_row_stride, a.y_head_stride, a.T);
   Enqueue(programs, kernel,
           {CeilDiv(a.w.cols, 8 * programs.traits().team), CeilDiv(a.T, programs.traits().max_rows),
            a.heads},

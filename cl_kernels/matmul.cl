@@ -23,9 +23,6 @@
 #define MAX_ROWS 4
 #endif
 
-// Weights of one step of a work-item: on a GPU 16 bytes at least.
-#define CHUNK (WTYPE == WTYPE_F8 && TEAM > 1 ? 16 : 8)
-
 #if TEAM == 1
 typedef float8 sum_t;
 #define SUM_ZERO ((float8)(0.0f))
@@ -36,13 +33,9 @@ typedef float sum_t;
 #define TOTAL(sum) (sum)
 #endif
 
-INLINE sum_t multiply_add(float8 w, float8 x, float scale, sum_t sum) {
-#if TEAM == 1 && WTYPE == WTYPE_F8
-  return fma(w * scale, x, sum);
-#elif TEAM == 1
+INLINE sum_t multiply_add(float8 w, float8 x, sum_t sum) {
+#if TEAM == 1
   return fma(w, x, sum);
-#elif WTYPE == WTYPE_F8
-  return fma(scale, dot8(w, x, 0.0f), sum);
 #else
   return dot8(w, x, sum);
 #endif
@@ -57,51 +50,44 @@ INLINE sum_t multiply_add_one(float w, float x, sum_t sum) {
 #endif
 }
 
-// True where 8 weights (16 for f8) of any row can be loaded at once.
-INLINE int chunks_fit(matrix_t w) { return (w.K * WBYTES) % 16 == 0; }
-
 // This lane's part of sum_k x[row_at[t], k] w[n0 + r, k] for t < rows, r < wrows, to partial as
 // [r][t][lane]. `rows` and `wrows` are constants at each call, so that the sums stay in registers.
-// Weight rows from w.rows on are read as the last one; the caller drops their sums.
-INLINE void few_rows(local float* partial, matrix_t w, long n0, const global float* x,
+// Weight rows from n_end on are read as the last one; the caller drops their sums.
+INLINE void few_rows(local float* partial, matrix_t w, long n0, long n_end, const global float* x,
                      const long* row_at, int x_aligned, const int rows, const int wrows, int lane) {
   sum_t sum[WROWS * MAX_ROWS];
   long row[WROWS];
 #pragma unroll
   for (int i = 0; i < wrows * rows; ++i) sum[i] = SUM_ZERO;
 #pragma unroll
-  for (int r = 0; r < wrows; ++r) row[r] = min(n0 + r, w.rows - 1);
+  for (int r = 0; r < wrows; ++r) row[r] = min(n0 + r, n_end - 1);
 
-  const long chunked = chunks_fit(w) ? w.K / CHUNK * CHUNK : 0;
-  for (long k0 = (long)lane * CHUNK; k0 < chunked; k0 += TEAM * CHUNK) {
-    float scale[WROWS];
+  const long chunked = chunks_fit(w) ? w.K / 8 * 8 : 0;
+  for (long k = (long)lane * 8; k < chunked; k += TEAM * 8) {
+    float8 w8[WROWS];
 #pragma unroll
-    for (int r = 0; r < wrows; ++r) scale[r] = scale_at(w, row[r], k0);
+    for (int r = 0; r < wrows; ++r) w8[r] = weights8(w, row[r], k);
 #pragma unroll
-    for (int part = 0; part < CHUNK; part += 8) {
-      float8 w8[WROWS];
+    for (int t = 0; t < rows; ++t) {
+      const float8 x8 = load8(x + row_at[t] + k, x_aligned);
 #pragma unroll
-      for (int r = 0; r < wrows; ++r) w8[r] = weight8(w.data + (row[r] * w.K + k0 + part) * WBYTES);
-#pragma unroll
-      for (int t = 0; t < rows; ++t) {
-        const float8 x8 = load8(x + row_at[t] + k0 + part, x_aligned);
-#pragma unroll
-        for (int r = 0; r < wrows; ++r) {
-          sum[r * rows + t] = multiply_add(w8[r], x8, scale[r], sum[r * rows + t]);
-        }
+      for (int r = 0; r < wrows; ++r) {
+        sum[r * rows + t] = multiply_add(w8[r], x8, sum[r * rows + t]);
       }
     }
   }
+#if SCALAR_FORMAT
   for (long k = chunked + lane; k < w.K; k += TEAM) {
 #pragma unroll
     for (int r = 0; r < wrows; ++r) {
-      const float wk = weight1(w.data + (row[r] * w.K + k) * WBYTES) * scale_at(w, row[r], k);
+      const float wk = weight_at(w, row[r], k);
 #pragma unroll
       for (int t = 0; t < rows; ++t) {
         sum[r * rows + t] = multiply_add_one(wk, x[row_at[t] + k], sum[r * rows + t]);
       }
     }
   }
+#endif
 #pragma unroll
   for (int i = 0; i < wrows * rows; ++i) partial[i * (TEAM + 1) + lane] = TOTAL(sum[i]);
 }
@@ -111,15 +97,15 @@ INLINE int padded_rows(int rows) { return rows == 1 ? 1 : rows <= 4 ? 4 : 8; }
 
 // few_rows for a number of rows known only now; `cap` (1 or MAX_ROWS) and `wrows` are constants.
 // The choice is the same for the whole work-group, and there is no barrier inside.
-INLINE void few_rows_any(local float* partial, matrix_t w, long n0, const global float* x,
-                         const long* row_at, int x_aligned, int rows, const int cap,
-                         const int wrows, int lane) {
+INLINE void few_rows_any(local float* partial, matrix_t w, long n0, long n_end,
+                         const global float* x, const long* row_at, int x_aligned, int rows,
+                         const int cap, const int wrows, int lane) {
   if (cap == 1 || rows == 1) {
-    few_rows(partial, w, n0, x, row_at, x_aligned, 1, wrows, lane);
+    few_rows(partial, w, n0, n_end, x, row_at, x_aligned, 1, wrows, lane);
   } else if (cap == 4 || rows <= 4) {
-    few_rows(partial, w, n0, x, row_at, x_aligned, 4, wrows, lane);
+    few_rows(partial, w, n0, n_end, x, row_at, x_aligned, 4, wrows, lane);
   } else {
-    few_rows(partial, w, n0, x, row_at, x_aligned, 8, wrows, lane);
+    few_rows(partial, w, n0, n_end, x, row_at, x_aligned, 8, wrows, lane);
   }
 }
 
@@ -144,18 +130,6 @@ INLINE float team_total(const local float* partial, int team, int r, int t, int 
 #endif
 
 // ---- many rows
-
-// Eight weights of row n from k on, zero beyond the matrix. An f8 load of 8 bytes needs 8 | K.
-INLINE float8 tile_weights(matrix_t w, long n, long k, int aligned) {
-  if (n >= w.rows || k >= w.K) return (float8)(0.0f);
-  const global uchar* p = w.data + (n * w.K + k) * WBYTES;
-  if (aligned && k + 8 <= w.K) return weight8(p) * scale_at(w, n, k);
-  float v[8];
-  for (int i = 0; i < 8; ++i) {
-    v[i] = k + i < w.K ? weight1(p + i * WBYTES) * scale_at(w, n, k + i) : 0.0f;
-  }
-  return vload8(0, v);
-}
 
 // Eight values of the row of x that starts at `at` (negative: no such row), zero beyond K.
 INLINE float8 tile_rows(const global float* x, long at, long k, long K, int aligned) {
@@ -185,8 +159,8 @@ INLINE void store_column(local float* tile, int stride, float8 v) {
 //   row_at : local long[BM], where each row of x starts, negative for none
 // Work-item (ty, tx) of 16 x 16 owns rows ty * TM + i and columns (j / 4) * 64 + tx * 4 + j % 4, so
 // that neighbours read neighbouring banks and write neighbouring values of y.
-INLINE void many_rows(float* sum, local float* tiles, matrix_t w, long n0, const global float* x,
-                      const local long* row_at, int x_aligned) {
+INLINE void many_rows(float* sum, local float* tiles, matrix_t w, long n0, long n_end,
+                      const global float* x, const local long* row_at, int x_aligned) {
   const int lid = (int)get_local_id(0);
   const int tx = lid % 16;
   const int ty = lid / 16;
@@ -207,7 +181,7 @@ INLINE void many_rows(float* sum, local float* tiles, matrix_t w, long n0, const
     for (int c = lid; c < BN * (BK / 8); c += TILE_GROUP) {
       const int n = c % BN;
       const int k = c / BN * 8;
-      store_column(ws + k * WS_STRIDE + n, WS_STRIDE, tile_weights(w, n0 + n, k0 + k, aligned));
+      store_column(ws + k * WS_STRIDE + n, WS_STRIDE, tile_weights(w, n0 + n, n_end, k0 + k, aligned));
     }
     barrier(CLK_LOCAL_MEM_FENCE);
     for (int k = 0; k < BK; ++k) {

@@ -5,8 +5,8 @@
 namespace tandem::cl {
 
 namespace source {  // written by embed_cl.cmake
-extern const std::string_view common, matmul, linear, head_linear, experts, attention, kv_append,
-    rmsnorm, rope, elementwise, router, hand_over;
+extern const std::string_view common, weights, matmul, linear, head_linear, experts, attention,
+    kv_append, rmsnorm, rope, elementwise, router, hand_over;
 }  // namespace source
 
 std::string_view NameOf(Program program) {
@@ -18,7 +18,7 @@ std::string TextOf(Program program) {
   using namespace source;
   switch (program) {
     case Program::kMatmul:
-      return fmt::format("{}{}{}{}{}", common, matmul, linear, head_linear, experts);
+      return fmt::format("{}{}{}{}{}{}", common, weights, matmul, linear, head_linear, experts);
     case Program::kKvCache:
       return fmt::format("{}{}{}", common, kv_append, attention);
     case Program::kRows:

@@ -84,6 +84,19 @@ TEST_P(LinearTest, Remainders) {
   }
 }
 
+// Blocks of 32 or 256 values, rows of one block and more, and N that no team's rows divide.
+TEST_P(LinearTest, BlockFormats) {
+  for (const DType dtype : BlockFormats()) {
+    const std::int64_t block = BlockElements(dtype);
+    for (const std::int64_t blocks : {1, 3, 8, 9}) {
+      for (const std::int64_t T : {1, 3, 18}) Check(dtype, {T, 37, blocks * block});
+    }
+    for (const std::int64_t N : {1, 33, 129}) Check(dtype, {2, N, 2 * block, 3, 5, true});
+    Check(dtype, {1, 8, 7168});
+    Check(dtype, {8, 70, 1536});
+  }
+}
+
 TEST_P(LinearTest, OffsetsStridesAndAccumulate) {
   for (const DType dtype : Formats()) {
     for (const std::int64_t T : {1, 4, 19}) {

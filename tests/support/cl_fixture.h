@@ -15,8 +15,10 @@
 
 #include "cl_kernels/device_traits.h"
 #include "cl_kernels/kernels.h"
+#include "memory/blocks.h"
 #include "memory/cl_device.h"
 #include "memory/error.h"
+#include "memory/split_layout.h"
 
 namespace tandem::test {
 
@@ -70,6 +72,13 @@ class ClShapesTest : public ClTest, public ::testing::WithParamInterface<Shapes>
     if (slow_to_compile()) return {DType::kF8E4M3};
     return {DType::kF32, DType::kBF16, DType::kF16, DType::kF8E4M3};
   }
+  // The block formats that devices take. Where compiling is slow one with every part that a block
+  // can have, a scale and a minimum, and one with a second side array.
+  std::vector<DType> BlockFormats() const {
+    if (slow_to_compile()) return {DType::kQ4_K, DType::kQ6_K};
+    return {DType::kQ8_0, DType::kQ4_0, DType::kQ5_0, DType::kMXFP4,
+            DType::kQ4_K, DType::kQ5_K, DType::kQ6_K};
+  }
   cl::DeviceTraits Traits() const {
     if (GetParam() == Shapes::kCpu) return cl::CpuTraits(4);
     cl::DeviceTraits traits = cl::GpuTraits(4);
@@ -108,7 +117,8 @@ struct TestWeight {
   std::int64_t rows = 0;
   std::int64_t cols = 0;
   std::vector<std::uint8_t> bytes;
-  std::vector<float> scales;  // FP8
+  std::vector<float> scales;       // FP8
+  std::vector<std::uint8_t> side;  // block formats, as memory/split_layout.h has them
   std::vector<double> values;
 };
 
@@ -145,9 +155,51 @@ inline void EncodeWeight(DType dtype, float value, std::uint8_t* p) {
   }
 }
 
+// Where the f16 scales of a block lie: one, or two beside each other.
+inline void SetBlockScales(DType dtype, std::uint8_t* block, std::mt19937& random) {
+  const auto half = [&](float size) {
+    return F32ToF16(size *
+                    (0.5F + static_cast<float>(random() >> 8) / static_cast<float>(1 << 25)));
+  };
+  const bool pair = dtype == DType::kQ4_K || dtype == DType::kQ5_K;
+  const std::uint16_t scales[2] = {half(1.0F / 512), half(1.0F / 512)};
+  if (dtype == DType::kMXFP4) {
+    block[0] = static_cast<std::uint8_t>(110 + random() % 8);
+  } else if (dtype == DType::kQ6_K) {
+    std::memcpy(block + BlockBytes(dtype) - 2, scales, 2);
+  } else {
+    std::memcpy(block, scales, pair ? 4 : 2);
+  }
+}
+
+// Random codes and scales, in the layout of devices, and what DecodeBlocks makes of them.
+inline TestWeight MakeBlockWeight(DType dtype, std::int64_t rows, std::int64_t cols,
+                                  unsigned seed) {
+  TestWeight w{dtype, rows, cols, {}, {}, {}, {}};
+  std::mt19937 random(seed);
+  std::vector<std::uint8_t> file(DataBytes(dtype, rows * cols));
+  for (std::uint8_t& b : file) b = static_cast<std::uint8_t>(random() >> 11);
+  for (std::size_t at = 0; at < file.size(); at += BlockBytes(dtype)) {
+    SetBlockScales(dtype, &file[at], random);
+  }
+  const auto* blocks = reinterpret_cast<const std::byte*>(file.data());
+  std::vector<float> values(static_cast<std::size_t>(rows * cols));
+  DecodeBlocks(dtype, blocks, values);
+  w.values.assign(values.begin(), values.end());
+  w.bytes.resize(SplitDataBytes(dtype, rows, cols));
+  w.side.resize(SplitSideBytes(dtype, rows, cols));
+  std::array<std::byte*, 3> side = {};
+  for (int i = 0; i < 3; ++i) {
+    side[i] = reinterpret_cast<std::byte*>(w.side.data()) + SplitSideOffset(dtype, rows, cols, i);
+  }
+  SplitBlocks(dtype, blocks, rows, cols, reinterpret_cast<std::byte*>(w.bytes.data()), side);
+  return w;
+}
+
 // Random weights, with subnormals, zeros and both signs among them.
 inline TestWeight MakeWeight(DType dtype, std::int64_t rows, std::int64_t cols, unsigned seed) {
-  TestWeight w{dtype, rows, cols, {}, {}, {}};
+  if (IsBlockFormat(dtype)) return MakeBlockWeight(dtype, rows, cols, seed);
+  TestWeight w{dtype, rows, cols, {}, {}, {}, {}};
   const std::size_t size = BytesOf(dtype);
   const float top = dtype == DType::kF8E4M3 ? 448.0F : 1.0F;
   std::vector<float> raw = RandomFloats(static_cast<std::size_t>(rows * cols), seed, top);
@@ -185,7 +237,9 @@ class WeightBlob {
     out.rows = w.rows;
     out.cols = w.cols;
     out.offset = Append(w.bytes.data(), w.bytes.size());
-    out.scale_offset = Append(w.scales.data(), w.scales.size() * sizeof(float));
+    out.scale_offset = IsBlockFormat(w.dtype)
+                           ? Append(w.side.data(), w.side.size())
+                           : Append(w.scales.data(), w.scales.size() * sizeof(float));
     return out;
   }
   ClBuffer Upload(const ClDevice& device) const { return test::Upload(device, bytes_); }
