@@ -247,6 +247,20 @@ struct SwigluArgs {
   std::int64_t F = 0;
 };
 
+// The largest of each row's logits, in kArgmaxParts parts that the host puts together.
+inline constexpr std::int64_t kArgmaxParts = 32;
+struct ArgmaxPart {
+  float value = 0;
+  cl_int id = 0;  // the lowest among equals; -1: the part has a NaN or +infinity
+};
+static_assert(sizeof(ArgmaxPart) == 8);
+struct ArgmaxArgs {
+  Span logits;  // f32 [rows, V]
+  std::int64_t rows = 0;
+  std::int64_t V = 0;
+  cl_mem best = nullptr;  // ArgmaxPart [rows, kArgmaxParts]
+};
+
 // y[i] += x[i], i < n
 struct AddArgs {
   Span x;

@@ -35,6 +35,7 @@ class Kernels {
   void Attention(const AttentionArgs& a);
   void Swiglu(const SwigluArgs& a);
   void Add(const AddArgs& a);
+  void Argmax(const ArgmaxArgs& a);
   void Router(const RouterArgs& a);
   void Group(const GroupArgs& a);
   void Experts(const ExpertsArgs& a);
