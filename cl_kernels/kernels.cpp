@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <utility>
 
+#include "cl_kernels/argmax.h"
 #include "cl_kernels/attention.h"
 #include "cl_kernels/device_traits.h"
 #include "cl_kernels/elementwise.h"
@@ -10,6 +11,7 @@
 #include "cl_kernels/hand_over.h"
 #include "cl_kernels/kv_append.h"
 #include "cl_kernels/linear.h"
+#include "cl_kernels/mla.h"
 #include "cl_kernels/programs.h"
 #include "cl_kernels/rmsnorm.h"
 #include "cl_kernels/rope.h"
@@ -32,8 +34,13 @@ Kernels::Kernels(const ClDevice& device, std::filesystem::path cache_dir,
 Kernels::~Kernels() = default;
 
 void Kernels::Prepare(const std::vector<DType>& weight_formats, DType kv_type) {
-  for (const DType format : weight_formats) impl_->programs.Build(Program::kMatmul, format);
-  impl_->programs.Build(Program::kKvCache, kv_type);
+  for (const DType format : weight_formats) {
+    impl_->programs.Build(Program::kMatmul, format);
+    impl_->programs.Build(Program::kMlaHeads, format);
+  }
+  // Attention over keys of several heads has no cache in FP8.
+  if (kv_type != DType::kF8E4M3) impl_->programs.Build(Program::kKvCache, kv_type);
+  impl_->programs.Build(Program::kMla, kv_type);
   impl_->programs.Build(Program::kRows, DType::kF32);
 }
 
@@ -47,6 +54,7 @@ void Kernels::KvAppend(const KvAppendArgs& a) { LaunchKvAppend(impl_->programs, 
 void Kernels::Attention(const AttentionArgs& a) { LaunchAttention(impl_->programs, a); }
 void Kernels::Swiglu(const SwigluArgs& a) { LaunchSwiglu(impl_->programs, a); }
 void Kernels::Add(const AddArgs& a) { LaunchAdd(impl_->programs, a); }
+void Kernels::Argmax(const ArgmaxArgs& a) { LaunchArgmax(impl_->programs, a); }
 void Kernels::Router(const RouterArgs& a) { LaunchRouter(impl_->programs, a); }
 void Kernels::ExpertJobs(const ExpertJobsArgs& a) { LaunchExpertJobs(impl_->programs, a); }
 void Kernels::ExpertCombine(const ExpertCombineArgs& a) { LaunchExpertCombine(impl_->programs, a); }
@@ -55,6 +63,11 @@ void Kernels::HandOverPublish(const HandOverPublishArgs& a) {
 }
 void Kernels::HandOverTake(const HandOverTakeArgs& a) { LaunchHandOverTake(impl_->programs, a); }
 void Kernels::HandOverAdd(const HandOverAddArgs& a) { LaunchHandOverAdd(impl_->programs, a); }
+
+void Kernels::MlaAppend(const MlaAppendArgs& a) { LaunchMlaAppend(impl_->programs, a); }
+void Kernels::MlaQuery(const MlaQueryArgs& a) { LaunchMlaQuery(impl_->programs, a); }
+void Kernels::MlaAttention(const MlaAttentionArgs& a) { LaunchMlaAttention(impl_->programs, a); }
+void Kernels::MlaOutput(const MlaOutputArgs& a) { LaunchMlaOutput(impl_->programs, a); }
 
 std::filesystem::path DefaultCacheDir() {
   const char* cache = std::getenv("XDG_CACHE_HOME");

@@ -6,11 +6,12 @@ namespace tandem::cl {
 
 namespace source {  // written by embed_cl.cmake
 extern const std::string_view common, weights, matmul, linear, head_linear, experts, attention,
-    kv_append, rmsnorm, rope, elementwise, router, hand_over;
+    kv_append, rmsnorm, rope, elementwise, argmax, router, hand_over, mla_cache, mla_append,
+    mla_attention, mla_heads;
 }  // namespace source
 
 std::string_view NameOf(Program program) {
-  constexpr std::string_view kNames[] = {"matmul", "kv_cache", "rows"};
+  constexpr std::string_view kNames[] = {"matmul", "kv_cache", "mla", "mla_heads", "rows"};
   return kNames[static_cast<std::size_t>(program)];
 }
 
@@ -21,8 +22,13 @@ std::string TextOf(Program program) {
       return fmt::format("{}{}{}{}{}{}", common, weights, matmul, linear, head_linear, experts);
     case Program::kKvCache:
       return fmt::format("{}{}{}", common, kv_append, attention);
+    case Program::kMla:
+      return fmt::format("{}{}{}{}", common, mla_cache, mla_append, mla_attention);
+    case Program::kMlaHeads:
+      return fmt::format("{}{}{}", common, weights, mla_heads);
     case Program::kRows:
-      return fmt::format("{}{}{}{}{}{}", common, rmsnorm, rope, elementwise, router, hand_over);
+      return fmt::format("{}{}{}{}{}{}{}", common, rmsnorm, rope, elementwise, argmax, router,
+                         hand_over);
   }
   return {};
 }
@@ -30,8 +36,10 @@ std::string TextOf(Program program) {
 std::string TypeOption(Program program, DType type) {
   switch (program) {
     case Program::kMatmul:
+    case Program::kMlaHeads:
       return fmt::format(" -DWTYPE={}", static_cast<int>(type));
     case Program::kKvCache:
+    case Program::kMla:
       return fmt::format(" -DKVTYPE={}", static_cast<int>(type));
     case Program::kRows:
       break;

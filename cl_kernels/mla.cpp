@@ -1,0 +1,77 @@
+#include "cl_kernels/mla.h"
+
+#include <algorithm>
+
+#include "cl_kernels/launch.h"
+
+namespace tandem::cl {
+namespace {
+
+// As in the .cl files.
+constexpr std::int64_t kMaxR = 512;
+constexpr std::int64_t kMaxD = 64;
+constexpr std::int64_t kMaxSplits = 512;
+constexpr std::int64_t kBlock = 64;
+constexpr std::int64_t kGroup = 256;
+constexpr std::int64_t kGroupHeads = 8;
+
+// What a run of keys should have at least: below, writing and merging the parts costs more than
+// the run.
+constexpr std::int64_t kRunBlocks = 2;
+
+void CheckShape(std::int64_t R, std::int64_t d, DType kv_type) {
+  if (R > kMaxR || d > kMaxD || d % 2 != 0) {
+    Throw<OpenClError>(
+        "MLA with kv_lora_rank {} and qk_rope_head_dim {}: the OpenCL kernels hold {} and an even "
+        "number up to {}; run attention on the CPU (--device none)",
+        R, d, kMaxR, kMaxD);
+  }
+  if (kv_type == DType::kF8E4M3 && R % kFp8Block != 0) {
+    Throw<OpenClError>(
+        "a KV cache in {} with kv_lora_rank {}: its scales serve {} values each; choose another "
+        "type for the cache",
+        Name(kv_type), R, kFp8Block);
+  }
+}
+
+// Keys of a run, the same for every row: whole blocks.
+std::int64_t RunOf(const MlaAttentionArgs& a) {
+  return CeilDiv(CeilDiv(a.max_keys, kBlock), a.splits) * kBlock;
+}
+
+}  // namespace
+
+std::int64_t MlaSplits(std::int64_t T, std::int64_t H, std::int64_t max_keys,
+                       std::int64_t compute_units) {
+  if (T <= 0 || H <= 0) return 1;
+  // Work-groups of up to 64 heads; of few heads, three share a compute unit.
+  const std::int64_t wanted = (H <= 16 ? 3 : 1) * compute_units / (T * CeilDiv(H, 64));
+  const std::int64_t by_keys = CeilDiv(max_keys, kRunBlocks * kBlock);
+  const std::int64_t by_memory = 1 + kMlaParts / (T * H);
+  return std::clamp<std::int64_t>(std::min({wanted, by_keys, by_memory}), 1, kMaxSplits);
+}
+
+void LaunchMlaAppend(Programs& programs, const MlaAppendArgs& a) {
+  CheckShape(a.R, a.d, a.kv_type);
+  if (a.T <= 0) return;
+  const cl_kernel kernel = programs.Kernel(Program::kMla, a.kv_type, "mla_append");
+  Arguments(kernel).Set(a.z, a.z_stride, a.norm_w, a.cos_sin, a.kv, a.slots,
+                        static_cast<cl_int>(a.R), static_cast<cl_int>(a.d), a.eps);
+  Enqueue(programs, kernel, {1, a.T, 1}, programs.traits().group);
+}
+
+void LaunchMlaAttention(Programs& programs, const MlaAttentionArgs& a) {
+  CheckShape(a.R, a.d, a.kv_type);
+  if (a.T <= 0 || a.H <= 0) return;
+  const bool items = programs.traits().attention_items;
+  const cl_kernel kernel = programs.Kernel(Program::kMla, a.kv_type,
+                                           items ? "mla_attention_item" : "mla_attention_group");
+  Arguments(kernel).Set(a.q, a.kv, a.tables, a.table_start, a.n_keys, a.parts, a.lse,
+                        static_cast<cl_int>(a.T), static_cast<cl_int>(a.H),
+                        static_cast<cl_int>(a.R), static_cast<cl_int>(a.d), a.scale,
+                        static_cast<cl_int>(RunOf(a)));
+  const std::int64_t heads = items ? 1 : kGroupHeads;
+  Enqueue(programs, kernel, {CeilDiv(a.H, heads), a.T, a.splits}, items ? 1 : kGroup);
+}
+
+}  // namespace tandem::cl

@@ -1,0 +1,13 @@
+#pragma once
+
+#include "cl_kernels/args.h"
+#include "cl_kernels/programs.h"
+
+namespace tandem::cl {
+
+void LaunchMlaAppend(Programs& programs, const MlaAppendArgs& a);
+void LaunchMlaQuery(Programs& programs, const MlaQueryArgs& a);
+void LaunchMlaAttention(Programs& programs, const MlaAttentionArgs& a);
+void LaunchMlaOutput(Programs& programs, const MlaOutputArgs& a);
+
+}  // namespace tandem::cl
