@@ -33,9 +33,9 @@
 
 // Orders memory for the whole system: mem_fence orders it for the device only.
 #if NV_COMPUTE >= 70
-#define SYSTEM_FENCE() asm volatile("fence.acq_rel.sys;" ::: "memory")
+#define SYSTEM_FENCE() __asm__ volatile("fence.acq_rel.sys;" ::: "memory")
 #elif NV_COMPUTE > 0
-#define SYSTEM_FENCE() asm volatile("membar.sys;" ::: "memory")
+#define SYSTEM_FENCE() __asm__ volatile("membar.sys;" ::: "memory")
 #else
 #define SYSTEM_FENCE() mem_fence(CLK_GLOBAL_MEM_FENCE)
 #endif
@@ -53,19 +53,20 @@ INLINE void hand_over_copy(const global float* from, int aligned, global float* 
   for (long i = 4 * fours + me; i < n; i += items) to[i] = from[i];
 }
 
-// x[t, d] += sum[t, d] by all work-items of the launch.
+// x[t, d] += sum[t, d] by all work-items of the launch. 32 bits: a division of 64 takes a hundred
+// instructions.
 INLINE void hand_over_sum(const global float* sum, global float* x, long x_stride, int aligned,
-                          long T, long D) {
-  const long items = get_global_size(0);
-  const long fours = aligned ? D / 4 : 0;
-  for (long i = get_global_id(0); i < T * fours; i += items) {
-    const long t = i / fours;
-    global float4* to = (global float4*)(x + t * x_stride) + (i - t * fours);
-    *to += ((const global float4*)sum)[i];
-  }
-  if (aligned) return;
-  for (long i = get_global_id(0); i < T * D; i += items) {
-    x[i / D * x_stride + i % D] += sum[i];
+                          uint T, uint D) {
+  const uint items = get_global_size(0);
+  const uint columns = aligned ? D / 4 : D;
+  for (uint i = get_global_id(0); i < T * columns; i += items) {
+    const uint t = i / columns;
+    global float* row = x + t * x_stride;
+    if (aligned) {
+      ((global float4*)row)[i - t * columns] += ((const global float4*)sum)[i];
+    } else {
+      row[i - t * columns] += sum[i];
+    }
   }
 }
 
@@ -113,12 +114,12 @@ kernel __attribute__((reqd_work_group_size(HAND_OVER_GROUP, 1, 1))) void hand_ov
 kernel __attribute__((reqd_work_group_size(HAND_OVER_GROUP, 1, 1))) void hand_over_take(
     global float* shared, global uint* control, global float* x, long x_offset, long x_stride,
     long T, long D, long K, int sequence, ulong turns) {
-  local int go;
+  local int go[1];
   if (get_local_id(0) == 0) {
-    go = await_sum((volatile global uint*)shared, control, (uint)sequence, turns);
+    go[0] = await_sum((volatile global uint*)shared, control, (uint)sequence, turns);
   }
   barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
-  if (!go) return;
+  if (!go[0]) return;
   const int aligned = ((x_offset | x_stride | D) & 3) == 0;
   hand_over_sum(shared + sum_word(T, D, K), x + x_offset, x_stride, aligned, T, D);
 }

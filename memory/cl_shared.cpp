@@ -2,7 +2,6 @@
 
 #include <dlfcn.h>
 
-#include <algorithm>
 #include <array>
 #include <cstring>
 #include <string>
@@ -157,7 +156,7 @@ std::optional<ClSharedBuffer> ClSharedBuffer::AllocateSvm(const ClDevice& device
   constexpr const char* kWhat = "fine-grained shared virtual memory";
   ClSharedBuffer shared(device, bytes, SharedKind::kSvm);
   void* host =
-      TheSvm().alloc(device.context(), CL_MEM_READ_WRITE | kMemSvmFineGrainBuffer, bytes, 4096);
+      TheSvm().alloc(device.context(), CL_MEM_READ_WRITE | kMemSvmFineGrainBuffer, bytes, 0);
   if (host == nullptr) CannotAllocate(device, kWhat, bytes, CL_MEM_OBJECT_ALLOCATION_FAILURE);
   shared.host_ = static_cast<std::byte*>(host);
   // A buffer over SVM is that memory itself (OpenCL 2.0, 5.6.1), and fits every launcher.
@@ -182,13 +181,17 @@ std::optional<ClSharedBuffer> ClSharedBuffer::AllocateMapped(const ClDevice& dev
   return shared;
 }
 
+std::optional<ClSharedBuffer> ClSharedBuffer::Allocate(const ClDevice& device, std::size_t bytes,
+                                                       SharedKind kind) {
+  constexpr std::array kAllocate{&AllocateNvHost, &AllocateSvm, &AllocateMapped};
+  std::optional<ClSharedBuffer> shared = kAllocate[static_cast<std::size_t>(kind)](device, bytes);
+  if (shared) std::memset(shared->host_, 0, bytes);
+  return shared;
+}
+
 std::optional<ClSharedBuffer> ClSharedBuffer::Allocate(const ClDevice& device, std::size_t bytes) {
-  const std::size_t size = std::max(bytes, sizeof(cl_uint));
-  for (const auto allocate : {&AllocateNvHost, &AllocateSvm, &AllocateMapped}) {
-    std::optional<ClSharedBuffer> shared = allocate(device, size);
-    if (!shared) continue;
-    std::memset(shared->host_, 0, size);
-    return shared;
+  for (const SharedKind kind : {SharedKind::kNvHost, SharedKind::kSvm, SharedKind::kMapped}) {
+    if (auto shared = Allocate(device, bytes, kind)) return shared;
   }
   return {};
 }

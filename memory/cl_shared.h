@@ -38,6 +38,9 @@ class ClSharedBuffer {
   // nullopt where the device has no such memory. Throws OpenClError where it has but it is not
   // enough.
   static std::optional<ClSharedBuffer> Allocate(const ClDevice& device, std::size_t bytes);
+  // The same for one kind of memory, of which Allocate takes the first that the device has.
+  static std::optional<ClSharedBuffer> Allocate(const ClDevice& device, std::size_t bytes,
+                                                SharedKind kind);
 
  private:
   ClSharedBuffer(const ClDevice& device, std::size_t bytes, SharedKind kind);

@@ -37,7 +37,7 @@ struct HandOverShape {
 class HandOver {
  public:
   virtual ~HandOver() = default;
-  virtual HandOverKind kind() const = 0;
+  virtual HandOverKind kind() const = 0;  // of the step that BeginStep began last
 
   // Before a step of T rows, by the computing thread, with nothing under way.
   virtual void BeginStep(std::int64_t T) = 0;
@@ -60,7 +60,7 @@ class HandOver {
   // After the step's last wait: throws OpenClError if a waiting kernel gave up in it.
   virtual void EndStep() = 0;
 
-  // Seconds that the computing thread waited in Await since the last reset.
+  // Seconds that the computing thread has waited in Await, all steps together.
   virtual double wait_s() const = 0;
 };
 

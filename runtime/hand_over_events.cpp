@@ -1,0 +1,194 @@
+#include "runtime/hand_over_events.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "memory/error.h"
+
+namespace tandem {
+namespace {
+
+// The device adds the host's sum so many rows at a time: at 7168 columns 7 MiB instead of 117 MiB
+// for a chunk of 4096 rows, and each copy is long enough for the link's full rate.
+constexpr std::int64_t kSumRows = 256;
+
+struct PinnedLayout {
+  std::uint64_t ids, weights, sum, end;  // bytes; h begins at 0
+};
+
+PinnedLayout LayOut(const HandOverShape& s) {
+  constexpr auto aligned = [](std::int64_t words) {
+    return static_cast<std::uint64_t>((words * 4 + 63) / 64 * 64);
+  };
+  PinnedLayout layout{};
+  layout.ids = aligned(s.max_rows * s.D);
+  layout.weights = layout.ids + aligned(s.max_rows * s.K);
+  layout.sum = layout.weights + aligned(s.max_rows * s.K);
+  layout.end = layout.sum + aligned(s.max_rows * s.D);
+  return layout;
+}
+
+ClEventHandle UserEvent(const ClDevice& device) {
+  cl_int error = CL_SUCCESS;
+  ClEventHandle event(clCreateUserEvent(device.context(), &error));
+  ClCheck(error, "clCreateUserEvent");
+  return event;
+}
+
+ClEventHandle Retained(const ClEventHandle& event) {
+  ClCheck(clRetainEvent(event.get()), "clRetainEvent");
+  return ClEventHandle(event.get());
+}
+
+// CL_COMPLETE, a state before it, or a negative error.
+cl_int StatusOf(cl_event event) {
+  cl_int status = CL_QUEUED;
+  ClCheck(
+      clGetEventInfo(event, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof(status), &status, nullptr),
+      "clGetEventInfo");
+  return status;
+}
+
+}  // namespace
+
+EventHandOver::EventHandOver(const ClDevice& device, cl::Kernels& kernels,
+                             const HandOverShape& shape, Seconds watchdog)
+    : device_(device),
+      kernels_(kernels),
+      shape_(shape),
+      watchdog_(watchdog),
+      pinned_(device, LayOut(shape).end),
+      h_(pinned_.host()),
+      ids_(h_ + LayOut(shape).ids),
+      weights_(h_ + LayOut(shape).weights),
+      sum_(h_ + LayOut(shape).sum),
+      sum_rows_(std::min(shape.max_rows, kSumRows)),
+      device_sum_(device.Allocate(static_cast<std::size_t>(sum_rows_ * shape.D * 4))),
+      control_(device.Allocate(cl::kHandOverControlBytes)) {
+  const cl_uint go = 1;  // the sum is always there when the adding kernel runs
+  device_.BlockingWrite(control_.get(), cl::kHandOverGo * sizeof(go), &go, sizeof(go));
+}
+
+// A queue that waits for an event which nobody will set would never end, and its copies would meet
+// memory that is gone.
+EventHandOver::~EventHandOver() {
+  if (T_ == 0) return;
+  Abandon();
+  clFinish(device_.queue());
+}
+
+void EventHandOver::BeginStep(std::int64_t T) {
+  TANDEM_CHECK(T >= 1 && T <= shape_.max_rows);
+  T_ = T;
+  awaited_ = 0;
+  current_ = {};
+  const std::lock_guard lock(mutex_);
+  layers_.clear();  // an abandoned step leaves layers that were published and never awaited
+  abandoned_ = false;
+}
+
+void EventHandOver::ReadBack(const cl::Span& span, std::int64_t words, std::byte* to,
+                             cl_event* event) const {
+  ClCheck(clEnqueueReadBuffer(device_.queue(), span.buffer, CL_FALSE,
+                              static_cast<std::size_t>(span.offset * 4),
+                              static_cast<std::size_t>(words * 4), to, 0, nullptr, event),
+          "clEnqueueReadBuffer");
+}
+
+// The queue is in order: h of this layer is read after the last Take, hence after Deliver, so that
+// one place in pinned memory serves every layer.
+void EventHandOver::Publish(const cl::Span& h, const cl::Span& ids, const cl::Span& weights) {
+  Layer layer{nullptr, UserEvent(device_)};
+  last_delivered_ = Retained(layer.delivered);
+  cl_event read = nullptr;
+  ReadBack(h, T_ * shape_.D, h_, nullptr);
+  ReadBack(ids, T_ * shape_.K, ids_, nullptr);
+  ReadBack(weights, T_ * shape_.K, weights_, &read);
+  layer.read.reset(read);
+  device_.Flush();
+  const std::lock_guard lock(mutex_);
+  if (abandoned_) clSetUserEventStatus(layer.delivered.get(), CL_COMPLETE);
+  layers_.push_back(std::move(layer));
+}
+
+void EventHandOver::Take(const cl::Span& x, std::int64_t x_stride) {
+  TANDEM_CHECK(last_delivered_ != nullptr);
+  const cl_event delivered = last_delivered_.get();
+  for (std::int64_t t = 0; t < T_; t += sum_rows_) {
+    const std::int64_t rows = std::min(sum_rows_, T_ - t);
+    ClCheck(
+        clEnqueueWriteBuffer(device_.queue(), device_sum_.get(), CL_FALSE, 0,
+                             static_cast<std::size_t>(rows * shape_.D * 4), sum_ + t * shape_.D * 4,
+                             t == 0 ? 1 : 0, t == 0 ? &delivered : nullptr, nullptr),
+        "clEnqueueWriteBuffer");
+    kernels_.HandOverAdd({{device_sum_.get(), 0},
+                          control_.get(),
+                          {x.buffer, x.offset + t * x_stride},
+                          x_stride,
+                          rows,
+                          shape_.D});
+  }
+  last_delivered_.reset();
+  device_.Flush();
+}
+
+bool EventHandOver::PopLayer() {
+  const std::lock_guard lock(mutex_);
+  if (layers_.empty()) return false;
+  current_ = std::move(layers_.front());
+  layers_.pop_front();
+  return true;
+}
+
+void EventHandOver::NothingCame(const char* what) const {
+  Throw<OpenClError>(
+      "'{}': nothing came of hand-over {} of a step of {} rows for {} s (events): {}; the device "
+      "hangs or is lost",
+      device_.info().name, awaited_, T_, watchdog_.count(), what);
+}
+
+HandOverInput EventHandOver::Await() {
+  ++awaited_;
+  DeviceWait wait(device_.info().is_cpu, watchdog_);
+  if (!wait.Until([this] { return PopLayer(); })) NothingCame("it was not enqueued");
+  cl_int status = CL_QUEUED;
+  const bool ended = wait.Until([&] { return (status = StatusOf(current_.read.get())) <= 0; });
+  wait_s_ += wait.waited_s();
+  if (!ended) NothingCame("its input was not read");
+  // Only a wait makes the bytes visible; this one is over at once.
+  const cl_event read = current_.read.get();
+  const cl_int error = status < 0 ? status : clWaitForEvents(1, &read);
+  if (error != CL_SUCCESS) {
+    Throw<OpenClError>("'{}': hand-over {} of a step of {} rows failed: {} (events)",
+                       device_.info().name, awaited_, T_, ClErrorName(error));
+  }
+  return {reinterpret_cast<const float*>(h_), reinterpret_cast<const std::int32_t*>(ids_),
+          reinterpret_cast<const float*>(weights_)};
+}
+
+float* EventHandOver::sum() { return reinterpret_cast<float*>(sum_); }
+
+void EventHandOver::Deliver() {
+  TANDEM_CHECK(current_.delivered != nullptr);
+  ClCheck(clSetUserEventStatus(current_.delivered.get(), CL_COMPLETE), "clSetUserEventStatus");
+  current_ = {};
+}
+
+// Completed, not failed: an error would pass to every command behind it in the queue.
+void EventHandOver::Abandon() noexcept {
+  if (current_.delivered) clSetUserEventStatus(current_.delivered.get(), CL_COMPLETE);
+  current_ = {};
+  const std::lock_guard lock(mutex_);
+  abandoned_ = true;
+  for (const Layer& layer : layers_) clSetUserEventStatus(layer.delivered.get(), CL_COMPLETE);
+  layers_.clear();
+}
+
+std::uint64_t EventHandOverHostBytes(const HandOverShape& shape) { return LayOut(shape).end; }
+
+std::uint64_t EventHandOverDeviceBytes(const HandOverShape& shape) {
+  return static_cast<std::uint64_t>(std::min(shape.max_rows, kSumRows) * shape.D * 4) +
+         cl::kHandOverControlBytes;
+}
+
+}  // namespace tandem

@@ -1,0 +1,67 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <mutex>
+
+#include "memory/cl_shared.h"
+#include "runtime/hand_over.h"
+#include "runtime/hand_over_wait.h"
+
+namespace tandem {
+
+// The kind that every device has: read commands into pinned memory, whose event the host waits for,
+// and write commands that wait for an event of the host's.
+class EventHandOver final : public HandOver {
+ public:
+  EventHandOver(const ClDevice& device, cl::Kernels& kernels, const HandOverShape& shape,
+                Seconds watchdog = kHandOverWatchdog);
+  ~EventHandOver() override;
+
+  HandOverKind kind() const override { return HandOverKind::kEvents; }
+  void BeginStep(std::int64_t T) override;
+  void Publish(const cl::Span& h, const cl::Span& ids, const cl::Span& weights) override;
+  void Take(const cl::Span& x, std::int64_t x_stride) override;
+  HandOverInput Await() override;
+  float* sum() override;
+  void Deliver() override;
+  void Abandon() noexcept override;
+  void EndStep() override { T_ = 0; }
+  double wait_s() const override { return wait_s_; }
+
+ private:
+  // A layer on its way. The enqueuing thread may be a whole step ahead, so each has its own.
+  struct Layer {
+    ClEventHandle read;       // its input is in pinned memory
+    ClEventHandle delivered;  // of the host: the device may fetch the sum
+  };
+  bool PopLayer();
+  void ReadBack(const cl::Span& span, std::int64_t words, std::byte* to, cl_event* event) const;
+  [[noreturn]] void NothingCame(const char* what) const;
+
+  const ClDevice& device_;
+  cl::Kernels& kernels_;
+  HandOverShape shape_;
+  Seconds watchdog_;
+  ClPinned pinned_;  // h, ids, weights, sum of max_rows rows
+  std::byte *h_, *ids_, *weights_, *sum_;
+  std::int64_t sum_rows_;  // that the device holds at once
+  ClBuffer device_sum_;
+  ClBuffer control_;
+  std::int64_t T_ = 0;            // 0: no step is under way
+  ClEventHandle last_delivered_;  // of the last Publish: for Take
+
+  std::mutex mutex_;  // guards the two below
+  std::deque<Layer> layers_;
+  bool abandoned_ = false;
+  Layer current_;             // of the computing thread, from Await to Deliver
+  std::int64_t awaited_ = 0;  // in this step
+  double wait_s_ = 0;
+};
+
+// Bytes of pinned memory and of device memory that it takes.
+std::uint64_t EventHandOverHostBytes(const HandOverShape& shape);
+std::uint64_t EventHandOverDeviceBytes(const HandOverShape& shape);
+
+}  // namespace tandem

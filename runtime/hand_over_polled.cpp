@@ -1,0 +1,114 @@
+#include "runtime/hand_over_polled.h"
+
+#include <utility>
+
+#include "memory/error.h"
+
+namespace tandem {
+namespace {
+
+// Turns of about a second: one is a read over PCIe, or of the core's own cache.
+constexpr std::uint64_t kTurnsOfSecond = 1'000'000;
+constexpr std::uint64_t kCpuTurnsOfSecond = 500'000'000;
+
+std::uint64_t DefaultTurns(const ClDevice& device) {
+  return device.info().is_cpu ? kCpuTurnsOfSecond : kTurnsOfSecond;
+}
+
+std::uint32_t Load(std::uint32_t* word) {
+  return std::atomic_ref(*word).load(std::memory_order_acquire);
+}
+
+void Store(std::uint32_t* word, std::uint32_t value) {
+  std::atomic_ref(*word).store(value, std::memory_order_release);
+}
+
+// Sequence numbers go round: `seen` is `wanted` or a later one.
+bool Reached(std::uint32_t seen, std::uint32_t wanted) {
+  return static_cast<std::int32_t>(seen - wanted) >= 0;
+}
+
+}  // namespace
+
+PolledHandOver::PolledHandOver(const ClDevice& device, cl::Kernels& kernels,
+                               const HandOverShape& shape, ClSharedBuffer shared,
+                               std::uint64_t wait_turns, Seconds watchdog)
+    : device_(device),
+      kernels_(kernels),
+      shape_(shape),
+      shared_(std::move(shared)),
+      control_(device.Allocate(cl::kHandOverControlBytes)),
+      turns_(wait_turns == 0 ? DefaultTurns(device) : wait_turns),
+      watchdog_(watchdog) {
+  device_.Zero(control_.get(), 0, cl::kHandOverControlBytes);
+}
+
+// A step that an exception cut short must not leave commands behind that use memory which is gone.
+PolledHandOver::~PolledHandOver() {
+  if (T_ == 0) return;
+  Abandon();
+  clFinish(device_.queue());
+}
+
+std::uint32_t* PolledHandOver::word(std::int64_t index) const {
+  return reinterpret_cast<std::uint32_t*>(shared_.host()) + index;
+}
+
+cl::HandOverMemory PolledHandOver::memory() const {
+  return {shared_.mem(), control_.get(), T_, shape_.D, shape_.K};
+}
+
+void PolledHandOver::BeginStep(std::int64_t T) {
+  TANDEM_CHECK(T >= 1 && T <= shape_.max_rows);
+  T_ = T;
+  // An abandoned step leaves numbers that were published and never awaited.
+  step_begin_ = awaited_ = published_;
+  Store(word(cl::kHandOverAbandoned), 0);
+}
+
+void PolledHandOver::Publish(const cl::Span& h, const cl::Span& ids, const cl::Span& weights) {
+  kernels_.HandOverPublish({h, ids, weights, memory(), ++published_});
+  device_.Flush();
+}
+
+void PolledHandOver::Take(const cl::Span& x, std::int64_t x_stride) {
+  kernels_.HandOverTake({memory(), x, x_stride, published_, turns_});
+  device_.Flush();
+}
+
+HandOverInput PolledHandOver::Await() {
+  ++awaited_;
+  std::uint32_t* published = word(cl::kHandOverPublished);
+  DeviceWait wait(device_.info().is_cpu, watchdog_);
+  const bool came = wait.Until([&] { return Reached(Load(published), awaited_); });
+  wait_s_ += wait.waited_s();
+  if (!came) {
+    Throw<OpenClError>(
+        "'{}': nothing came of hand-over {} of a step of {} rows for {} s (polled); the device "
+        "hangs or is lost",
+        device_.info().name, awaited_ - step_begin_, T_, watchdog_.count());
+  }
+  const std::uint32_t* h = word(cl::kHandOverPayload);
+  const std::uint32_t* ids = h + T_ * shape_.D;
+  return {reinterpret_cast<const float*>(h), reinterpret_cast<const std::int32_t*>(ids),
+          reinterpret_cast<const float*>(ids + T_ * shape_.K)};
+}
+
+float* PolledHandOver::sum() {
+  return reinterpret_cast<float*>(word(cl::HandOverSumWord(T_, shape_.D, shape_.K)));
+}
+
+void PolledHandOver::Deliver() { Store(word(cl::kHandOverDelivered), awaited_); }
+
+void PolledHandOver::Abandon() noexcept { Store(word(cl::kHandOverAbandoned), 1); }
+
+void PolledHandOver::EndStep() {
+  const std::int64_t rows = std::exchange(T_, 0);
+  if (Load(word(cl::kHandOverGaveUp)) == 0) return;
+  Throw<OpenClError>(
+      "'{}': the kernel that waits for the host's sum of hand-over {} of a step of {} rows gave up "
+      "after {} turns; the step is lost; later steps use events",
+      device_.info().name, *word(cl::kHandOverGaveUp + 1) - step_begin_, rows, turns_);
+}
+
+}  // namespace tandem
