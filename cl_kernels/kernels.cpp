@@ -8,6 +8,7 @@
 #include "cl_kernels/device_traits.h"
 #include "cl_kernels/elementwise.h"
 #include "cl_kernels/experts.h"
+#include "cl_kernels/group.h"
 #include "cl_kernels/hand_over.h"
 #include "cl_kernels/kv_append.h"
 #include "cl_kernels/linear.h"
@@ -56,6 +57,7 @@ void Kernels::Swiglu(const SwigluArgs& a) { LaunchSwiglu(impl_->programs, a); }
 void Kernels::Add(const AddArgs& a) { LaunchAdd(impl_->programs, a); }
 void Kernels::Argmax(const ArgmaxArgs& a) { LaunchArgmax(impl_->programs, a); }
 void Kernels::Router(const RouterArgs& a) { LaunchRouter(impl_->programs, a); }
+void Kernels::Group(const GroupArgs& a) { LaunchGroup(impl_->programs, a); }
 void Kernels::ExpertJobs(const ExpertJobsArgs& a) { LaunchExpertJobs(impl_->programs, a); }
 void Kernels::ExpertCombine(const ExpertCombineArgs& a) { LaunchExpertCombine(impl_->programs, a); }
 void Kernels::HandOverPublish(const HandOverPublishArgs& a) {

@@ -1,12 +1,12 @@
-#include "cl_kernels/program_sources.h"
-
 #include <fmt/format.h>
+
+#include "cl_kernels/program_sources.h"
 
 namespace tandem::cl {
 
 namespace source {  // written by embed_cl.cmake
 extern const std::string_view common, weights, matmul, linear, head_linear, experts, attention,
-    kv_append, rmsnorm, rope, elementwise, argmax, router, hand_over, mla_cache, mla_append,
+    kv_append, rmsnorm, rope, elementwise, group, argmax, router, hand_over, mla_cache, mla_append,
     mla_attention, mla_heads;
 }  // namespace source
 
@@ -27,8 +27,8 @@ std::string TextOf(Program program) {
     case Program::kMlaHeads:
       return fmt::format("{}{}{}", common, weights, mla_heads);
     case Program::kRows:
-      return fmt::format("{}{}{}{}{}{}{}", common, rmsnorm, rope, elementwise, argmax, router,
-                         hand_over);
+      return fmt::format("{}{}{}{}{}{}{}{}", common, rmsnorm, rope, elementwise, group, argmax,
+                         router, hand_over);
   }
   return {};
 }
