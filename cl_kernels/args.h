@@ -261,6 +261,16 @@ struct ArgmaxArgs {
   cl_mem best = nullptr;  // ArgmaxPart [rows, kArgmaxParts]
 };
 
+// out[n, k] = w[n, k] in bf16, of a matrix in a block format that lies in the CPU's panels.
+struct PanelsArgs {
+  cl_mem panels = nullptr;
+  std::uint64_t offset = 0;  // bytes, a multiple of 16
+  DType dtype = DType::kQ4_K;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  Span out;  // bf16 [rows, cols], offset in elements, a multiple of 8
+};
+
 // y[i] += x[i], i < n
 struct AddArgs {
   Span x;

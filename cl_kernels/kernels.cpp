@@ -13,6 +13,7 @@
 #include "cl_kernels/kv_append.h"
 #include "cl_kernels/linear.h"
 #include "cl_kernels/mla.h"
+#include "cl_kernels/panels.h"
 #include "cl_kernels/programs.h"
 #include "cl_kernels/rmsnorm.h"
 #include "cl_kernels/rope.h"
@@ -56,6 +57,7 @@ void Kernels::Attention(const AttentionArgs& a) { LaunchAttention(impl_->program
 void Kernels::Swiglu(const SwigluArgs& a) { LaunchSwiglu(impl_->programs, a); }
 void Kernels::Add(const AddArgs& a) { LaunchAdd(impl_->programs, a); }
 void Kernels::Argmax(const ArgmaxArgs& a) { LaunchArgmax(impl_->programs, a); }
+void Kernels::Panels(const PanelsArgs& a) { LaunchPanels(impl_->programs, a); }
 void Kernels::Router(const RouterArgs& a) { LaunchRouter(impl_->programs, a); }
 void Kernels::Group(const GroupArgs& a) { LaunchGroup(impl_->programs, a); }
 void Kernels::ExpertJobs(const ExpertJobsArgs& a) { LaunchExpertJobs(impl_->programs, a); }

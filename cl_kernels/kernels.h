@@ -36,6 +36,7 @@ class Kernels {
   void Swiglu(const SwigluArgs& a);
   void Add(const AddArgs& a);
   void Argmax(const ArgmaxArgs& a);
+  void Panels(const PanelsArgs& a);
   void Router(const RouterArgs& a);
   void Group(const GroupArgs& a);
   void Experts(const ExpertsArgs& a);

@@ -1,17 +1,17 @@
-#include <fmt/format.h>
-
 #include "cl_kernels/program_sources.h"
+
+#include <fmt/format.h>
 
 namespace tandem::cl {
 
 namespace source {  // written by embed_cl.cmake
 extern const std::string_view common, weights, matmul, linear, head_linear, experts, attention,
     kv_append, rmsnorm, rope, elementwise, group, argmax, router, hand_over, mla_cache, mla_append,
-    mla_attention, mla_heads;
+    mla_attention, mla_heads, panels;
 }  // namespace source
 
 std::string_view NameOf(Program program) {
-  constexpr std::string_view kNames[] = {"matmul", "kv_cache", "mla", "mla_heads", "rows"};
+  constexpr std::string_view kNames[] = {"matmul", "kv_cache", "mla", "mla_heads", "panels", "rows"};
   return kNames[static_cast<std::size_t>(program)];
 }
 
@@ -26,6 +26,8 @@ std::string TextOf(Program program) {
       return fmt::format("{}{}{}{}", common, mla_cache, mla_append, mla_attention);
     case Program::kMlaHeads:
       return fmt::format("{}{}{}", common, weights, mla_heads);
+    case Program::kPanels:
+      return fmt::format("{}{}{}", common, weights, panels);
     case Program::kRows:
       return fmt::format("{}{}{}{}{}{}{}{}", common, rmsnorm, rope, elementwise, group, argmax,
                          router, hand_over);
@@ -37,6 +39,7 @@ std::string TypeOption(Program program, DType type) {
   switch (program) {
     case Program::kMatmul:
     case Program::kMlaHeads:
+    case Program::kPanels:
       return fmt::format(" -DWTYPE={}", static_cast<int>(type));
     case Program::kKvCache:
     case Program::kMla:

@@ -9,17 +9,18 @@
 
 namespace tandem::cl {
 
-// The .cl files are compiled in five programs, by what they are typed by: a program costs a second
+// The .cl files are compiled in a few programs, by what they are typed by: a program costs a second
 // on some drivers, a kernel in it little.
 enum class Program : int {
   kMatmul,    // per weight format: linear, head_linear, experts
   kKvCache,   // per KV type: kv_append, attention
   kMla,       // per KV type: mla_append, mla_attention
   kMlaHeads,  // per weight format: mla_heads
+  kPanels,    // per block format: panels
   kRows,      // f32 only: rmsnorm, rope, elementwise, router, hand_over
 };
-inline constexpr std::array kPrograms{Program::kMatmul, Program::kKvCache, Program::kMla,
-                                      Program::kMlaHeads, Program::kRows};
+inline constexpr std::array kPrograms{Program::kMatmul,   Program::kKvCache, Program::kMla,
+                                      Program::kMlaHeads, Program::kPanels,  Program::kRows};
 
 // "matmul", ...: for messages.
 std::string_view NameOf(Program program);
