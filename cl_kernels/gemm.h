@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "cl_kernels/args.h"
 #include "cl_kernels/programs.h"
@@ -13,16 +14,27 @@ namespace tandem::cl {
 
 // Floats of LinearArgs::work that T rows of K values need: x in bf16, on whole lines.
 constexpr std::int64_t GemmWorkFloats(std::int64_t T, std::int64_t K) {
-  return (T * K / 2 + 63) / 64 * 64;
+  return (T + 15) / 16 * 16 * ((K + 63) / 64 * 64) / 2;
 }
 
+// Pairs of a tile of experts. A tile of up to half as many costs half as much.
+inline constexpr std::int64_t kGemmTileRows = 128;
+// Fewer rows than this are quicker without matrix units.
+inline constexpr std::int64_t kGemmMinRows = 32;
+
 // True where this device has a form for these arguments and is faster with it: then LaunchGemm runs
-// it. Needs a.bf16 and a.work.
+// it. Needs a.bf16 and a.work, at least kGemmMinRows rows, and a K that is a multiple of 8 for BF16
+// and of 16 for the other formats.
 bool GemmTakes(const Programs& programs, const LinearArgs& a);
 void LaunchGemm(Programs& programs, const LinearArgs& a);
 
-// The same for the experts: gate and up, down, and the sum. Tiles have ExpertTileRows rows.
+// The same for the experts: gate and up, down, and the sum. Tiles have kGemmTileRows rows; D and
+// every F are such K. act holds bf16.
 bool GemmTakes(const Programs& programs, const ExpertsArgs& a);
 void LaunchExpertsGemm(Programs& programs, const ExpertsArgs& a);
+
+// x f32 [T, K], rows x_stride apart, to bf16 at work, rows packed. K % 8 == 0.
+void LaunchGemmRound(Programs& programs, DType weights, const Span& x, std::int64_t x_stride,
+                     std::int64_t T, std::int64_t K, const Span& work);
 
 }  // namespace tandem::cl

@@ -7,11 +7,23 @@ namespace tandem::cl {
 namespace source {  // written by embed_cl.cmake
 extern const std::string_view common, weights, matmul, linear, head_linear, experts, attention,
     kv_append, rmsnorm, rope, elementwise, group, argmax, router, hand_over, mla_cache, mla_append,
-    mla_attention, mla_heads, panels;
+    mla_attention, mla_heads, panels, gemm_decode, gemm_parts, gemm_tile, gemm, gemm_wide;
 }  // namespace source
 
+namespace {
+
+// The matrix units' tile in one shape: fragments of a warp, and stages.
+std::string GemmTile(int mt, int nt, std::string_view stages) {
+  return fmt::format(
+      "#define MT {}\n#define NT {}\n#define STAGES {}\n{}\n#undef MT\n#undef NT\n#undef STAGES\n",
+      mt, nt, stages, source::gemm_tile);
+}
+
+}  // namespace
+
 std::string_view NameOf(Program program) {
-  constexpr std::string_view kNames[] = {"matmul", "kv_cache", "mla", "mla_heads", "panels", "rows"};
+  constexpr std::string_view kNames[] = {"matmul", "kv_cache", "mla",       "mla_heads",
+                                         "panels", "gemm",     "gemm_wide", "rows"};
   return kNames[static_cast<std::size_t>(program)];
 }
 
@@ -28,6 +40,12 @@ std::string TextOf(Program program) {
       return fmt::format("{}{}{}", common, weights, mla_heads);
     case Program::kPanels:
       return fmt::format("{}{}{}", common, weights, panels);
+    case Program::kGemm:
+      return fmt::format("{}{}{}{}{}{}", common, gemm_decode, gemm_parts,
+                         GemmTile(4, 4, "NARROW_STAGES"), GemmTile(2, 4, "NARROW_STAGES"), gemm);
+    case Program::kGemmWide:
+      return fmt::format("{}{}{}{}{}", common, gemm_decode, gemm_parts, GemmTile(4, 8, "3"),
+                         gemm_wide);
     case Program::kRows:
       return fmt::format("{}{}{}{}{}{}{}{}", common, rmsnorm, rope, elementwise, group, argmax,
                          router, hand_over);
@@ -40,6 +58,8 @@ std::string TypeOption(Program program, DType type) {
     case Program::kMatmul:
     case Program::kMlaHeads:
     case Program::kPanels:
+    case Program::kGemm:
+    case Program::kGemmWide:
       return fmt::format(" -DWTYPE={}", static_cast<int>(type));
     case Program::kKvCache:
     case Program::kMla:

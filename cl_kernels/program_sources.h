@@ -17,10 +17,13 @@ enum class Program : int {
   kMla,       // per KV type: mla_append, mla_attention
   kMlaHeads,  // per weight format: mla_heads
   kPanels,    // per block format: panels
+  kGemm,      // per weight format: gemm, in two shapes
+  kGemmWide,  // bf16: gemm_wide
   kRows,      // f32 only: rmsnorm, rope, elementwise, router, hand_over
 };
 inline constexpr std::array kPrograms{Program::kMatmul,   Program::kKvCache, Program::kMla,
-                                      Program::kMlaHeads, Program::kPanels,  Program::kRows};
+                                      Program::kMlaHeads, Program::kPanels,  Program::kGemm,
+                                      Program::kGemmWide, Program::kRows};
 
 // "matmul", ...: for messages.
 std::string_view NameOf(Program program);

@@ -15,6 +15,17 @@ DType KeyType(Program program, DType type) {
   return program == Program::kRows ? DType::kF32 : type;
 }
 
+// Two work-groups of gemm's 256 items share a multiprocessor only with at most 128 registers an
+// item; left alone the compiler takes a few more.
+std::string_view RegisterOption(Program program, const DeviceTraits& traits) {
+  return program == Program::kGemm && traits.nv_compute >= 80 ? " -cl-nv-maxrregcount=128" : "";
+}
+
+std::string OptionsOf(Program program, DType type, const DeviceTraits& traits) {
+  return fmt::format("{}{}{}", traits.Options(), TypeOption(program, type),
+                     RegisterOption(program, traits));
+}
+
 std::string BuildLog(cl_program program, cl_device_id device) {
   std::size_t bytes = 0;
   clGetProgramBuildInfo(program, device, CL_PROGRAM_BUILD_LOG, 0, nullptr, &bytes);
@@ -66,10 +77,9 @@ Programs::Programs(const ClDevice& device, DeviceTraits traits, std::filesystem:
 
 std::string Programs::CacheKey(Program program, DType type) const {
   const ClDeviceInfo& info = device_.info();
-  return fmt::format("format {}\noptions {}{}\ndevice {}\nvendor {}\ndriver {}\nplatform {} {}\n{}",
-                     kCacheFormat, traits_.Options(), TypeOption(program, type), info.name,
-                     info.vendor, info.driver_version, info.platform, info.platform_version,
-                     TextOf(program));
+  return fmt::format("format {}\noptions {}\ndevice {}\nvendor {}\ndriver {}\nplatform {} {}\n{}",
+                     kCacheFormat, OptionsOf(program, type, traits_), info.name, info.vendor,
+                     info.driver_version, info.platform, info.platform_version, TextOf(program));
 }
 
 ClProgramHandle Programs::FromCache(const std::string& key, const std::string& options) const {
@@ -110,7 +120,7 @@ cl_program Programs::Get(Program program, DType type) {
   TANDEM_CHECK(program != Program::kKvCache || type != DType::kF8E4M3);
   ClProgramHandle& slot = programs_[{program, KeyType(program, type)}];
   if (slot) return slot.get();
-  const std::string options = traits_.Options() + TypeOption(program, type);
+  const std::string options = OptionsOf(program, type, traits_);
   const std::string key = CacheKey(program, type);
   slot = FromCache(key, options);
   if (slot) return slot.get();

@@ -1,0 +1,77 @@
+// Products of many rows with matrices of weights on matrix units: x rounded to bf16, sums in f32.
+// gemm_round runs on any device; the products need NV_COMPUTE >= 80, see gemm_tile.cl.
+//
+//   gemm_round    b[t, k] = bf16(x[t, k]), rows packed        global ceil(T K / 8 / 256) * 256
+//   gemm_linear   y[t, n] (+)= sum_k x[t, k] w[n, k], or silu(x w^T) * (x w2^T)
+//                                                             global ceil(T/BM) ceil(N/BN) * 256
+//   gemm_gate_up  act[p, f] = pair_weight[p] silu(gate_e . x[row]) (up_e . x[row]), in bf16
+//   gemm_down     pair_out[p, d] = down_e . act[p]
+//                                                             global ceil(rows/BN) * 256, max_tiles
+//   local (256, 1, 1) everywhere.
+kernel __attribute__((reqd_work_group_size(256, 1, 1))) void gemm_round(
+    const global float* x, long x_offset, long x_stride, int aligned, int K, long eighths,
+    global uint* out, long out_offset) {
+  const long i = (long)get_global_id(0);
+  if (i >= eighths) return;
+  const long t = i / (K / 8);
+  const float8 v = load8(x + x_offset + t * x_stride + i % (K / 8) * 8, aligned);
+  *(global uint4*)(out + out_offset + i * 4) =
+      (uint4)(bf16_pair(v.s0, v.s1), bf16_pair(v.s2, v.s3), bf16_pair(v.s4, v.s5),
+              bf16_pair(v.s6, v.s7));
+}
+
+#if NV_COMPUTE >= 80
+
+kernel __attribute__((reqd_work_group_size(GEMM_ITEMS, 1, 1))) void gemm_linear(LINEAR_ARGS) {
+  LINEAR_GROUP(4);
+  if (rows > TILE_ROWS / 2) {
+    LINEAR_TILE(4, 4);
+  } else {
+    LINEAR_TILE(2, 4);
+  }
+}
+
+#define EXPERT_ARGS                                                                              \
+  const global uchar *slab, int slab_index, const global int *table, long table_offset,          \
+      const global int *tile_list, long tiles_offset, const global int *n_tiles, long n_tiles_at
+
+kernel __attribute__((reqd_work_group_size(GEMM_ITEMS, 1, 1))) void gemm_gate_up(
+    EXPERT_ARGS, const global int* pair_row, long pair_row_offset, const global float* pair_weight,
+    long pair_weight_offset, const global uchar* x, long x_offset, global float* act,
+    long act_offset, int D, int F) {
+  local uchar tiles[TILE_BYTES] __attribute__((aligned(1024)));
+  if ((int)get_group_id(1) >= n_tiles[n_tiles_at]) return;
+  const expert_tile_t tile =
+      ((const global expert_tile_t*)(tile_list + tiles_offset))[get_group_id(1)];
+  const global expert_t* const e = (const global expert_t*)(table + table_offset) + tile.expert;
+  const int n0 = (int)get_group_id(0) * 64;
+  if (e->slab != slab_index || n0 >= e->F) return;
+  if (tile.n_pairs > TILE_ROWS / 2) {
+    gate_up_tile_4x4(tiles, slab, e, tile, pair_row + pair_row_offset, pair_weight + pair_weight_offset,
+                 x + x_offset * 4, (global ushort*)(act + act_offset), n0, D, F);
+  } else {
+    gate_up_tile_2x4(tiles, slab, e, tile, pair_row + pair_row_offset, pair_weight + pair_weight_offset,
+                 x + x_offset * 4, (global ushort*)(act + act_offset), n0, D, F);
+  }
+}
+
+kernel __attribute__((reqd_work_group_size(GEMM_ITEMS, 1, 1))) void gemm_down(
+    EXPERT_ARGS, const global float* act, long act_offset, global float* out, long out_offset,
+    int D, int F) {
+  local uchar tiles[TILE_BYTES] __attribute__((aligned(1024)));
+  if ((int)get_group_id(1) >= n_tiles[n_tiles_at]) return;
+  const expert_tile_t tile =
+      ((const global expert_tile_t*)(tile_list + tiles_offset))[get_group_id(1)];
+  const global expert_t* const e = (const global expert_t*)(table + table_offset) + tile.expert;
+  const int n0 = (int)get_group_id(0) * 128;
+  if (e->slab != slab_index) return;
+  const global uchar* const from = (const global uchar*)(act + act_offset);
+  const int even = out_offset % 2 == 0;
+  if (tile.n_pairs > TILE_ROWS / 2) {
+    down_tile_4x4(tiles, slab, e, tile, from, out + out_offset, even, n0, D, F);
+  } else {
+    down_tile_2x4(tiles, slab, e, tile, from, out + out_offset, even, n0, D, F);
+  }
+}
+
+#endif  // NV_COMPUTE

@@ -1,0 +1,211 @@
+// Parts of gemm_tile.cl: y = x w^T on matrix units, for NVIDIA's compute capability 8.0 and above: 256 work-items
+// are eight warps, MW of them along the rows of x, and a warp keeps MT x NT fragments of 16 x 8
+// sums. Both operands lie in local memory as rows of 16 or 32 bf16 whose 16-byte chunks are swapped
+// so that ldmatrix meets every bank once:
+//   rows of 16 : chunk c of row r lies at c ^ (r / 4 % 2)      rows of 32 : at c ^ (r / 2 % 4)
+// Row r of the weights' tile is a weight row, as tile_weight says; x arrives in bf16.
+#define GEMM_ITEMS 256
+#define WARPS 8
+#define MW 2
+#define TILE_ROWS 128
+#define TILE_BYTES 40960
+#if WTYPE == WTYPE_BF16
+#define NARROW_STAGES 5
+#define X_ITEMS 2  // work-items that load one row of x in a step
+#else
+#define NARROW_STAGES 3
+#define X_ITEMS 4
+#endif
+
+#if NV_COMPUTE >= 80
+
+// The address of local memory as cp.async and ldmatrix take it.
+INLINE uint shared_address(const local uchar* p) { return (uint)(ulong)p; }
+
+// 16 bytes into local memory, zeros where `bytes` is 0.
+INLINE void cp_async16(uint to, const global uchar* from, int bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+               :
+               : "r"(to), "l"(from), "r"(bytes)
+               : "memory");
+}
+INLINE void cp_async_commit(void) { asm volatile("cp.async.commit_group;" : : : "memory"); }
+
+#define CP_ASYNC_WAIT(N) asm volatile("cp.async.wait_group " #N ";" : : : "memory")
+// All but the last `n` groups have arrived; n is a constant.
+INLINE void cp_async_wait(const int n) {
+  switch (n) {
+    case 0: CP_ASYNC_WAIT(0); break;
+    case 1: CP_ASYNC_WAIT(1); break;
+    case 2: CP_ASYNC_WAIT(2); break;
+    case 3: CP_ASYNC_WAIT(3); break;
+    default: CP_ASYNC_WAIT(4); break;
+  }
+}
+
+// Four 8 x 8 matrices; lane l gives the address of row l % 8 of matrix l / 8.
+INLINE void ldmatrix_x4(uint* r, uint address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+
+INLINE void mma_bf16(float* c, const uint* a, uint b0, uint b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+INLINE uint swizzled16(uint row, uint chunk) { return row * 32 + ((chunk ^ (row >> 2 & 1)) << 4); }
+INLINE uint swizzled32(uint row, uint chunk) { return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4); }
+
+// Where a warp's fragments begin in the two tiles, for rows of 16 or 32 values.
+INLINE uint x_fragment(uint lane, uint row0, const int columns) {
+  const uint row = row0 + lane % 16;
+  return columns == 16 ? swizzled16(row, lane / 16) : swizzled32(row, lane / 16);
+}
+INLINE uint w_fragment(uint lane, uint row0, const int columns) {
+  const uint row = row0 + lane % 8 + lane / 16 * 8;
+  return columns == 16 ? swizzled16(row, lane / 8 % 2) : swizzled32(row, lane / 8 % 2);
+}
+
+
+// What a work-item loads of the weights' tile, and the scales of its warp's columns.
+typedef struct {
+  const global float* at[2];
+  float unit[2];
+  float next[2];
+  uint mask[2];
+} scales_t;
+typedef struct {
+  weight_row_t row[2];
+  scales_t scales;  // FP8
+} w_items_t;
+
+// Steps that the loads of weights run ahead where they pass through registers.
+#if WTYPE == WTYPE_F8
+#define AHEAD 4
+#elif WTYPE == WTYPE_F32
+#define AHEAD 1
+#else
+#define AHEAD 2
+#endif
+// A matrix [rows, K] in a buffer.
+typedef struct {
+  const global uchar* buffer;
+  ulong codes;
+  ulong side;
+} weights_t;
+
+// Row r of the weights' tile is row n of the first matrix or, in the second half of each warp's
+// columns, of the second: so a work-item has gate and up of the same element in its registers.
+typedef struct {
+  int second;
+  int n;
+} tile_row_t;
+
+INLINE tile_row_t tile_weight(int r, int pairs, const int NT) {
+  tile_row_t at;
+  const int columns = NT * 8;
+  at.second = pairs && r % columns >= columns / 2;
+  at.n = pairs ? r / columns * (columns / 2) + r % (columns / 2) : r;
+  return at;
+}
+
+INLINE int sum_column(int n, int columns_of_warp) {
+  const int lid = (int)get_local_id(0);
+  return lid / 32 / MW * columns_of_warp + n * 8 + lid % 4 * 2;
+}
+
+INLINE void store2(global float* y, int n, int N, float v0, float v1, int even) {
+  if (even && n + 1 < N) {
+    *(global float2*)(y + n) = (float2)(v0, v1);
+  } else {
+    if (n < N) y[n] = v0;
+    if (n + 1 < N) y[n + 1] = v1;
+  }
+}
+INLINE void add2(global float* y, int n, int N, float v0, float v1) {
+  if (n < N) y[n] += v0;
+  if (n + 1 < N) y[n + 1] += v1;
+}
+
+#define MODE_STORE 0
+#define MODE_ADD 1
+#define MODE_SWIGLU 2
+
+// As ExpertEntry and ExpertTile of args.h.
+typedef struct {
+  ulong gate, gate_side;
+  ulong up, up_side;
+  ulong down, down_side;
+  int slab;
+  int F;
+} expert_t;
+typedef struct {
+  int expert, first_pair, n_pairs, reserved;
+} expert_tile_t;
+
+
+// Tiles run down eight rows of tiles before they move on to the next column: what runs at one time
+// shares both operands in the cache.
+#define ROWS_OF_TILES 8
+INLINE int2 tile_of(int group, int row_tiles, int column_tiles) {
+  const int band = group / (ROWS_OF_TILES * column_tiles);
+  const int first = band * ROWS_OF_TILES;
+  const int rows = min(ROWS_OF_TILES, row_tiles - first);
+  const int in_band = group - band * ROWS_OF_TILES * column_tiles;
+  return (int2)(first + in_band % rows, in_band / rows);
+}
+
+#define LINEAR_ARGS                                                                               \
+  const global uchar *x, long x_offset, const global uchar *w, ulong codes, ulong side,           \
+      const global uchar *w2, ulong codes2, ulong side2, global float *y, long y_offset,          \
+      long y_stride, int T, int N, int K, int mode
+
+// `tile` of the shape MT x NT.
+#define LINEAR_TILE(MT, NT)                                                                       \
+  linear_tile_##MT##x##NT(tiles, from, first, second, to, y_stride, even, rows, n0, N, K, mode)
+
+#define LINEAR_GROUP(NT)                                                                          \
+  local uchar tiles[TILE_BYTES] __attribute__((aligned(1024)));                                   \
+  const int columns = WARPS / MW * NT * 8 / (mode == MODE_SWIGLU ? 2 : 1);                        \
+  const int2 at = tile_of((int)get_group_id(0), (T + TILE_ROWS - 1) / TILE_ROWS,                  \
+                          (N + columns - 1) / columns);                                           \
+  const int rows = T - at.x * TILE_ROWS;                                                          \
+  const int n0 = at.y * columns;                                                                  \
+  const weights_t first = {w, codes, side};                                                       \
+  const weights_t second = {w2, codes2, side2};                                                   \
+  const global uchar* const from = x + x_offset * 4 + (long)at.x * TILE_ROWS * K * 2;             \
+  global float* const to = y + y_offset + at.x * TILE_ROWS * y_stride;                            \
+  const int even = y_offset % 2 == 0 && y_stride % 2 == 0
+
+#if WTYPE != WTYPE_BF16
+INLINE run16_t fetch_step(weight_row_t row, int step, int K) {
+  const int k = step * 32 + (int)get_local_id(0) % 2 * 16;
+  return k < K ? fetch16(row, k) : zeros16();
+}
+
+INLINE void store_step(local uchar* tile, run16_t run, int step, const int i) {
+  const uint lid = (uint)get_local_id(0);
+  const uint row = lid / 2 + 128 * i;
+  const uint chunk = lid % 2 * 2;
+  uint w[8];
+  decode16(run, step * 32 + (int)(lid % 2) * 16, w);
+  *(local uint4*)(tile + swizzled32(row, chunk)) = (uint4)(w[0], w[1], w[2], w[3]);
+  *(local uint4*)(tile + swizzled32(row, chunk + 1)) = (uint4)(w[4], w[5], w[6], w[7]);
+}
+
+INLINE void begin_scales(scales_t* s) {
+  for (int h = 0; h < 2; ++h) {
+    s->unit[h] = 1.0f;
+    s->next[h] = s->at[h][0];
+    s->mask[h] = ~0u;
+  }
+}
+#endif
+
+#endif  // NV_COMPUTE
