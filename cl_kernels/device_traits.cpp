@@ -55,6 +55,7 @@ DeviceTraits GpuTraits(std::int64_t compute_units) {
   traits.group = 256;
   traits.hand_over_group = 256;
   traits.hand_over_words = 8192;
+  traits.hand_over_take_words = 8192;
   traits.denormals = true;
   traits.attention_items = false;
   traits.few_rows_max = 32;

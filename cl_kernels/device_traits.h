@@ -25,9 +25,11 @@ struct DeviceTraits {
   std::int64_t few_rows_max = INT64_MAX;
   // With fewer work-groups than this a launch gives each team one weight row instead of wide_rows.
   std::int64_t wide_min_groups = 1;
-  // Work-items and 4-byte words of a work-group that hands over to the host or back.
+  // Work-items and 4-byte words of a work-group that hands over to the host or back; up to
+  // hand_over_take_words the waiting work-group adds the host's sum itself.
   int hand_over_group = 1;
   std::int64_t hand_over_words = 16384;
+  std::int64_t hand_over_take_words = 32768;
 
   int group_size() const { return team * teams; }
   // The -D options that the .cl files take.

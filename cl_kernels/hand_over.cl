@@ -42,31 +42,59 @@
 
 INLINE long sum_word(long T, long D, long K) { return PAYLOAD + (T * (D + 2 * K) + 31) / 32 * 32; }
 
-// to[i] = from[i], i < n, by all work-items of the launch. `to` is aligned.
-INLINE void hand_over_copy(const global float* from, int aligned, global float* to, long n) {
-  const long items = get_global_size(0);
-  const long me = get_global_id(0);
-  const long fours = aligned ? n / 4 : 0;
-  for (long i = me; i < fours; i += items) {
-    ((global float4*)to)[i] = ((const global float4*)from)[i];
+// A work-item has IN_FLIGHT loads under way before it uses the first: over PCIe one takes a
+// microsecond and more. 32 bits: a division of 64 takes a hundred instructions.
+#define IN_FLIGHT 8
+
+// to[i] = from[i], i < n, by all work-items of the launch, where both are aligned to 16 bytes.
+INLINE void hand_over_copy4(const global float4* from, global float4* to, uint n) {
+  const uint items = get_global_size(0);
+  for (uint i = get_global_id(0); i < n; i += IN_FLIGHT * items) {
+    float4 v[IN_FLIGHT];
+#pragma unroll
+    for (uint j = 0; j < IN_FLIGHT; ++j) {
+      if (i + j * items < n) v[j] = from[i + j * items];
+    }
+#pragma unroll
+    for (uint j = 0; j < IN_FLIGHT; ++j) {
+      if (i + j * items < n) to[i + j * items] = v[j];
+    }
   }
-  for (long i = 4 * fours + me; i < n; i += items) to[i] = from[i];
 }
 
-// x[t, d] += sum[t, d] by all work-items of the launch. 32 bits: a division of 64 takes a hundred
-// instructions.
+INLINE void hand_over_copy(const global float* from, int aligned, global float* to, uint n) {
+  const uint fours = aligned ? n / 4 : 0;
+  hand_over_copy4((const global float4*)from, (global float4*)to, fours);
+  for (uint i = 4 * fours + get_global_id(0); i < n; i += get_global_size(0)) to[i] = from[i];
+}
+
+// x[t, d] += sum[t, d] by all work-items of the launch.
+INLINE void hand_over_sum4(const global float4* sum, global float* x, long x_stride, uint T,
+                           uint columns) {
+  const uint items = get_global_size(0);
+  for (uint i = get_global_id(0); i < T * columns; i += IN_FLIGHT * items) {
+    float4 v[IN_FLIGHT];
+#pragma unroll
+    for (uint j = 0; j < IN_FLIGHT; ++j) {
+      if (i + j * items < T * columns) v[j] = sum[i + j * items];
+    }
+#pragma unroll
+    for (uint j = 0; j < IN_FLIGHT; ++j) {
+      const uint k = i + j * items;
+      const uint t = k / columns;
+      if (t < T) ((global float4*)(x + t * x_stride))[k - t * columns] += v[j];
+    }
+  }
+}
+
 INLINE void hand_over_sum(const global float* sum, global float* x, long x_stride, int aligned,
                           uint T, uint D) {
-  const uint items = get_global_size(0);
-  const uint columns = aligned ? D / 4 : D;
-  for (uint i = get_global_id(0); i < T * columns; i += items) {
-    const uint t = i / columns;
-    global float* row = x + t * x_stride;
-    if (aligned) {
-      ((global float4*)row)[i - t * columns] += ((const global float4*)sum)[i];
-    } else {
-      row[i - t * columns] += sum[i];
-    }
+  if (aligned) {
+    hand_over_sum4((const global float4*)sum, x, x_stride, T, D / 4);
+    return;
+  }
+  for (uint i = get_global_id(0); i < T * D; i += get_global_size(0)) {
+    x[i / D * x_stride + i % D] += sum[i];
   }
 }
 

@@ -33,7 +33,7 @@ void LaunchHandOverTake(Programs& programs, const HandOverTakeArgs& a) {
   const HandOverMemory& m = a.memory;
   const cl_int sequence = static_cast<cl_int>(a.sequence);
   const cl_ulong turns = a.turns;
-  if (Groups(programs, m.T * m.D) == 1) {
+  if (m.T * m.D <= programs.traits().hand_over_take_words) {
     const cl_kernel kernel = Kernel(programs, "hand_over_take");
     Arguments(kernel).Set(m.shared, m.control, a.x, a.x_stride, m.T, m.D, m.K, sequence, turns);
     Enqueue(programs, kernel, {1, 1, 1}, programs.traits().hand_over_group);

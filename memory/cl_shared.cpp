@@ -68,6 +68,31 @@ cl_platform_id PlatformOf(const ClDevice& device) {
   return platform;
 }
 
+// Null where the device does not have it.
+CreateBufferNv FindCreateBufferNv(const ClDevice& device) {
+  if (device.info().extensions.find("cl_nv_create_buffer") == std::string::npos) return nullptr;
+  return reinterpret_cast<CreateBufferNv>(
+      clGetExtensionFunctionAddressForPlatform(PlatformOf(device), "clCreateBufferNV"));
+}
+
+constexpr const char* kNvWhat = "host-located memory";
+
+ClMemHandle NvHostBuffer(const ClDevice& device, CreateBufferNv create, std::size_t bytes) {
+  cl_int error = CL_SUCCESS;
+  ClMemHandle mem(create(device.context(), CL_MEM_READ_WRITE, kHostLocationNv | kPinnedNv, bytes,
+                         nullptr, &error));
+  if (error != CL_SUCCESS) CannotAllocate(device, kNvWhat, bytes, error);
+  return mem;
+}
+
+ClMemHandle HostPtrBuffer(const ClDevice& device, const char* what, std::size_t bytes) {
+  cl_int error = CL_SUCCESS;
+  ClMemHandle mem(clCreateBuffer(device.context(), CL_MEM_READ_WRITE | CL_MEM_ALLOC_HOST_PTR, bytes,
+                                 nullptr, &error));
+  if (error != CL_SUCCESS) CannotAllocate(device, what, bytes, error);
+  return mem;
+}
+
 bool HasFineGrainSvm(const ClDevice& device) {
   const std::string& version = device.info().platform_version;  // "OpenCL 3.0 ..."
   if (version.compare(0, 7, "OpenCL ") != 0 || version.size() < 8 || version[7] < '2') return false;
@@ -136,17 +161,11 @@ void ClSharedBuffer::Swap(ClSharedBuffer& other) noexcept {
 
 std::optional<ClSharedBuffer> ClSharedBuffer::AllocateNvHost(const ClDevice& device,
                                                              std::size_t bytes) {
-  if (device.info().extensions.find("cl_nv_create_buffer") == std::string::npos) return {};
-  const auto create = reinterpret_cast<CreateBufferNv>(
-      clGetExtensionFunctionAddressForPlatform(PlatformOf(device), "clCreateBufferNV"));
+  const CreateBufferNv create = FindCreateBufferNv(device);
   if (create == nullptr) return {};
-  constexpr const char* kWhat = "host-located memory";
   ClSharedBuffer shared(device, bytes, SharedKind::kNvHost);
-  cl_int error = CL_SUCCESS;
-  shared.mem_.reset(create(device.context(), CL_MEM_READ_WRITE, kHostLocationNv | kPinnedNv, bytes,
-                           nullptr, &error));
-  if (error != CL_SUCCESS) CannotAllocate(device, kWhat, bytes, error);
-  shared.host_ = Map(device, shared.mem_.get(), kWhat, bytes);
+  shared.mem_ = NvHostBuffer(device, create, bytes);
+  shared.host_ = Map(device, shared.mem_.get(), kNvWhat, bytes);
   return shared;
 }
 
@@ -172,10 +191,7 @@ std::optional<ClSharedBuffer> ClSharedBuffer::AllocateMapped(const ClDevice& dev
   if (!SharesHostMemory(device)) return {};
   constexpr const char* kWhat = "mapped memory";
   ClSharedBuffer shared(device, bytes, SharedKind::kMapped);
-  cl_int error = CL_SUCCESS;
-  shared.mem_.reset(clCreateBuffer(device.context(), CL_MEM_READ_WRITE | CL_MEM_ALLOC_HOST_PTR,
-                                   bytes, nullptr, &error));
-  if (error != CL_SUCCESS) CannotAllocate(device, kWhat, bytes, error);
+  shared.mem_ = HostPtrBuffer(device, kWhat, bytes);
   shared.host_ = Map(device, shared.mem_.get(), kWhat, bytes);
   if (!MappingIsTheMemory(device, shared.mem_.get(), shared.host_)) return {};
   return shared;
@@ -199,10 +215,9 @@ std::optional<ClSharedBuffer> ClSharedBuffer::Allocate(const ClDevice& device, s
 ClPinned::ClPinned(const ClDevice& device, std::size_t bytes)
     : queue_(Retained(device.queue())), bytes_(bytes), counted_(CountedBytes::kHost, bytes) {
   constexpr const char* kWhat = "pinned host memory";
-  cl_int error = CL_SUCCESS;
-  mem_.reset(clCreateBuffer(device.context(), CL_MEM_READ_WRITE | CL_MEM_ALLOC_HOST_PTR, bytes,
-                            nullptr, &error));
-  if (error != CL_SUCCESS) CannotAllocate(device, kWhat, bytes, error);
+  const CreateBufferNv create = FindCreateBufferNv(device);
+  mem_ =
+      create != nullptr ? NvHostBuffer(device, create, bytes) : HostPtrBuffer(device, kWhat, bytes);
   host_ = Map(device, mem_.get(), kWhat, bytes);
 }
 

@@ -58,8 +58,9 @@ class ClSharedBuffer {
   CountedBytes counted_;
 };
 
-// Host memory that the device copies from and to at full speed (CL_MEM_ALLOC_HOST_PTR, mapped for
-// as long as this lives). Not shared: a copy is always a command.
+// Host memory that the device copies from and to at full speed, mapped for as long as this lives.
+// Not shared: a copy is always a command. CL_MEM_ALLOC_HOST_PTR, but where there is
+// cl_nv_create_buffer that: NVIDIA's driver backs the former with as many bytes on the device.
 class ClPinned {
  public:
   ClPinned() = default;

@@ -27,6 +27,8 @@ class PolledOrEvents final : public HandOver {
                  ClSharedBuffer shared, std::uint64_t wait_turns)
       : polled_(device, kernels, PolledShape(shape), std::move(shared), wait_turns),
         events_(device, kernels, shape) {}
+  // Before any memory goes: drivers wait for the device before they free it.
+  ~PolledOrEvents() override { now_->Abandon(); }
 
   HandOverKind kind() const override { return now_->kind(); }
   void BeginStep(std::int64_t T) override {

@@ -12,21 +12,20 @@ namespace {
 // for a chunk of 4096 rows, and each copy is long enough for the link's full rate.
 constexpr std::int64_t kSumRows = 256;
 
-struct PinnedLayout {
-  std::uint64_t ids, weights, sum, end;  // bytes; h begins at 0
-};
+// Up to so many rows a kernel packs the three inputs of a layer and one command reads them back: a
+// command costs 5 us and more, as much as 256 KiB take to travel.
+constexpr std::int64_t kPackedRows = 8;
 
-PinnedLayout LayOut(const HandOverShape& s) {
-  constexpr auto aligned = [](std::int64_t words) {
-    return static_cast<std::uint64_t>((words * 4 + 63) / 64 * 64);
-  };
-  PinnedLayout layout{};
-  layout.ids = aligned(s.max_rows * s.D);
-  layout.weights = layout.ids + aligned(s.max_rows * s.K);
-  layout.sum = layout.weights + aligned(s.max_rows * s.K);
-  layout.end = layout.sum + aligned(s.max_rows * s.D);
-  return layout;
+// Words before the sum in pinned memory, and of the packing kernel's memory.
+std::int64_t InputWords(const HandOverShape& s) {
+  return (s.max_rows * (s.D + 2 * s.K) + 15) / 16 * 16;
 }
+std::int64_t PackedWords(const HandOverShape& s) {
+  return cl::HandOverSumWord(std::min(s.max_rows, kPackedRows), s.D, s.K);
+}
+std::int64_t SumRows(const HandOverShape& s) { return std::min(s.max_rows, kSumRows); }
+
+std::size_t Bytes(std::int64_t words) { return static_cast<std::size_t>(words) * 4; }
 
 ClEventHandle UserEvent(const ClDevice& device) {
   cl_int error = CL_SUCCESS;
@@ -57,14 +56,13 @@ EventHandOver::EventHandOver(const ClDevice& device, cl::Kernels& kernels,
       kernels_(kernels),
       shape_(shape),
       watchdog_(watchdog),
-      pinned_(device, LayOut(shape).end),
-      h_(pinned_.host()),
-      ids_(h_ + LayOut(shape).ids),
-      weights_(h_ + LayOut(shape).weights),
-      sum_(h_ + LayOut(shape).sum),
-      sum_rows_(std::min(shape.max_rows, kSumRows)),
-      device_sum_(device.Allocate(static_cast<std::size_t>(sum_rows_ * shape.D * 4))),
+      pinned_(device, EventHandOverHostBytes(shape)),
+      sum_(pinned_.host() + Bytes(InputWords(shape))),
+      packed_(device.Allocate(Bytes(PackedWords(shape)))),
+      sum_rows_(SumRows(shape)),
+      device_sum_(device.Allocate(Bytes(sum_rows_ * shape.D))),
       control_(device.Allocate(cl::kHandOverControlBytes)) {
+  device_.Zero(control_.get(), 0, cl::kHandOverControlBytes);
   const cl_uint go = 1;  // the sum is always there when the adding kernel runs
   device_.BlockingWrite(control_.get(), cl::kHandOverGo * sizeof(go), &go, sizeof(go));
 }
@@ -87,11 +85,10 @@ void EventHandOver::BeginStep(std::int64_t T) {
   abandoned_ = false;
 }
 
-void EventHandOver::ReadBack(const cl::Span& span, std::int64_t words, std::byte* to,
+void EventHandOver::ReadBack(const cl::Span& span, std::int64_t words, std::int64_t to,
                              cl_event* event) const {
-  ClCheck(clEnqueueReadBuffer(device_.queue(), span.buffer, CL_FALSE,
-                              static_cast<std::size_t>(span.offset * 4),
-                              static_cast<std::size_t>(words * 4), to, 0, nullptr, event),
+  ClCheck(clEnqueueReadBuffer(device_.queue(), span.buffer, CL_FALSE, Bytes(span.offset),
+                              Bytes(words), pinned_.host() + Bytes(to), 0, nullptr, event),
           "clEnqueueReadBuffer");
 }
 
@@ -101,9 +98,17 @@ void EventHandOver::Publish(const cl::Span& h, const cl::Span& ids, const cl::Sp
   Layer layer{nullptr, UserEvent(device_)};
   last_delivered_ = Retained(layer.delivered);
   cl_event read = nullptr;
-  ReadBack(h, T_ * shape_.D, h_, nullptr);
-  ReadBack(ids, T_ * shape_.K, ids_, nullptr);
-  ReadBack(weights, T_ * shape_.K, weights_, &read);
+  const std::int64_t n = T_ * shape_.D;
+  const std::int64_t k = T_ * shape_.K;
+  if (T_ <= kPackedRows) {
+    kernels_.HandOverPublish(
+        {h, ids, weights, {packed_.get(), control_.get(), T_, shape_.D, shape_.K}, 0});
+    ReadBack({packed_.get(), cl::kHandOverPayload}, n + 2 * k, 0, &read);
+  } else {
+    ReadBack(h, n, 0, nullptr);
+    ReadBack(ids, k, n, nullptr);
+    ReadBack(weights, k, n + k, &read);
+  }
   layer.read.reset(read);
   device_.Flush();
   const std::lock_guard lock(mutex_);
@@ -162,8 +167,9 @@ HandOverInput EventHandOver::Await() {
     Throw<OpenClError>("'{}': hand-over {} of a step of {} rows failed: {} (events)",
                        device_.info().name, awaited_, T_, ClErrorName(error));
   }
-  return {reinterpret_cast<const float*>(h_), reinterpret_cast<const std::int32_t*>(ids_),
-          reinterpret_cast<const float*>(weights_)};
+  const auto* h = reinterpret_cast<const float*>(pinned_.host());
+  const float* ids = h + T_ * shape_.D;
+  return {h, reinterpret_cast<const std::int32_t*>(ids), ids + T_ * shape_.K};
 }
 
 float* EventHandOver::sum() { return reinterpret_cast<float*>(sum_); }
@@ -184,11 +190,12 @@ void EventHandOver::Abandon() noexcept {
   layers_.clear();
 }
 
-std::uint64_t EventHandOverHostBytes(const HandOverShape& shape) { return LayOut(shape).end; }
+std::uint64_t EventHandOverHostBytes(const HandOverShape& shape) {
+  return Bytes(InputWords(shape) + shape.max_rows * shape.D);
+}
 
 std::uint64_t EventHandOverDeviceBytes(const HandOverShape& shape) {
-  return static_cast<std::uint64_t>(std::min(shape.max_rows, kSumRows) * shape.D * 4) +
-         cl::kHandOverControlBytes;
+  return Bytes(PackedWords(shape) + SumRows(shape) * shape.D) + cl::kHandOverControlBytes;
 }
 
 }  // namespace tandem

@@ -37,15 +37,16 @@ class EventHandOver final : public HandOver {
     ClEventHandle delivered;  // of the host: the device may fetch the sum
   };
   bool PopLayer();
-  void ReadBack(const cl::Span& span, std::int64_t words, std::byte* to, cl_event* event) const;
+  void ReadBack(const cl::Span& span, std::int64_t words, std::int64_t to, cl_event* event) const;
   [[noreturn]] void NothingCame(const char* what) const;
 
   const ClDevice& device_;
   cl::Kernels& kernels_;
   HandOverShape shape_;
   Seconds watchdog_;
-  ClPinned pinned_;  // h, ids, weights, sum of max_rows rows
-  std::byte *h_, *ids_, *weights_, *sum_;
+  ClPinned pinned_;  // h [T, D], ids [T, K], weights [T, K] without gaps; at sum_ the sum
+  std::byte* sum_;
+  ClBuffer packed_;        // the same of few rows on the device
   std::int64_t sum_rows_;  // that the device holds at once
   ClBuffer device_sum_;
   ClBuffer control_;

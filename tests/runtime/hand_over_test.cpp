@@ -131,6 +131,7 @@ class HandOverTest : public test::ClTest, public ::testing::WithParamInterface<P
         GetParam().shapes == Shapes::kCpu ? cl::CpuTraits(4) : cl::GpuTraits(4);
     traits.nv_compute = nv_compute;  // the fences of this device
     traits.hand_over_words = 1024;   // so that small steps take several work-groups
+    traits.hand_over_take_words = 1024;
     kernels = std::make_unique<cl::Kernels>(device(), "", traits);
     return *kernels;
   }
@@ -153,7 +154,7 @@ TEST_P(HandOverTest, EveryWordArrivesThroughManyStepsOfChangingRows) {
     constexpr std::int64_t kRows = 300;     // more than the device adds at once
     const auto hand_over = Make({D, 6, kRows});
     Chain chain(device(), D, 6, kRows);
-    for (const std::int64_t T : {1, 8, 1, 2, 17, 1, 32, 33, 3, 300, 1, 31, 1, 1, 5, 257, 1, 4}) {
+    for (const std::int64_t T : {1, 8, 1, 9, 2, 17, 1, 32, 33, 3, 300, 1, 31, 1, 1, 5, 257, 1, 4}) {
       ASSERT_TRUE(chain.Step(*hand_over, T)) << "D " << D << ", T " << T;
       EXPECT_EQ(hand_over->kind(),
                 polled() && T <= kPolledRows ? HandOverKind::kPolled : HandOverKind::kEvents);
