@@ -3,8 +3,7 @@
 // difference per layer is printed, once with nothing else on the device (launches are the limit)
 // and once with a kernel before and one beside each hand-over (latency is what counts). Before it,
 // what the link does: pinned copies, kernels that read and write the shared memory, and the host's
-// own reads of it. Device: TANDEM_BENCH_DEVICE (index, default 0). `--sweep` tries work-group
-// sizes.
+// own reads of it. Device: TANDEM_BENCH_DEVICE (index, default 0).
 #include <fmt/format.h>
 
 #include <algorithm>
