@@ -1,6 +1,8 @@
 #include "cl_kernels/mla.h"
 
 #include <algorithm>
+#include <array>
+#include <string_view>
 
 #include "cl_kernels/launch.h"
 
@@ -34,6 +36,33 @@ void CheckShape(std::int64_t R, std::int64_t d, DType kv_type) {
   }
 }
 
+struct Form {
+  std::string_view kernel;
+  std::int64_t group_size;
+  std::array<std::int64_t, 2> groups;  // the third dimension is the splits
+};
+
+// mla_mma.cl
+constexpr std::int64_t kMmaR = 512;
+constexpr std::int64_t kMmaD = 64;
+constexpr std::int64_t kManySlots = 1024;  // from here on, work-groups of 64 fill a device
+
+bool TakesMma(const DeviceTraits& traits, const MlaAttentionArgs& a) {
+  const int needed = a.kv_type == DType::kF8E4M3 ? 89 : 80;
+  return a.bf16 && traits.nv_compute >= needed && a.kv_type != DType::kF32 && a.R == kMmaR &&
+         a.d == kMmaD;
+}
+
+Form ChooseForm(const DeviceTraits& traits, const MlaAttentionArgs& a) {
+  if (TakesMma(traits, a)) {
+    const std::int64_t slots = a.T * a.H;
+    if (a.H % 64 == 0 || slots >= kManySlots) return {"mla_mma_64", 256, {CeilDiv(slots, 64), 1}};
+    return {"mla_mma_16", 128, {CeilDiv(slots, 16), 1}};
+  }
+  if (traits.attention_items) return {"mla_attention_item", 1, {a.H, a.T}};
+  return {"mla_attention_group", kGroup, {CeilDiv(a.H, kGroupHeads), a.T}};
+}
+
 // Keys of a run, the same for every row: whole blocks.
 std::int64_t RunOf(const MlaAttentionArgs& a) {
   return CeilDiv(CeilDiv(a.max_keys, kBlock), a.splits) * kBlock;
@@ -44,8 +73,10 @@ std::int64_t RunOf(const MlaAttentionArgs& a) {
 std::int64_t MlaSplits(std::int64_t T, std::int64_t H, std::int64_t max_keys,
                        std::int64_t compute_units) {
   if (T <= 0 || H <= 0) return 1;
-  // Work-groups of up to 64 heads; of few heads, three share a compute unit.
-  const std::int64_t wanted = (H <= 16 ? 3 : 1) * compute_units / (T * CeilDiv(H, 64));
+  // A work-group of 64 heads and rows has a compute unit to itself; those of fewer share it.
+  const bool wide = H % 64 == 0 || T * H >= kManySlots;
+  const std::int64_t wanted =
+      wide ? compute_units / CeilDiv(T * H, 64) : 3 * compute_units / CeilDiv(T * H, 16);
   const std::int64_t by_keys = CeilDiv(max_keys, kRunBlocks * kBlock);
   const std::int64_t by_memory = 1 + kMlaParts / (T * H);
   return std::clamp<std::int64_t>(std::min({wanted, by_keys, by_memory}), 1, kMaxSplits);
@@ -63,15 +94,13 @@ void LaunchMlaAppend(Programs& programs, const MlaAppendArgs& a) {
 void LaunchMlaAttention(Programs& programs, const MlaAttentionArgs& a) {
   CheckShape(a.R, a.d, a.kv_type);
   if (a.T <= 0 || a.H <= 0) return;
-  const bool items = programs.traits().attention_items;
-  const cl_kernel kernel = programs.Kernel(Program::kMla, a.kv_type,
-                                           items ? "mla_attention_item" : "mla_attention_group");
+  const Form form = ChooseForm(programs.traits(), a);
+  const cl_kernel kernel = programs.Kernel(Program::kMla, a.kv_type, form.kernel);
   Arguments(kernel).Set(a.q, a.kv, a.tables, a.table_start, a.n_keys, a.parts, a.lse,
                         static_cast<cl_int>(a.T), static_cast<cl_int>(a.H),
                         static_cast<cl_int>(a.R), static_cast<cl_int>(a.d), a.scale,
                         static_cast<cl_int>(RunOf(a)));
-  const std::int64_t heads = items ? 1 : kGroupHeads;
-  Enqueue(programs, kernel, {CeilDiv(a.H, heads), a.T, a.splits}, items ? 1 : kGroup);
+  Enqueue(programs, kernel, {form.groups[0], form.groups[1], a.splits}, form.group_size);
 }
 
 }  // namespace tandem::cl

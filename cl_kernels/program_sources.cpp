@@ -1,13 +1,13 @@
-#include "cl_kernels/program_sources.h"
-
 #include <fmt/format.h>
+
+#include "cl_kernels/program_sources.h"
 
 namespace tandem::cl {
 
 namespace source {  // written by embed_cl.cmake
 extern const std::string_view common, weights, matmul, linear, head_linear, experts, attention,
     kv_append, rmsnorm, rope, elementwise, group, argmax, router, hand_over, mla_cache, mla_append,
-    mla_attention, mla_heads, panels, gemm_decode, gemm_parts, gemm_tile, gemm, gemm_wide;
+    mla_attention, mla_heads, mla_mma, panels, gemm_decode, gemm_parts, gemm_tile, gemm, gemm_wide;
 }  // namespace source
 
 namespace {
@@ -35,7 +35,7 @@ std::string TextOf(Program program) {
     case Program::kKvCache:
       return fmt::format("{}{}{}", common, kv_append, attention);
     case Program::kMla:
-      return fmt::format("{}{}{}{}", common, mla_cache, mla_append, mla_attention);
+      return fmt::format("{}{}{}{}{}", common, mla_cache, mla_append, mla_attention, mla_mma);
     case Program::kMlaHeads:
       return fmt::format("{}{}{}", common, weights, mla_heads);
     case Program::kPanels:

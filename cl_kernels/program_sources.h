@@ -14,7 +14,7 @@ namespace tandem::cl {
 enum class Program : int {
   kMatmul,    // per weight format: linear, head_linear, experts
   kKvCache,   // per KV type: kv_append, attention
-  kMla,       // per KV type: mla_append, mla_attention
+  kMla,       // per KV type: mla_append, mla_attention, mla_mma
   kMlaHeads,  // per weight format: mla_heads
   kPanels,    // per block format: panels
   kGemm,      // per weight format: gemm, in two shapes

@@ -481,9 +481,10 @@ class MlaAttentionTest : public MlaTest {
     return values_.data() + slot * (c.R + c.d);
   }
 
-  // One row, head and run against double.
+  // One row, head and run against double. `rounding` is what a probability may lose; it is counted
+  // in epsilons.
   void See(const AttentionCase& c, std::int64_t t, std::int64_t h, std::int64_t s,
-           const Result& got, Worst& worst) const {
+           const Result& got, Worst& worst, double rounding = 0) const {
     const std::int64_t part = (t * c.H + h) * c.splits + s;
     const float* out = got.parts.data() + part * c.R;
     const float lse = got.lse[static_cast<std::size_t>(part)];
@@ -514,7 +515,7 @@ class MlaAttentionTest : public MlaTest {
       for (std::int64_t j = first; j < last; ++j) {
         want.Add(p[static_cast<std::size_t>(j - first)] / total, Token(c, t, j)[r]);
       }
-      worst.See(out[r], want, factor, t, h);
+      worst.See(out[r], want, factor + rounding, t, h);
     }
   }
 
@@ -537,6 +538,80 @@ class MlaAttentionTest : public MlaTest {
   std::vector<std::uint8_t> kv_;
   std::vector<double> values_;
 };
+
+// The form for matrix units against the same sums in double over what it rounds: q to the operands'
+// type, f8 to bf16. Rounding the probabilities is all that the tolerance adds.
+class MlaMmaTest : public MlaAttentionTest {
+ protected:
+  void SetUp() override {
+    MlaAttentionTest::SetUp();
+    if (IsSkipped()) return;
+    const cl::DeviceTraits traits = cl::TraitsOf(device());
+    if (traits.nv_compute < 89) GTEST_SKIP() << device().info().name << " has no mma.sync on e4m3";
+    native_ = std::make_unique<cl::Kernels>(device(), "", traits);
+  }
+  static float Round(DType type, float value) {
+    return type == DType::kF16 ? F16ToF32(F32ToF16(value)) : Bf16ToF32(F32ToBf16(value));
+  }
+  void CheckMma(const AttentionCase& c) {
+    Prepare(c);
+    for (float& v : q_) v = Round(c.type, v);
+    for (double& v : values_) v = Round(c.type, static_cast<float>(v));
+    const Result got = Run(c, *native_, 0, std::ssize(c.keys), true);
+    const double rounding = (c.type == DType::kF16 ? 0x1p-11 : 0x1p-8) /
+                            static_cast<double>(std::numeric_limits<float>::epsilon());
+    Worst worst;
+    for (std::int64_t t = 0; t < std::ssize(c.keys); ++t) {
+      for (std::int64_t h = 0; h < c.H; ++h) {
+        for (std::int64_t s = 0; s < c.splits; ++s) See(c, t, h, s, got, worst, rounding);
+      }
+    }
+    EXPECT_TRUE(worst.Verdict()) << "H " << c.H << " splits " << c.splits << " " << Name(c.type);
+    CheckAlone(c, got);
+  }
+  // The last row by itself, bit for bit.
+  void CheckAlone(const AttentionCase& c, const Result& all) {
+    const Result last = Run(c, *native_, std::ssize(c.keys) - 1, 1, true);
+    const std::size_t offset = all.parts.size() - last.parts.size();
+    for (std::size_t i = 0; i < last.parts.size(); ++i) {
+      ASSERT_EQ(last.parts[i], all.parts[offset + i]) << i;
+    }
+  }
+  std::unique_ptr<cl::Kernels> native_;
+};
+
+constexpr DType kMmaTypes[] = {DType::kF16, DType::kBF16, DType::kF8E4M3};
+
+TEST_P(MlaMmaTest, ManyHeads) {
+  for (const DType type : kMmaTypes) {
+    CheckMma({128, 512, 64, {3, 130, 64}, 1, type});
+    CheckMma({64, 512, 64, {1, 16, 17, 200}, 3, type});
+  }
+}
+
+TEST_P(MlaMmaTest, FewHeads) {
+  for (const DType type : kMmaTypes) {
+    CheckMma({16, 512, 64, {1, 15, 33, 200}, 2, type});
+    CheckMma({8, 512, 64, {5, 70, 64}, 1, type});
+    CheckMma({20, 512, 64, {70}, 1, type});
+  }
+}
+
+TEST_P(MlaMmaTest, RowsOfOneSequenceAndOfSeveral) {
+  for (const DType type : kMmaTypes) {
+    AttentionCase c{16, 512, 64, {}, 2, type};
+    for (int t = 0; t < 70; ++t) {
+      c.keys.push_back(t < 50 ? 40 + t : 100 - t);
+      c.sequence.push_back(t < 50 ? 0 : (t < 61 ? 1 : t - 59));
+    }
+    CheckMma(c);
+  }
+}
+
+TEST_P(MlaMmaTest, LongAndPeaked) {
+  CheckMma({16, 512, 64, {3000}, 1, DType::kF16, 1.0F});
+  CheckMma({128, 512, 64, {700}, 2, DType::kBF16, 60.0F});
+}
 
 TEST_P(MlaAttentionTest, EveryCacheType) {
   for (const DType type : {DType::kF32, DType::kBF16, DType::kF16, DType::kF8E4M3}) {
@@ -591,6 +666,8 @@ TEST(MlaSplits, FillsTheDeviceAndFitsTheScratch) {
 INSTANTIATE_TEST_SUITE_P(Shapes, MlaAppendTest, ::testing::Values(Shapes::kCpu, Shapes::kGpu),
                          ::testing::PrintToStringParamName());
 INSTANTIATE_TEST_SUITE_P(Shapes, MlaHeadsTest, ::testing::Values(Shapes::kCpu, Shapes::kGpu),
+                         ::testing::PrintToStringParamName());
+INSTANTIATE_TEST_SUITE_P(Shapes, MlaMmaTest, ::testing::Values(Shapes::kGpu),
                          ::testing::PrintToStringParamName());
 INSTANTIATE_TEST_SUITE_P(Shapes, MlaAttentionTest, ::testing::Values(Shapes::kCpu, Shapes::kGpu),
                          ::testing::PrintToStringParamName());
