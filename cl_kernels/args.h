@@ -374,6 +374,7 @@ struct ExpertsArgs {
   Span pair_out;  // f32 [T C, D] scratch
   Span y;
   std::int64_t y_stride = 0;
+  bool sum = true;    // false: pair_out[p] = down_e . act[p], and y is not touched
   bool bf16 = false;  // as LinearArgs
   Span work = {};     // as LinearArgs: GemmWorkFloats(T, D) floats
 };

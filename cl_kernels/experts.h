@@ -5,7 +5,16 @@
 
 namespace tandem::cl {
 
-// experts.cl: gate and up with SwiGLU, then down; each in the form that max_pairs asks for.
+// Pairs of a tile, for Group and Experts: few where the experts have few pairs each, else as many
+// as the tiles of matmul.cl or of gemm.h have rows.
+std::int64_t ExpertTileRows(const DeviceTraits& traits, std::int64_t T, std::int64_t C,
+                            std::int64_t E, bool bf16);
+
+// gemm.h where it takes it, else experts.cl: gate and up with SwiGLU, then down and the sum, which
+// are one launch for one or two rows whose experts are in one slab.
+void LaunchExperts(Programs& programs, const ExpertsArgs& a);
+
+// expert_jobs.cl
 void LaunchExpertJobs(Programs& programs, const ExpertJobsArgs& a);
 
 }  // namespace tandem::cl

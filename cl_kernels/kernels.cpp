@@ -60,6 +60,7 @@ void Kernels::Argmax(const ArgmaxArgs& a) { LaunchArgmax(impl_->programs, a); }
 void Kernels::Panels(const PanelsArgs& a) { LaunchPanels(impl_->programs, a); }
 void Kernels::Router(const RouterArgs& a) { LaunchRouter(impl_->programs, a); }
 void Kernels::Group(const GroupArgs& a) { LaunchGroup(impl_->programs, a); }
+void Kernels::Experts(const ExpertsArgs& a) { LaunchExperts(impl_->programs, a); }
 void Kernels::ExpertJobs(const ExpertJobsArgs& a) { LaunchExpertJobs(impl_->programs, a); }
 void Kernels::ExpertCombine(const ExpertCombineArgs& a) { LaunchExpertCombine(impl_->programs, a); }
 void Kernels::HandOverPublish(const HandOverPublishArgs& a) {

@@ -18,7 +18,8 @@ constexpr bool Aligned16(std::int64_t offset, std::int64_t stride) {
   return offset % 4 == 0 && stride % 4 == 0;
 }
 
-// Sets a kernel's arguments in order. A Span is two: its buffer and its offset.
+// Sets a kernel's arguments in order. A Span is two: its buffer and its offset. Another struct is
+// one, laid out as the kernel has it.
 class Arguments {
  public:
   explicit Arguments(cl_kernel kernel) : kernel_(kernel) {}
@@ -37,7 +38,8 @@ class Arguments {
     } else {
       static_assert(std::is_same_v<T, cl_mem> || std::is_same_v<T, cl_int> ||
                     std::is_same_v<T, cl_long> || std::is_same_v<T, cl_ulong> ||
-                    std::is_same_v<T, float>);
+                    std::is_same_v<T, float> ||
+                    (std::is_class_v<T> && std::is_trivially_copyable_v<T>));
       ClCheck(clSetKernelArg(kernel_, index_++, sizeof(value), &value), "clSetKernelArg");
     }
   }

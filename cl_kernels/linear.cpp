@@ -1,23 +1,125 @@
 #include "cl_kernels/linear.h"
 
+#include <algorithm>
+
+#include "cl_kernels/gemm.h"
 #include "cl_kernels/launch.h"
 #include "cl_kernels/matmul.h"
+#include "cl_kernels/rmsnorm.h"
 
 namespace tandem::cl {
 namespace {
 
-constexpr MatmulForms kLinearForms{"linear_few_1", "linear_few_1_narrow", "linear_few",
-                                   "linear_few_narrow", "linear_many"};
+// As linear_t in linear.cl.
+struct LinearWords {
+  cl_long x_offset, x_stride, x_head_stride, x_aligned;
+  cl_ulong w_offset, w_side;
+  cl_long w_rows;
+  cl_ulong w2_offset, w2_side;
+  cl_long w2_rows;
+  cl_long K, head_rows, row0, N, N2;
+  cl_long y_offset, y_stride, y_head_stride, y2_offset, y2_stride;
+  cl_long norm_offset, norm_out_offset, norm_out_stride;
+  cl_long T, accumulate, swiglu, norm, ksplit;
+  float eps, reserved;
+};
+static_assert(sizeof(LinearWords) == 29 * 8);
 
-void LaunchStraight(Programs& programs, const HeadLinearArgs& a, bool accumulate) {
-  if (a.T <= 0 || a.N <= 0 || a.heads <= 0) return;
-  const MatmulLaunch launch = ChooseMatmul(kLinearForms, programs.traits(), a.T, a.N, a.heads);
-  const cl_kernel kernel = programs.Kernel(Program::kMatmul, a.w.dtype, launch.kernel);
-  const bool aligned = Aligned16(a.x.offset, a.x_row_stride) && a.x_head_stride % 4 == 0;
-  Arguments(kernel).Set(a.x, a.x_row_stride, a.x_head_stride, cl_int{aligned}, a.w.buffer,
-                        a.w.offset, a.w.scale_offset, a.w.cols, a.w.rows, a.head_rows, a.row0, a.N,
-                        a.y, a.y_row_stride, a.y_head_stride, a.T, cl_int{accumulate});
-  Enqueue(programs, kernel, launch.groups, launch.group_size);
+LinearWords WordsOf(const LinearArgs& a) {
+  LinearWords words = {};
+  words.x_offset = a.x.offset;
+  words.x_stride = a.x_stride;
+  words.x_aligned = Aligned16(a.x.offset, a.x_stride) ? 1 : 0;
+  words.w_offset = a.w.offset;
+  words.w_side = a.w.scale_offset;
+  words.w_rows = a.w.rows;
+  words.w2_offset = a.w2.offset;
+  words.w2_side = a.w2.scale_offset;
+  words.w2_rows = a.w2.rows;
+  words.K = a.w.cols;
+  words.N = a.w.rows;
+  words.N2 = a.w2.buffer == nullptr ? 0 : a.w2.rows;
+  words.y_offset = a.y.offset;
+  words.y_stride = a.y_stride;
+  words.y2_offset = a.y2.offset;
+  words.y2_stride = a.y2_stride;
+  words.norm_offset = a.norm.w.offset;
+  words.norm_out_offset = a.norm.out.offset;
+  words.norm_out_stride = a.norm.out_stride;
+  words.T = a.T;
+  words.accumulate = a.accumulate ? 1 : 0;
+  words.swiglu = a.swiglu ? 1 : 0;
+  words.norm = a.norm.w.buffer == nullptr ? 0 : 1;
+  words.eps = a.norm.eps;
+  words.ksplit = 1;
+  return words;
+}
+
+cl_mem Or(cl_mem buffer, cl_mem other) { return buffer == nullptr ? other : buffer; }
+
+void LaunchFew(Programs& programs, const LinearArgs& a, LinearWords words, std::int64_t heads) {
+  const std::int64_t rows = RowsAtOnce(programs.traits(), a.T);
+  const std::int64_t parts = CeilDiv(a.T, rows);
+  const std::int64_t N = words.N + (a.swiglu ? 0 : words.N2);
+  const FewRowsLaunch launch =
+      ChooseFewRows(programs, a.w.dtype, rows, N, words.K, a.swiglu ? 2 : 1, parts * heads);
+  words.ksplit = launch.ksplit;
+  constexpr std::string_view kNames[] = {"linear_few_1", "linear_few_2", "linear_few_4",
+                                         "linear_few_8"};
+  const cl_kernel kernel = programs.Kernel(Program::kMatmul, a.w.dtype,
+                                           kNames[rows == 1   ? 0
+                                                  : rows == 2 ? 1
+                                                  : rows == 4 ? 2
+                                                              : 3]);
+  Arguments(kernel).Set(a.x.buffer, a.w.buffer, Or(a.w2.buffer, a.w.buffer), a.y.buffer,
+                        Or(a.y2.buffer, a.y.buffer), Or(a.norm.w.buffer, a.x.buffer),
+                        Or(a.norm.out.buffer, a.y.buffer), words);
+  Enqueue(programs, kernel, {launch.groups, parts, heads}, programs.traits().group_size());
+}
+
+void LaunchMany(Programs& programs, const LinearArgs& a, const LinearWords& words,
+                std::int64_t heads) {
+  const cl_kernel kernel =
+      programs.Kernel(Program::kMatmul, a.w.dtype, a.swiglu ? "linear_many_swiglu" : "linear_many");
+  Arguments(kernel).Set(a.x.buffer, a.w.buffer, Or(a.w2.buffer, a.w.buffer), a.y.buffer, words);
+  Enqueue(programs, kernel, {CeilDiv(words.N, kTileColumns), CeilDiv(a.T, kTileRows), heads},
+          kTileGroup);
+}
+
+// The same product over x', which a launch of its own makes.
+LinearArgs NormFirst(Programs& programs, LinearArgs a) {
+  RmsNormArgs norm;
+  norm.x = a.x;
+  norm.x_stride = a.x_stride;
+  norm.w = a.norm.w;
+  norm.y = a.norm.out;
+  norm.y_stride = a.norm.out_stride;
+  norm.T = a.T;
+  norm.D = a.w.cols;
+  norm.eps = a.norm.eps;
+  LaunchRmsNorm(programs, norm);
+  a.x = a.norm.out;
+  a.x_stride = a.norm.out_stride;
+  a.norm = {};
+  return a;
+}
+
+// Every work-group reads x twice for the norm; for more rows that costs more than a launch.
+constexpr std::int64_t kFusedNormRows = 2;
+
+bool FusesNorm(const DeviceTraits& traits, const LinearArgs& a) {
+  return traits.team > 1 && a.T <= std::min(kFusedNormRows, traits.few_rows_max);
+}
+
+// The second matrix of a pair by itself.
+LinearArgs Second(const LinearArgs& a) {
+  LinearArgs second = a;
+  second.w = a.w2;
+  second.y = a.y2;
+  second.y_stride = a.y2_stride;
+  second.w2 = {};
+  second.accumulate = false;
+  return second;
 }
 
 void LaunchTransposed(Programs& programs, const HeadLinearArgs& a) {
@@ -35,24 +137,44 @@ void LaunchTransposed(Programs& programs, const HeadLinearArgs& a) {
 }  // namespace
 
 void LaunchLinear(Programs& programs, const LinearArgs& a) {
-  HeadLinearArgs one_head;
-  one_head.x = a.x;
-  one_head.x_row_stride = a.x_stride;
-  one_head.w = a.w;
-  one_head.N = a.w.rows;
-  one_head.y = a.y;
-  one_head.y_row_stride = a.y_stride;
-  one_head.T = a.T;
-  one_head.heads = 1;
-  LaunchStraight(programs, one_head, a.accumulate);
+  if (a.T <= 0 || a.w.rows <= 0) return;
+  const bool pair = a.w2.buffer != nullptr;
+  TANDEM_CHECK(!pair || a.w2.cols == a.w.cols);
+  TANDEM_CHECK(!a.swiglu || (pair && a.w2.dtype == a.w.dtype && a.w2.rows == a.w.rows));
+  if (GemmTakes(programs, a)) return LaunchGemm(programs, a);
+  const bool few = a.T <= programs.traits().few_rows_max;
+  if (a.norm.w.buffer != nullptr && !FusesNorm(programs.traits(), a)) {
+    return LaunchLinear(programs, NormFirst(programs, a));
+  }
+  if (pair && !a.swiglu && (!few || a.w2.dtype != a.w.dtype)) {
+    LinearArgs first = a.norm.w.buffer == nullptr ? a : NormFirst(programs, a);
+    LaunchLinear(programs, Second(first));
+    first.w2 = {};
+    return LaunchLinear(programs, first);
+  }
+  if (few) return LaunchFew(programs, a, WordsOf(a), 1);
+  LaunchMany(programs, a, WordsOf(a), 1);
 }
 
 void LaunchHeadLinear(Programs& programs, const HeadLinearArgs& a) {
-  if (a.transposed) {
-    LaunchTransposed(programs, a);
-  } else {
-    LaunchStraight(programs, a, false);
-  }
+  if (a.transposed) return LaunchTransposed(programs, a);
+  if (a.T <= 0 || a.N <= 0 || a.heads <= 0) return;
+  LinearArgs linear;
+  linear.x = a.x;
+  linear.x_stride = a.x_row_stride;
+  linear.w = a.w;
+  linear.y = a.y;
+  linear.y_stride = a.y_row_stride;
+  linear.T = a.T;
+  LinearWords words = WordsOf(linear);
+  words.x_head_stride = a.x_head_stride;
+  words.x_aligned = words.x_aligned != 0 && a.x_head_stride % 4 == 0 ? 1 : 0;
+  words.head_rows = a.head_rows;
+  words.row0 = a.row0;
+  words.N = a.N;
+  words.y_head_stride = a.y_head_stride;
+  const bool few = a.T <= programs.traits().few_rows_max;
+  few ? LaunchFew(programs, linear, words, a.heads) : LaunchMany(programs, linear, words, a.heads);
 }
 
 }  // namespace tandem::cl

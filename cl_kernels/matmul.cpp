@@ -1,29 +1,49 @@
 #include "cl_kernels/matmul.h"
 
+#include <algorithm>
+
 #include "cl_kernels/launch.h"
 
 namespace tandem::cl {
 namespace {
 
-// As in matmul.cl.
-constexpr std::int64_t kTileRows = 64;
-constexpr std::int64_t kTileColumns = 128;
-constexpr std::int64_t kTileGroup = 256;
+// As in few_rows.cl and units.cl.
+constexpr std::int64_t kStageFloats = 8192;
+
+std::int64_t UnitWeights(DType type) {
+  if (type == DType::kF8E4M3 || type == DType::kQ8_0) return 16;
+  return IsBlockFormat(type) ? 32 : 8;
+}
+
+// Work-groups of a compute unit that its registers and local memory hold at once.
+constexpr std::int64_t kResident = 4;
 
 }  // namespace
 
-MatmulLaunch ChooseMatmul(const MatmulForms& forms, const DeviceTraits& traits, std::int64_t rows,
-                          std::int64_t N, std::int64_t batch) {
-  if (rows > traits.few_rows_max) {
-    return {forms.many, {CeilDiv(N, kTileColumns), CeilDiv(rows, kTileRows), batch}, kTileGroup};
+std::int64_t RowsAtOnce(const DeviceTraits& traits, std::int64_t T) {
+  return T <= 2 ? T : T <= 4 ? 4 : traits.max_rows;
+}
+
+FewRowsLaunch ChooseFewRows(const Programs& programs, DType type, std::int64_t rows, std::int64_t N,
+                            std::int64_t K, std::int64_t wrows, std::int64_t batch) {
+  const DeviceTraits& traits = programs.traits();
+  const std::int64_t outputs = traits.teams * traits.wide_rows / wrows;  // of a group, unshared
+  if (traits.team == 1) return {CeilDiv(N, outputs), 1};
+  const std::int64_t resident = kResident * programs.device().info().compute_units;
+  const std::int64_t step = UnitWeights(type) * traits.team;
+  const std::int64_t staged = kStageFloats / (rows * step);  // steps that local memory holds
+  const std::int64_t most = std::min({std::int64_t{traits.teams}, CeilDiv(K, step), staged});
+  const bool stays = K <= staged * step;
+  // Sharing rows makes more and smaller pieces of work. Where x stays in local memory they cost
+  // nothing; else each brings x there again, so there are only as many as fill the device.
+  std::int64_t ksplit = 1;
+  while (2 * ksplit <= most && (stays || CeilDiv(N, outputs / ksplit) * batch < resident)) {
+    ksplit *= 2;
   }
-  const std::int64_t blocks = CeilDiv(rows, traits.max_rows);
-  const std::int64_t wide = CeilDiv(N, traits.teams * traits.wide_rows);
-  const bool narrow = wide * blocks * batch < traits.wide_min_groups;
-  const std::int64_t columns = narrow ? CeilDiv(N, traits.teams) : wide;
-  const std::string_view one = narrow ? forms.few_1_narrow : forms.few_1;
-  const std::string_view several = narrow ? forms.few_narrow : forms.few;
-  return {rows == 1 ? one : several, {columns, blocks, batch}, traits.group_size()};
+  const std::int64_t blocks = CeilDiv(N, outputs / ksplit);
+  if (!stays) return {blocks, ksplit};
+  const std::int64_t rounds = CeilDiv(blocks * batch, resident);
+  return {CeilDiv(blocks, rounds), ksplit};
 }
 
 }  // namespace tandem::cl

@@ -1,27 +1,31 @@
 #pragma once
 
-#include <array>
 #include <cstdint>
-#include <string_view>
 
-#include "cl_kernels/device_traits.h"
+#include "cl_kernels/programs.h"
 
 namespace tandem::cl {
 
-// How the programs over matmul.cl are launched, from the kernels' names on: the same for linear,
-// the two halves of the experts, and heads.
-struct MatmulForms {
-  std::string_view few_1, few_1_narrow, few, few_narrow, many;
+// How few_rows.cl and matmul.cl are launched: the same for linear and the two halves of the
+// experts.
+
+// A tile of matmul.cl.
+inline constexpr std::int64_t kTileRows = 64;
+inline constexpr std::int64_t kTileColumns = 128;
+inline constexpr std::int64_t kTileGroup = 256;
+
+// Rows of x that a kernel of few_rows.cl takes at once for T of them: 1, 2, 4 or traits.max_rows.
+std::int64_t RowsAtOnce(const DeviceTraits& traits, std::int64_t T);
+
+// Work-groups along the weight rows, and teams that share a row.
+struct FewRowsLaunch {
+  std::int64_t groups = 1;
+  std::int64_t ksplit = 1;
 };
 
-struct MatmulLaunch {
-  std::string_view kernel;
-  std::array<std::int64_t, 3> groups;
-  std::int64_t group_size;
-};
-
-// For `rows` rows against N weight rows, `batch` times side by side (heads, jobs).
-MatmulLaunch ChooseMatmul(const MatmulForms& forms, const DeviceTraits& traits, std::int64_t rows,
-                          std::int64_t N, std::int64_t batch);
+// For N outputs, each the sum of `wrows` weight rows of K weights (2 for SwiGLU), against `rows` of
+// x (RowsAtOnce), `batch` times side by side.
+FewRowsLaunch ChooseFewRows(const Programs& programs, DType type, std::int64_t rows, std::int64_t N,
+                            std::int64_t K, std::int64_t wrows, std::int64_t batch);
 
 }  // namespace tandem::cl
