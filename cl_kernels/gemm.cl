@@ -7,7 +7,8 @@
 //   gemm_gate_up  act[p, f] = pair_weight[p] silu(gate_e . x[row]) (up_e . x[row]), in bf16
 //   gemm_down     pair_out[p, d] = down_e . act[p]
 //                                                             global ceil(rows/BN) * 256, max_tiles
-//   local (256, 1, 1) everywhere.
+//   local (256, 1, 1) everywhere. The products do not fix it: NVIDIA's compiler then ignores
+//   -cl-nv-maxrregcount, and with more than 128 registers one work-group fills a multiprocessor.
 kernel __attribute__((reqd_work_group_size(256, 1, 1))) void gemm_round(
     const global float* x, long x_offset, long x_stride, int aligned, int K, long eighths,
     global uint* out, long out_offset) {
@@ -20,9 +21,31 @@ kernel __attribute__((reqd_work_group_size(256, 1, 1))) void gemm_round(
               bf16_pair(v.s6, v.s7));
 }
 
+// As gemm_round, but in the order of wgmma's fragments: rows in 16s (rows beyond T are zeros), each
+// as ceil(K / 32) * 2 runs of 16 columns (zeros beyond K), each as 32 times 16 bytes, lane by lane:
+// columns 2 c and 2 c + 1 of rows l / 4 and l / 4 + 8, then 8 columns on; c = l % 4.
+kernel __attribute__((reqd_work_group_size(256, 1, 1))) void gemm_round_fragments(
+    const global float* x, long x_offset, long x_stride, int T, int K, global uint* out,
+    long out_offset) {
+  const long i = (long)get_global_id(0);
+  const int lane = (int)(i % 32);
+  const int runs = (K + 31) / 32 * 2;
+  const long block = i / 32 / runs;
+  if (block >= (T + 15) / 16) return;
+  uint words[4];
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    const long t = block * 16 + lane / 4 + j % 2 * 8;
+    const int k = (int)(i / 32 % runs) * 16 + j / 2 * 8 + lane % 4 * 2;
+    const global float* const from = x + x_offset + t * x_stride + k;
+    words[j] = t < T && k < K ? bf16_pair(from[0], from[1]) : 0;
+  }
+  *(global uint4*)(out + out_offset + i * 4) = (uint4)(words[0], words[1], words[2], words[3]);
+}
+
 #if NV_COMPUTE >= 80
 
-kernel __attribute__((reqd_work_group_size(GEMM_ITEMS, 1, 1))) void gemm_linear(LINEAR_ARGS) {
+kernel void gemm_linear(LINEAR_ARGS) {
   LINEAR_GROUP(4);
   if (rows > TILE_ROWS / 2) {
     LINEAR_TILE(4, 4);
@@ -35,7 +58,7 @@ kernel __attribute__((reqd_work_group_size(GEMM_ITEMS, 1, 1))) void gemm_linear(
   const global uchar *slab, int slab_index, const global int *table, long table_offset,          \
       const global int *tile_list, long tiles_offset, const global int *n_tiles, long n_tiles_at
 
-kernel __attribute__((reqd_work_group_size(GEMM_ITEMS, 1, 1))) void gemm_gate_up(
+kernel void gemm_gate_up(
     EXPERT_ARGS, const global int* pair_row, long pair_row_offset, const global float* pair_weight,
     long pair_weight_offset, const global uchar* x, long x_offset, global float* act,
     long act_offset, int D, int F) {
@@ -55,7 +78,7 @@ kernel __attribute__((reqd_work_group_size(GEMM_ITEMS, 1, 1))) void gemm_gate_up
   }
 }
 
-kernel __attribute__((reqd_work_group_size(GEMM_ITEMS, 1, 1))) void gemm_down(
+kernel void gemm_down(
     EXPERT_ARGS, const global float* act, long act_offset, global float* out, long out_offset,
     int D, int F) {
   local uchar tiles[TILE_BYTES] __attribute__((aligned(1024)));

@@ -12,9 +12,7 @@ namespace tandem::cl {
 namespace {
 
 constexpr std::int64_t kItems = 256;
-// Columns of y in a tile of gemm_linear and of gemm_linear_wide.
-constexpr std::int64_t kColumns = 128;
-constexpr std::int64_t kWideColumns = 256;
+constexpr std::int64_t kColumns = 128;  // of a tile of weights of the experts
 
 enum Mode : cl_int { kStore = 0, kAdd = 1, kSwiglu = 2 };
 
@@ -27,22 +25,49 @@ bool TakesWork(const Span& work) { return work.buffer != nullptr && work.offset 
 
 bool HasMma(const Programs& programs) { return programs.traits().nv_compute >= 80; }
 
-// y of `w` over the rows at `x`, in bf16.
-void LaunchProduct(Programs& programs, const LinearArgs& a, const Weight& w, const Span& y,
-                   std::int64_t y_stride, Mode mode) {
-  const std::int64_t tile_rows = CeilDiv(a.T, kGemmTileRows);
-  const std::int64_t halves = mode == kSwiglu ? 2 : 1;
-  const std::int64_t wide = tile_rows * CeilDiv(w.rows * halves, kWideColumns);
-  const bool use_wide = w.dtype == DType::kBF16 && wide >= programs.device().info().compute_units;
-  const std::int64_t columns = (use_wide ? kWideColumns : kColumns) / halves;
-  const cl_kernel kernel = programs.Kernel(use_wide ? Program::kGemmWide : Program::kGemm, w.dtype,
-                                           use_wide ? "gemm_linear_wide" : "gemm_linear");
+// The form that a product takes, and the columns of its weights' tile.
+struct Form {
+  Program program;
+  const char* kernel;
+  std::int64_t columns;
+};
+constexpr Form kNarrow{Program::kGemm, "gemm_linear", 128};
+constexpr Form kWide{Program::kGemmWide, "gemm_linear_wide", 256};
+constexpr Form kWgmma{Program::kGemmWgmma, "gemm_linear_wgmma", 256};
+
+Form FormOf(Programs& programs, const Weight& w, std::int64_t T, bool swiglu) {
+  const std::int64_t tiles =
+      CeilDiv(T, kGemmTileRows) * CeilDiv(w.rows * (swiglu ? 2 : 1), kWide.columns);
+  if (w.dtype != DType::kBF16 || tiles < programs.device().info().compute_units) return kNarrow;
+  return programs.HasWgmma() ? kWgmma : kWide;
+}
+
+// y of `w` over the rows in a.work.
+void LaunchProduct(Programs& programs, const Form& form, const LinearArgs& a, const Weight& w,
+                   const Span& y, std::int64_t y_stride, Mode mode) {
+  const cl_kernel kernel = programs.Kernel(form.program, w.dtype, form.kernel);
   const Weight& w2 = mode == kSwiglu ? a.w2 : w;
   Arguments(kernel).Set(a.work, w.buffer, cl_ulong{w.offset}, cl_ulong{w.scale_offset}, w2.buffer,
                         cl_ulong{w2.offset}, cl_ulong{w2.scale_offset}, y, y_stride,
                         static_cast<cl_int>(a.T), static_cast<cl_int>(w.rows),
                         static_cast<cl_int>(w.cols), cl_int{mode});
-  Enqueue(programs, kernel, {tile_rows * CeilDiv(w.rows, columns), 1, 1}, kItems);
+  const std::int64_t columns = form.columns / (mode == kSwiglu ? 2 : 1);
+  Enqueue(programs, kernel, {CeilDiv(a.T, kGemmTileRows) * CeilDiv(w.rows, columns), 1, 1}, kItems);
+}
+
+// Whether a form reads x in the order of wgmma's fragments.
+bool InFragments(const Form& form) { return form.program == Program::kGemmWgmma; }
+
+// x, in bf16, to a.work in the form's order.
+void RoundFor(Programs& programs, const Form& form, const LinearArgs& a, const Span& x,
+              std::int64_t stride) {
+  if (!InFragments(form)) {
+    return LaunchGemmRound(programs, a.w.dtype, x, stride, a.T, a.w.cols, a.work);
+  }
+  const std::int64_t items = CeilDiv(a.T, 16) * CeilDiv(a.w.cols, 32) * 2 * 32;
+  const cl_kernel kernel = programs.Kernel(Program::kGemm, a.w.dtype, "gemm_round_fragments");
+  Arguments(kernel).Set(x, stride, static_cast<cl_int>(a.T), static_cast<cl_int>(a.w.cols), a.work);
+  Enqueue(programs, kernel, {CeilDiv(items, kItems), 1, 1}, kItems);
 }
 
 // Rows of x, after the norm where there is one.
@@ -100,14 +125,14 @@ void LaunchGemm(Programs& programs, const LinearArgs& a) {
   TANDEM_CHECK(GemmTakes(programs, a));
   std::int64_t stride = 0;
   const Span x = NormedRows(programs, a, &stride);
-  LaunchGemmRound(programs, a.w.dtype, x, stride, a.T, a.w.cols, a.work);
-  LaunchProduct(programs, a, a.w, a.y, a.y_stride,
-                a.swiglu       ? kSwiglu
-                : a.accumulate ? kAdd
-                               : kStore);
-  if (a.w2.buffer != nullptr && !a.swiglu) {
-    LaunchProduct(programs, a, a.w2, a.y2, a.y2_stride, kStore);
-  }
+  const Mode mode = a.swiglu ? kSwiglu : a.accumulate ? kAdd : kStore;
+  const Form form = FormOf(programs, a.w, a.T, a.swiglu);
+  RoundFor(programs, form, a, x, stride);
+  LaunchProduct(programs, form, a, a.w, a.y, a.y_stride, mode);
+  if (a.w2.buffer == nullptr || a.swiglu) return;
+  const Form second = FormOf(programs, a.w2, a.T, false);
+  if (InFragments(second) != InFragments(form)) RoundFor(programs, second, a, x, stride);
+  LaunchProduct(programs, second, a, a.w2, a.y2, a.y2_stride, kStore);
 }
 
 bool GemmTakes(const Programs& programs, const ExpertsArgs& a) {

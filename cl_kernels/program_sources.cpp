@@ -1,6 +1,6 @@
-#include <fmt/format.h>
-
 #include "cl_kernels/program_sources.h"
+
+#include <fmt/format.h>
 
 namespace tandem::cl {
 
@@ -8,7 +8,7 @@ namespace source {  // written by embed_cl.cmake
 extern const std::string_view common, weights, units, few_rows, matmul, linear, head_linear,
     experts, expert_jobs, attention, kv_append, rmsnorm, rope, elementwise, group, argmax, router,
     hand_over, mla_cache, mla_append, mla_attention, mla_heads, mla_mma, panels, gemm_decode,
-    gemm_parts, gemm_tile, gemm, gemm_wide;
+    gemm_parts, gemm_tile, gemm, gemm_wide, gemm_wgmma;
 }  // namespace source
 
 namespace {
@@ -23,8 +23,8 @@ std::string GemmTile(int mt, int nt, std::string_view stages) {
 }  // namespace
 
 std::string_view NameOf(Program program) {
-  constexpr std::string_view kNames[] = {"matmul", "kv_cache", "mla",       "mla_heads",
-                                         "panels", "gemm",     "gemm_wide", "rows"};
+  constexpr std::string_view kNames[] = {"matmul", "kv_cache",  "mla",        "mla_heads", "panels",
+                                         "gemm",   "gemm_wide", "gemm_wgmma", "rows"};
   return kNames[static_cast<std::size_t>(program)];
 }
 
@@ -48,6 +48,8 @@ std::string TextOf(Program program) {
     case Program::kGemmWide:
       return fmt::format("{}{}{}{}{}", common, gemm_decode, gemm_parts, GemmTile(4, 8, "3"),
                          gemm_wide);
+    case Program::kGemmWgmma:
+      return fmt::format("{}{}{}{}", common, gemm_decode, gemm_parts, gemm_wgmma);
     case Program::kRows:
       return fmt::format("{}{}{}{}{}{}{}{}", common, rmsnorm, rope, elementwise, group, argmax,
                          router, hand_over);
@@ -62,6 +64,7 @@ std::string TypeOption(Program program, DType type) {
     case Program::kPanels:
     case Program::kGemm:
     case Program::kGemmWide:
+    case Program::kGemmWgmma:
       return fmt::format(" -DWTYPE={}", static_cast<int>(type));
     case Program::kKvCache:
     case Program::kMla:

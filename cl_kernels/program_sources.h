@@ -12,18 +12,19 @@ namespace tandem::cl {
 // The .cl files are compiled in a few programs, by what they are typed by: a program costs a second
 // on some drivers, a kernel in it little.
 enum class Program : int {
-  kMatmul,    // per weight format: linear, head_linear, experts
-  kKvCache,   // per KV type: kv_append, attention
-  kMla,       // per KV type: mla_append, mla_attention, mla_mma
-  kMlaHeads,  // per weight format: mla_heads
-  kPanels,    // per block format: panels
-  kGemm,      // per weight format: gemm, in two shapes
-  kGemmWide,  // bf16: gemm_wide
-  kRows,      // f32 only: rmsnorm, rope, elementwise, router, hand_over
+  kMatmul,     // per weight format: linear, head_linear, experts
+  kKvCache,    // per KV type: kv_append, attention
+  kMla,        // per KV type: mla_append, mla_attention, mla_mma
+  kMlaHeads,   // per weight format: mla_heads
+  kPanels,     // per block format: panels
+  kGemm,       // per weight format: gemm, in two shapes
+  kGemmWide,   // bf16: gemm_wide
+  kGemmWgmma,  // bf16: gemm_wgmma, whose binary is patched (program_patch.h)
+  kRows,       // f32 only: rmsnorm, rope, elementwise, router, hand_over
 };
-inline constexpr std::array kPrograms{Program::kMatmul,   Program::kKvCache, Program::kMla,
-                                      Program::kMlaHeads, Program::kPanels,  Program::kGemm,
-                                      Program::kGemmWide, Program::kRows};
+inline constexpr std::array kPrograms{Program::kMatmul,   Program::kKvCache,   Program::kMla,
+                                      Program::kMlaHeads, Program::kPanels,    Program::kGemm,
+                                      Program::kGemmWide, Program::kGemmWgmma, Program::kRows};
 
 // "matmul", ...: for messages.
 std::string_view NameOf(Program program);

@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include "cl_kernels/program_patch.h"
 #include "memory/error.h"
 
 namespace tandem::cl {
@@ -49,6 +50,12 @@ std::vector<unsigned char> BinaryOf(cl_program program) {
   return given ? binary : std::vector<unsigned char>();
 }
 
+std::vector<unsigned char> Patched(const std::vector<unsigned char>& binary) {
+  const std::string text =
+      WithHiddenPtx({reinterpret_cast<const char*>(binary.data()), binary.size()});
+  return {text.begin(), text.end()};
+}
+
 // The kernels fix their work-group sizes; a device that cannot run one is told apart here, by name,
 // and not at some later enqueue.
 void CheckGroupSize(cl_kernel kernel, const ClDevice& device, std::string_view name) {
@@ -82,11 +89,11 @@ std::string Programs::CacheKey(Program program, DType type) const {
                      info.driver_version, info.platform, info.platform_version, TextOf(program));
 }
 
-ClProgramHandle Programs::FromCache(const std::string& key, const std::string& options) const {
-  const auto binary = cache_.Load(key);
-  if (!binary || binary->empty()) return nullptr;
-  const unsigned char* data = binary->data();
-  const std::size_t bytes = binary->size();
+// Null where the driver refuses it.
+ClProgramHandle Programs::FromBinary(const std::vector<unsigned char>& binary,
+                                     const std::string& options) const {
+  const unsigned char* data = binary.data();
+  const std::size_t bytes = binary.size();
   const cl_device_id id = device_.id();
   cl_int status = CL_SUCCESS;
   cl_int error = CL_SUCCESS;
@@ -95,6 +102,11 @@ ClProgramHandle Programs::FromCache(const std::string& key, const std::string& o
   if (error != CL_SUCCESS || status != CL_SUCCESS) return nullptr;
   error = clBuildProgram(program.get(), 1, &id, options.c_str(), nullptr, nullptr);
   return error == CL_SUCCESS ? std::move(program) : nullptr;
+}
+
+ClProgramHandle Programs::FromCache(const std::string& key, const std::string& options) const {
+  const auto binary = cache_.Load(key);
+  return binary && !binary->empty() ? FromBinary(*binary, options) : nullptr;
 }
 
 ClProgramHandle Programs::FromSource(Program program, const std::string& options) const {
@@ -126,8 +138,32 @@ cl_program Programs::Get(Program program, DType type) {
   if (slot) return slot.get();
   slot = FromSource(program, options);
   ++compiled_;
-  if (cache_.enabled()) cache_.Store(key, BinaryOf(slot.get()));
+  std::vector<unsigned char> binary;
+  if (cache_.enabled() || program == Program::kGemmWgmma) binary = BinaryOf(slot.get());
+  if (program == Program::kGemmWgmma) {
+    binary = Patched(binary);
+    slot = FromBinary(binary, options);
+  }
+  if (!slot) {
+    Throw<OpenClError>("'{}' (driver {}) refuses the patched binary of '{}'; run without it",
+                       device_.info().name, device_.info().driver_version, NameOf(program));
+  }
+  if (cache_.enabled()) cache_.Store(key, binary);
   return slot.get();
+}
+
+// The one refusal that is no error: what wgmma does, mma.sync does slower.
+bool Programs::HasWgmma() {
+  if (has_wgmma_) return *has_wgmma_;
+  has_wgmma_ = false;
+  if (traits_.nv_compute != 90) return false;
+  try {
+    Build(Program::kGemmWgmma, DType::kBF16);
+    has_wgmma_ = true;
+  } catch (const OpenClError& e) {
+    wgmma_problem_ = e.what();
+  }
+  return *has_wgmma_;
 }
 
 void Programs::Build(Program program, DType type) { Get(program, type); }

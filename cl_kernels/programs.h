@@ -1,9 +1,11 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <tuple>
+#include <vector>
 
 #include "cl_kernels/device_traits.h"
 #include "cl_kernels/program_cache.h"
@@ -23,6 +25,10 @@ class Programs {
   cl_kernel Kernel(Program program, DType type, std::string_view name);
   // Throws OpenClError with options, device and build log.
   void Build(Program program, DType type);
+  // Whether the driver takes the patched binary (program_patch.h) of kGemmWgmma; asked of it once.
+  bool HasWgmma();
+  // Why not, where it was refused; else empty.
+  const std::string& wgmma_problem() const { return wgmma_problem_; }
 
   const ClDevice& device() const { return device_; }
   const DeviceTraits& traits() const { return traits_; }
@@ -35,11 +41,15 @@ class Programs {
   cl_program Get(Program program, DType type);
   ClProgramHandle FromCache(const std::string& key, const std::string& options) const;
   ClProgramHandle FromSource(Program program, const std::string& options) const;
+  ClProgramHandle FromBinary(const std::vector<unsigned char>& binary,
+                             const std::string& options) const;
 
   const ClDevice& device_;
   DeviceTraits traits_;
   ProgramCache cache_;
   int compiled_ = 0;
+  std::optional<bool> has_wgmma_;
+  std::string wgmma_problem_;
   std::map<std::pair<Program, DType>, ClProgramHandle> programs_;
   std::map<std::tuple<Program, DType, std::string_view>, ClKernelHandle> kernels_;
 };

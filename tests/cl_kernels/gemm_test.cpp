@@ -6,6 +6,8 @@
 
 #include <optional>
 
+#include "cl_kernels/launch.h"
+#include "cl_kernels/program_patch.h"
 #include "cl_kernels/programs.h"
 #include "tests/support/cl_fixture.h"
 
@@ -29,16 +31,13 @@ double Rounded(double value) { return Bf16ToF32(F32ToBf16(static_cast<float>(val
 
 class Gemm : public test::ClTest {
  protected:
-  void SetUp() override {
-    ClTest::SetUp();
-    if (IsSkipped()) return;
-    programs_.emplace(device(), cl::TraitsOf(device()), "");
+  // Shared by the tests, because compiling takes longer than running.
+  cl::Programs& programs() {
+    static std::optional<cl::Programs> programs;
+    if (!programs) programs.emplace(device(), cl::TraitsOf(device()), "");
+    return *programs;
   }
-  cl::Programs& programs() { return *programs_; }
   bool HasMma() { return programs().traits().nv_compute >= 80; }
-
- private:
-  std::optional<cl::Programs> programs_;
 };
 
 #define NEEDS_MMA() \
@@ -62,8 +61,40 @@ TEST_F(Gemm, RoundsToNearestEven) {
   for (int t = 0; t < 2; ++t) {
     for (int k = 0; k < 24; ++k) {
       const float want = x[static_cast<std::size_t>(8 + t * 40 + k)];
-      EXPECT_EQ(got[static_cast<std::size_t>(8 + t * 24 + k)], F32ToBf16(want))
-          << t << " " << k << " of " << want;
+      const std::uint16_t bits = got[static_cast<std::size_t>(8 + t * 24 + k)];
+      if (std::isnan(want)) {
+        EXPECT_TRUE(std::isnan(Bf16ToF32(bits)));
+      } else {
+        EXPECT_EQ(bits, F32ToBf16(want)) << t << " " << k << " of " << want;
+      }
+    }
+  }
+}
+
+// Every value where wgmma's fragments have it, zeros beyond T and K.
+TEST_F(Gemm, RoundsInTheOrderOfFragments) {
+  constexpr std::int64_t kT = 21;
+  constexpr std::int64_t kK = 40;
+  constexpr std::int64_t kStride = 43;
+  const std::vector<float> x = RandomFloats(kT * kStride + 3, 13);
+  const ClBuffer in = Upload(device(), x);
+  const ClBuffer out = Upload(device(), std::vector<std::uint16_t>(32 * 64, 1));
+  const cl_kernel kernel =
+      programs().Kernel(cl::Program::kGemm, DType::kBF16, "gemm_round_fragments");
+  cl::Arguments(kernel).Set(cl::Span{in.get(), 3}, cl_long{kStride}, cl_int{kT}, cl_int{kK},
+                            cl::Span{out.get(), 0});
+  cl::Enqueue(programs(), kernel, {1, 1, 1}, 256);
+  const auto got = Download<std::uint16_t>(device(), out, 32 * 64);
+  for (std::int64_t t = 0; t < 32; ++t) {
+    for (std::int64_t k = 0; k < 64; ++k) {
+      const std::int64_t run = t / 16 * 4 + k / 16;
+      const std::int64_t lane = t % 8 * 4 + k % 8 / 2;
+      const std::int64_t word = t % 16 / 8 + k % 16 / 8 * 2;
+      const bool inside = t < kT && k < kK;
+      const std::uint16_t want =
+          inside ? F32ToBf16(x[static_cast<std::size_t>(3 + t * kStride + k)]) : 0;
+      EXPECT_EQ(got[static_cast<std::size_t>((run * 32 + lane) * 8 + word * 2 + k % 2)], want)
+          << t << " " << k;
     }
   }
 }
@@ -80,7 +111,8 @@ kernel void decode(const global uchar* buffer, ulong codes, ulong side, int rows
 })";
 
 ClKernelHandle DecodeKernel(const ClDevice& device, DType type, ClProgramHandle* program) {
-  const std::string text = cl::TextOf(cl::Program::kGemm) + kDecodeKernel;
+  std::string text = cl::TextOf(cl::Program::kGemm);
+  text = text.substr(0, text.find("// Parts of gemm_tile.cl")) + kDecodeKernel;  // the rest is slow
   const std::string options =
       cl::TraitsOf(device).Options() + cl::TypeOption(cl::Program::kGemm, type);
   const char* data = text.c_str();
@@ -249,7 +281,9 @@ class Product {
     // weight near the middle of two bf16 goes the other way: room for three.
     if (BlockElements(w_.dtype) == 256) c += 3 * 0x1p15 / static_cast<double>(s_.K);
     Worst worst;
-    for (std::int64_t t = 0; t < s_.T; ++t) {
+    // Of a large product every row of fragments, at varying places.
+    const std::int64_t row_step = s_.N > 1000 ? 7 : 1;
+    for (std::int64_t t = 0; t < s_.T; t += row_step) {
       for (std::int64_t n = 0; n < s_.N; n += n % 16 == 5 ? 7 : 1) {
         const auto i = static_cast<std::size_t>(2 + t * YStride() + n);
         const auto i2 = static_cast<std::size_t>((s_.T + 1 + t) * YStride() + n);
@@ -314,14 +348,247 @@ TEST_F(Gemm, AnyNumberOfColumns) {
   }
 }
 
-// More tiles than the device has multiprocessors: the 128 x 256 form.
+::testing::AssertionResult WideProducts(const ClDevice& device, cl::Programs& programs) {
+  const std::int64_t N = 64 * device.info().compute_units + 8;
+  Product product(device, programs, DType::kBF16, {4 * 128 + 9, N, 136});
+  for (const bool accumulate : {false, true}) {
+    const auto result = product.Run(accumulate, false);
+    if (!result) return result;
+  }
+  return product.Run(false, true);
+}
+
+// More tiles than the device has multiprocessors: the 128 x 256 form of mma.sync.
 TEST_F(Gemm, WideTiles) {
   NEEDS_MMA();
-  const std::int64_t N = 64 * device().info().compute_units + 8;
-  Product product(device(), programs(), DType::kBF16, {4 * 128 + 9, N, 136});
-  EXPECT_TRUE(product.Run(false, false));
-  EXPECT_TRUE(product.Run(true, false));
-  EXPECT_TRUE(product.Run(false, true));
+  cl::DeviceTraits traits = cl::TraitsOf(device());
+  traits.nv_compute = 80;
+  cl::Programs without_wgmma(device(), traits, "");
+  EXPECT_TRUE(WideProducts(device(), without_wgmma));
+}
+
+TEST_F(Gemm, WideTilesThroughWgmma) {
+  if (programs().traits().nv_compute != 90) {
+    GTEST_SKIP() << device().info().name << " has no wgmma";
+  }
+  EXPECT_TRUE(programs().HasWgmma()) << programs().wgmma_problem();
+  EXPECT_TRUE(WideProducts(device(), programs()));
+}
+
+TEST(HiddenPtx, CommentsBecomeInstructions) {
+  const std::string text =
+      ".version 9.0\n.target sm_90, texmode_independent\n\t// begin inline asm\n"
+      "\t//PTX wgmma.fence.sync.aligned;\n\t// end inline asm\n\t//PTX { x {%f1, %f2}, %rd3; }\n";
+  EXPECT_EQ(cl::WithHiddenPtx(text + std::string(1, '\0')),
+            ".version 9.0\n.target sm_90a, texmode_independent\n\t// begin inline asm\n"
+            "\twgmma.fence.sync.aligned;\n\t// end inline asm\n\t{ x {%f1, %f2}, %rd3; }\n");
+}
+
+TEST(HiddenPtx, OtherBinariesAreRefused) {
+  EXPECT_THROW(cl::WithHiddenPtx("\177ELF"), OpenClError);
+  EXPECT_THROW(cl::WithHiddenPtx(".target sm_90\nret;\n"), OpenClError);
+  EXPECT_THROW(cl::WithHiddenPtx(".target sm_80\n//PTX x;\n"), OpenClError);
+}
+
+// A layer of experts in two slabs, with pairs as Group lists them.
+class Layer {
+ public:
+  static constexpr std::int64_t kD = 512;
+  static constexpr std::int64_t kF = 512;
+  static constexpr std::int64_t kT = 70;
+
+  Layer(const ClDevice& device, DType gate_up, DType down) : device_(device) {
+    AddExpert(0, gate_up, down, kF, 5);
+    AddExpert(1, gate_up, down, kF, 70);
+    AddExpert(-1, gate_up, down, 256, 0);
+    AddExpert(1, gate_up, down, 256, 64);
+    AddExpert(0, gate_up, down, kF, 65);
+    for (WeightBlob& blob : blobs_) slabs_.push_back(blob.Upload(device));
+    x_ = RandomFloats(static_cast<std::size_t>(kT * kD), 21);
+    weight_ = RandomFloats(row_.size(), 23);
+    MakeTokenPairs();
+  }
+
+  ::testing::AssertionResult Run(cl::Programs& programs, DType gate_up, DType down) {
+    const std::vector<cl_mem> slabs = {slabs_[0].get(), slabs_[1].get()};
+    const std::vector<float> before = RandomFloats(static_cast<std::size_t>(kT * kD), 25);
+    const auto pairs = static_cast<std::int64_t>(row_.size());
+    const ClBuffer table = Upload(device_, table_);
+    const ClBuffer tiles = Upload(device_, tiles_);
+    const ClBuffer n_tiles =
+        Upload(device_, std::vector<cl_int>{static_cast<cl_int>(tiles_.size())});
+    const ClBuffer row = Upload(device_, row_);
+    const ClBuffer weight = Upload(device_, weight_);
+    const ClBuffer token_pairs = Upload(device_, token_pairs_);
+    const ClBuffer x = Upload(device_, x_);
+    const ClBuffer y = Upload(device_, before);
+    const ClBuffer act = Upload(device_, std::vector<float>(static_cast<std::size_t>(pairs * kF)));
+    const ClBuffer out = Upload(device_, std::vector<float>(static_cast<std::size_t>(pairs * kD)));
+    const ClBuffer work =
+        device_.Allocate(static_cast<std::size_t>(cl::GemmWorkFloats(kT, kD)) * 4);
+    cl::ExpertsArgs a;
+    a.slabs = slabs;
+    a.gate_up = gate_up;
+    a.down = down;
+    a.D = kD;
+    a.F = kF;
+    a.table = {table.get(), 0};
+    a.tiles = {tiles.get(), 0};
+    a.n_tiles = {n_tiles.get(), 0};
+    a.max_tiles = static_cast<std::int64_t>(tiles_.size()) + 3;
+    a.tile_rows = cl::kGemmTileRows;
+    a.pair_row = {row.get(), 0};
+    a.pair_weight = {weight.get(), 0};
+    a.token_pairs = {token_pairs.get(), 0};
+    a.T = kT;
+    a.C = kC;
+    a.x = {x.get(), 0};
+    a.x_stride = kD;
+    a.act = {act.get(), 0};
+    a.pair_out = {out.get(), 0};
+    a.y = {y.get(), 0};
+    a.y_stride = kD;
+    a.bf16 = true;
+    a.work = {work.get(), 0};
+    cl::LaunchExpertsGemm(programs, a);
+    const auto acts = Download<std::uint16_t>(device_, act, static_cast<std::size_t>(pairs * kF));
+    const auto sums = Download<float>(device_, out, static_cast<std::size_t>(pairs * kD));
+    const auto result = CompareActs(acts);
+    if (!result) return result;
+    const auto downs = CompareDowns(acts, sums);
+    if (!downs) return downs;
+    return CompareY(Download<float>(device_, y, before.size()), before, sums);
+  }
+
+ private:
+  static constexpr std::int64_t kC = 4;
+
+  struct Expert {
+    TestWeight gate, up, down;
+    std::int64_t F = 0;
+    std::int64_t first = 0;
+    std::int64_t n = 0;
+  };
+
+  void AddExpert(int slab, DType gate_up, DType down, std::int64_t F, std::int64_t n) {
+    const auto seed = static_cast<unsigned>(31 + 5 * experts_.size());
+    Expert e{MakeWeight(gate_up, F, kD, seed),       MakeWeight(gate_up, F, kD, seed + 1),
+             MakeWeight(down, kD, F, seed + 2),      F,
+             static_cast<std::int64_t>(row_.size()), n};
+    cl::ExpertEntry entry;
+    if (slab >= 0) {
+      const cl::Weight gate = blobs_[slab].Add(e.gate);
+      const cl::Weight up = blobs_[slab].Add(e.up);
+      const cl::Weight last = blobs_[slab].Add(e.down);
+      entry = {gate.offset, gate.scale_offset, up.offset, up.scale_offset,
+               last.offset, last.scale_offset, slab,      static_cast<cl_int>(F)};
+    }
+    for (TestWeight* w : {&e.gate, &e.up, &e.down}) RoundWeights(w);
+    table_.push_back(entry);
+    for (std::int64_t p = 0; p < n; p += cl::kGemmTileRows) {
+      tiles_.push_back({static_cast<cl_int>(experts_.size()), static_cast<cl_int>(e.first + p),
+                        static_cast<cl_int>(std::min(n - p, cl::kGemmTileRows)), 0});
+    }
+    for (std::int64_t p = 0; p < n; ++p) row_.push_back(static_cast<cl_int>((p * 37 + 11) % kT));
+    experts_.push_back(std::move(e));
+  }
+
+  void MakeTokenPairs() {
+    token_pairs_.assign(static_cast<std::size_t>(kT * kC), -1);
+    std::vector<int> used(static_cast<std::size_t>(kT));
+    for (std::size_t p = 0; p < row_.size(); ++p) {
+      const auto t = static_cast<std::size_t>(row_[p]);
+      if (used[t] < kC)
+        token_pairs_[t * kC + static_cast<std::size_t>(used[t]++)] = static_cast<cl_int>(p);
+    }
+  }
+
+  static double Slack(const TestWeight& w) {
+    const double c = 4 * test::DotFactor(w.cols);
+    return BlockElements(w.dtype) == 256 ? c + 3 * 0x1p15 / static_cast<double>(w.cols) : c;
+  }
+
+  ::testing::AssertionResult CompareActs(const std::vector<std::uint16_t>& acts) const {
+    Worst worst;
+    constexpr double kEps = std::numeric_limits<float>::epsilon();
+    for (const Expert& e : experts_) {
+      for (std::int64_t p = e.first; p < e.first + e.n; ++p) {
+        const float* const x =
+            &x_[static_cast<std::size_t>(row_[static_cast<std::size_t>(p)] * kD)];
+        for (std::int64_t f = 0; f < e.F; f += f % 16 == 5 ? 7 : 1) {
+          Reference gate, up;
+          for (std::int64_t k = 0; k < kD; ++k) {
+            gate.Add(Rounded(x[k]), e.gate.values[static_cast<std::size_t>(f * kD + k)]);
+            up.Add(Rounded(x[k]), e.up.values[static_cast<std::size_t>(f * kD + k)]);
+          }
+          const double weight = weight_[static_cast<std::size_t>(p)];
+          const double silu = gate.value / (1 + std::exp(-gate.value));
+          Reference want;
+          want.value = weight * silu * up.value;
+          want.size = std::fabs(weight) *
+                      (1.1 * gate.size * std::fabs(up.value) + std::fabs(silu) * up.size);
+          // The product is stored in bf16: half a unit of its last place.
+          want.size += std::fabs(want.value) * 0x1p-8 / (kEps * Slack(e.gate));
+          worst.See(Bf16ToF32(acts[static_cast<std::size_t>(p * kF + f)]), want, Slack(e.gate), p,
+                    f);
+        }
+      }
+    }
+    return worst.Verdict();
+  }
+
+  ::testing::AssertionResult CompareDowns(const std::vector<std::uint16_t>& acts,
+                                          const std::vector<float>& sums) const {
+    Worst worst;
+    for (const Expert& e : experts_) {
+      for (std::int64_t p = e.first; p < e.first + e.n; ++p) {
+        for (std::int64_t d = 0; d < kD; d += d % 16 == 5 ? 7 : 1) {
+          Reference want;
+          for (std::int64_t f = 0; f < e.F; ++f) {
+            want.Add(Bf16ToF32(acts[static_cast<std::size_t>(p * kF + f)]),
+                     e.down.values[static_cast<std::size_t>(d * e.F + f)]);
+          }
+          worst.See(sums[static_cast<std::size_t>(p * kD + d)], want, Slack(e.down), p, d);
+        }
+      }
+    }
+    return worst.Verdict();
+  }
+
+  ::testing::AssertionResult CompareY(const std::vector<float>& y, const std::vector<float>& before,
+                                      const std::vector<float>& sums) const {
+    Worst worst;
+    for (std::int64_t t = 0; t < kT; ++t) {
+      for (std::int64_t d = 0; d < kD; ++d) {
+        Reference want;
+        want.Add(before[static_cast<std::size_t>(t * kD + d)], 1);
+        for (std::int64_t c = 0; c < kC; ++c) {
+          const cl_int p = token_pairs_[static_cast<std::size_t>(t * kC + c)];
+          if (p >= 0) want.Add(sums[static_cast<std::size_t>(p * kD + d)], 1);
+        }
+        worst.See(y[static_cast<std::size_t>(t * kD + d)], want, 8, t, d);
+      }
+    }
+    return worst.Verdict();
+  }
+
+  const ClDevice& device_;
+  std::vector<Expert> experts_;
+  WeightBlob blobs_[2];
+  std::vector<ClBuffer> slabs_;
+  std::vector<cl::ExpertEntry> table_;
+  std::vector<cl::ExpertTile> tiles_;
+  std::vector<cl_int> row_, token_pairs_;
+  std::vector<float> weight_, x_;
+};
+
+TEST_F(Gemm, ExpertsInTwoSlabs) {
+  NEEDS_MMA();
+  for (const DType type : kFormats) {
+    EXPECT_TRUE(Layer(device(), type, type).Run(programs(), type, type)) << Name(type);
+  }
+  EXPECT_TRUE(
+      Layer(device(), DType::kQ4_K, DType::kQ6_K).Run(programs(), DType::kQ4_K, DType::kQ6_K));
 }
 
 }  // namespace

@@ -1,0 +1,311 @@
+// Products of many rows on matrix units: TFLOP/s beside the bare rate of mma.sync, measured in the
+// same run with registers alone, and for the experts GB/s of weights beside the streaming read.
+//
+//   gemm_bench [word]      only the lines that contain the word; device: TANDEM_BENCH_DEVICE
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "cl_kernels/device_traits.h"
+#include "cl_kernels/gemm.h"
+#include "cl_kernels/programs.h"
+#include "memory/cl_device.h"
+#include "memory/error.h"
+#include "memory/split_layout.h"
+#include "runtime/device_read.h"
+
+namespace tandem {
+namespace {
+
+constexpr std::size_t kPattern = std::size_t{16} << 20;
+
+constexpr const char* kBareMma = R"(
+kernel __attribute__((reqd_work_group_size(256, 1, 1))) void bare(global float* out, int rounds) {
+  float c[16][4];
+  const uint a = 0x3f803f80u + (uint)get_local_id(0), b = 0x3c003c00u;
+#pragma unroll
+  for (int i = 0; i < 16; ++i)
+    for (int j = 0; j < 4; ++j) c[i][j] = (float)i;
+  for (int r = 0; r < rounds; ++r) {
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      asm volatile(
+          "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %4, %4, %4}, "
+          "{%5, %5}, {%0, %1, %2, %3};"
+          : "+f"(c[i][0]), "+f"(c[i][1]), "+f"(c[i][2]), "+f"(c[i][3])
+          : "r"(a), "r"(b));
+    }
+  }
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < 16; ++i) sum += c[i][0] + c[i][1] + c[i][2] + c[i][3];
+  out[get_global_id(0)] = sum;
+})";
+
+double Seconds(const ClDevice& device, const std::function<void()>& work) {
+  device.Finish();
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  device.Finish();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+class Bench {
+ public:
+  Bench(const ClDeviceInfo& info, std::string word)
+      : device_(info), programs_(device_, cl::TraitsOf(device_), ""), word_(std::move(word)) {
+    pattern_ = device_.Allocate(kPattern);
+    std::vector<std::uint16_t> values(kPattern / 2);
+    std::uint32_t state = 1;
+    for (std::uint16_t& v : values) {  // of either sign, finite in every format
+      state = state * 1664525 + 1013904223;
+      v = static_cast<std::uint16_t>((state >> 16 & 0x807f) | 0x3c00 | (state >> 8 & 0x0300));
+    }
+    device_.BlockingWrite(pattern_.get(), 0, values.data(), kPattern);
+    Limits();
+  }
+
+  void Linear(DType type, std::int64_t T, std::int64_t N, std::int64_t K, bool swiglu = false) {
+    const std::string name =
+        fmt::format("linear {}{} {} x {} x {}", Name(type), swiglu ? " swiglu" : "", T, N, K);
+    if (name.find(word_) == std::string::npos) return;
+    const ClBuffer weights = Weights(2 * MatrixBytes(type, N, K));
+    const ClBuffer x = Weights(static_cast<std::size_t>(T * K) * 4);
+    const ClBuffer y = device_.Allocate(static_cast<std::size_t>(T * N) * 4);
+    const ClBuffer work = device_.Allocate(static_cast<std::size_t>(cl::GemmWorkFloats(T, K)) * 4);
+    cl::LinearArgs a;
+    a.x = {x.get(), 0};
+    a.x_stride = K;
+    a.w = Matrix(weights, 0, type, N, K);
+    if (swiglu) a.w2 = Matrix(weights, MatrixBytes(type, N, K), type, N, K);
+    a.y = {y.get(), 0};
+    a.y_stride = N;
+    a.T = T;
+    a.swiglu = swiglu;
+    a.bf16 = true;
+    a.work = {work.get(), 0};
+    if (!cl::GemmTakes(programs_, a)) return;
+    const double matrices = swiglu ? 2 : 1;
+    Report(name, matrices * 2.0 * static_cast<double>(T) * static_cast<double>(N * K),
+           matrices * static_cast<double>(MatrixBytes(type, N, K)),
+           [&] { cl::LaunchGemm(programs_, a); });
+  }
+
+  void Experts(DType type, std::int64_t E, std::int64_t rows, std::int64_t D, std::int64_t F) {
+    const std::string name =
+        fmt::format("experts {} {} of {} rows, {} x {}", Name(type), E, rows, D, F);
+    if (name.find(word_) == std::string::npos) return;
+    const std::size_t gate = MatrixBytes(type, F, D);
+    const std::size_t down = MatrixBytes(type, D, F);
+    constexpr std::int64_t kSlabs = 2;
+    const std::int64_t per_slab = (E + kSlabs - 1) / kSlabs;
+    std::vector<ClBuffer> slabs;
+    std::vector<cl_mem> memory;
+    for (std::int64_t s = 0; s < kSlabs; ++s) {
+      slabs.push_back(Weights(static_cast<std::size_t>(per_slab) * (2 * gate + down)));
+      memory.push_back(slabs.back().get());
+    }
+    std::vector<cl::ExpertEntry> table;
+    std::vector<cl::ExpertTile> tiles;
+    std::vector<cl_int> pair_row, token_pairs;
+    const std::int64_t T = std::max<std::int64_t>(rows, 512);
+    for (std::int64_t e = 0; e < E; ++e) {
+      const std::size_t at = static_cast<std::size_t>(e % per_slab) * (2 * gate + down);
+      const auto matrix = [&](std::size_t from, std::int64_t n, std::int64_t k) {
+        return Matrix(slabs[static_cast<std::size_t>(e / per_slab)], from, type, n, k);
+      };
+      const cl::Weight g = matrix(at, F, D);
+      const cl::Weight u = matrix(at + gate, F, D);
+      const cl::Weight d = matrix(at + 2 * gate, D, F);
+      table.push_back({g.offset, g.scale_offset, u.offset, u.scale_offset, d.offset, d.scale_offset,
+                       static_cast<cl_int>(e / per_slab), static_cast<cl_int>(F)});
+      for (std::int64_t p = 0; p < rows; p += cl::kGemmTileRows) {
+        tiles.push_back({static_cast<cl_int>(e), static_cast<cl_int>(e * rows + p),
+                         static_cast<cl_int>(std::min(rows - p, cl::kGemmTileRows)), 0});
+      }
+      for (std::int64_t p = 0; p < rows; ++p) {
+        pair_row.push_back(static_cast<cl_int>((p * 7 + e) % T));
+      }
+    }
+    const std::int64_t P = E * rows;
+    const std::int64_t C = P / T;
+    for (std::int64_t i = 0; i < T * C; ++i) token_pairs.push_back(static_cast<cl_int>(i));
+    const ClBuffer tables = Upload(table);
+    const ClBuffer tile_list = Upload(tiles);
+    const ClBuffer n_tiles = Upload(std::vector<cl_int>{static_cast<cl_int>(tiles.size())});
+    const ClBuffer rows_at = Upload(pair_row);
+    const ClBuffer pairs_of = Upload(token_pairs);
+    const ClBuffer x = Weights(static_cast<std::size_t>(std::max(T * D, P)) * 4);
+    const ClBuffer act = device_.Allocate(static_cast<std::size_t>(P * F) * 4);
+    const ClBuffer out = device_.Allocate(static_cast<std::size_t>(P * D) * 4);
+    const ClBuffer y = Weights(static_cast<std::size_t>(T * D) * 4);
+    const ClBuffer work = device_.Allocate(static_cast<std::size_t>(cl::GemmWorkFloats(T, D)) * 4);
+    cl::ExpertsArgs a;
+    a.slabs = memory;
+    a.gate_up = type;
+    a.down = type;
+    a.D = D;
+    a.F = F;
+    a.table = {tables.get(), 0};
+    a.tiles = {tile_list.get(), 0};
+    a.n_tiles = {n_tiles.get(), 0};
+    a.max_tiles = cl::MaxTiles(T, C, E, cl::kGemmTileRows);
+    a.tile_rows = cl::kGemmTileRows;
+    a.pair_row = {rows_at.get(), 0};
+    a.pair_weight = {x.get(), 0};
+    a.token_pairs = {pairs_of.get(), 0};
+    a.T = T;
+    a.C = C;
+    a.x = {x.get(), 0};
+    a.x_stride = D;
+    a.act = {act.get(), 0};
+    a.pair_out = {out.get(), 0};
+    a.y = {y.get(), 0};
+    a.y_stride = D;
+    a.bf16 = true;
+    a.work = {work.get(), 0};
+    if (!cl::GemmTakes(programs_, a)) return;
+    Report(name, 6.0 * static_cast<double>(P) * static_cast<double>(D * F),
+           static_cast<double>(E) * static_cast<double>(2 * gate + down),
+           [&] { cl::LaunchExpertsGemm(programs_, a); });
+  }
+
+ private:
+  static std::size_t Round(std::uint64_t bytes) { return (bytes + 255) / 256 * 256; }
+  static std::size_t CodeBytes(DType type, std::int64_t N, std::int64_t K) {
+    return Round(IsBlockFormat(type) ? SplitDataBytes(type, N, K) : DataBytes(type, N * K));
+  }
+  static std::size_t MatrixBytes(DType type, std::int64_t N, std::int64_t K) {
+    const std::uint64_t side =
+        IsBlockFormat(type) ? SplitSideBytes(type, N, K)
+        : type == DType::kF8E4M3
+            ? static_cast<std::uint64_t>((N + 127) / 128 * ((K + 127) / 128) * 4)
+            : 0;
+    return CodeBytes(type, N, K) + Round(side);
+  }
+  static cl::Weight Matrix(const ClBuffer& buffer, std::size_t at, DType type, std::int64_t N,
+                           std::int64_t K) {
+    return {buffer.get(), at, at + CodeBytes(type, N, K), type, N, K};
+  }
+
+  template <class T>
+  ClBuffer Upload(const std::vector<T>& values) {
+    ClBuffer buffer = device_.Allocate(values.size() * sizeof(T));
+    device_.BlockingWrite(buffer.get(), 0, values.data(), values.size() * sizeof(T));
+    return buffer;
+  }
+  ClBuffer Weights(std::size_t bytes) {
+    ClBuffer buffer = device_.Allocate(bytes);
+    for (std::size_t at = 0; at < bytes; at += kPattern) {
+      device_.Copy(pattern_.get(), 0, buffer.get(), at, std::min(kPattern, bytes - at));
+    }
+    return buffer;
+  }
+
+  void Limits() {
+    const ClBuffer memory = Weights(std::size_t{2} << 30);
+    const DeviceRead read(device_, memory.get(), memory.bytes());
+    for (int i = 0; i < 5; ++i) bytes_per_s_ = std::max(bytes_per_s_, read.Measure());
+    if (programs_.traits().nv_compute >= 80) MeasureMma();
+    if (!programs_.HasWgmma()) fmt::print("no wgmma: {}\n", programs_.wgmma_problem());
+    fmt::print("{}, driver {}: streaming read {:.0f} GB/s, mma.sync bf16 {:.0f} TFLOP/s\n",
+               device_.info().name, device_.info().driver_version, bytes_per_s_ * 1e-9,
+               flops_ * 1e-12);
+  }
+
+  void MeasureMma() {
+    const cl_device_id id = device_.id();
+    const ClProgramHandle program(clCreateProgramWithSource(
+        device_.context(), 1, const_cast<const char**>(&bare_), nullptr, nullptr));
+    ClCheck(clBuildProgram(program.get(), 1, &id, "", nullptr, nullptr), "clBuildProgram");
+    const ClKernelHandle kernel(clCreateKernel(program.get(), "bare", nullptr));
+    const std::size_t groups = 4 * device_.info().compute_units;
+    const std::size_t global = groups * 256;
+    const std::size_t local = 256;
+    const ClBuffer out = device_.Allocate(global * 4);
+    cl_mem memory = out.get();
+    const cl_int rounds = 4096;
+    clSetKernelArg(kernel.get(), 0, sizeof(memory), &memory);
+    clSetKernelArg(kernel.get(), 1, sizeof(rounds), &rounds);
+    const auto launch = [&] {
+      ClCheck(clEnqueueNDRangeKernel(device_.queue(), kernel.get(), 1, nullptr, &global, &local, 0,
+                                     nullptr, nullptr),
+              "clEnqueueNDRangeKernel");
+    };
+    Seconds(device_, launch);
+    const double seconds = Seconds(device_, [&] {
+      for (int i = 0; i < 5; ++i) launch();
+    });
+    flops_ = 5.0 * static_cast<double>(groups) * 8 * 16 * rounds * 4096 / seconds;
+  }
+
+  void Report(const std::string& name, double flops, double bytes,
+              const std::function<void()>& launch) {
+    launch();
+    const double once = Seconds(device_, launch);
+    const int times = static_cast<int>(std::clamp(0.1 / once, 2.0, 50.0));
+    double seconds = 1e9;
+    for (int round = 0; round < 3; ++round) {
+      seconds = std::min(seconds, Seconds(device_, [&] {
+                                    for (int i = 0; i < times; ++i) launch();
+                                  }) / times);
+    }
+    const double bound = std::max(flops_ > 0 ? flops / flops_ : 0, bytes / bytes_per_s_);
+    fmt::print("{:<48} {:8.3f} ms {:6.1f} TFLOP/s {:6.0f} GB/s  {:3.0f} % of the bound\n", name,
+               seconds * 1e3, flops / seconds * 1e-12, bytes / seconds * 1e-9,
+               100 * bound / seconds);
+    std::fflush(stdout);
+  }
+
+  ClDevice device_;
+  cl::Programs programs_;
+  std::string word_;
+  ClBuffer pattern_;
+  double bytes_per_s_ = 0;
+  double flops_ = 0;
+  const char* bare_ = kBareMma;
+};
+
+void RunAll(Bench& bench) {
+  bench.Linear(DType::kBF16, 8192, 8192, 8192);
+  bench.Linear(DType::kBF16, 4096, 4096, 7168);
+  bench.Linear(DType::kBF16, 4096, 2048, 2048);
+  bench.Linear(DType::kBF16, 256, 7168, 7168);
+  bench.Linear(DType::kBF16, 64, 7168, 7168);
+  bench.Linear(DType::kBF16, 4096, 2048, 7168, true);
+  for (const DType type : {DType::kF8E4M3, DType::kF16, DType::kF32, DType::kQ8_0, DType::kQ4_0,
+                           DType::kQ5_0, DType::kMXFP4, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K}) {
+    bench.Linear(type, 4096, 7168, 7168);
+  }
+  bench.Linear(DType::kF8E4M3, 64, 7168, 7168);
+  for (const DType type : {DType::kF8E4M3, DType::kQ4_K, DType::kBF16}) {
+    bench.Experts(type, 64, 384, 2048, 1408);
+    bench.Experts(type, 256, 64, 7168, 2048);
+  }
+}
+
+}  // namespace
+}  // namespace tandem
+
+int main(int argc, char** argv) {
+  try {
+    const tandem::ClProbe probe = tandem::ProbeClDevices();
+    const char* wanted = std::getenv("TANDEM_BENCH_DEVICE");
+    const std::size_t index = wanted == nullptr ? 0 : std::strtoul(wanted, nullptr, 10);
+    if (index >= probe.devices.size()) {
+      tandem::Throw<tandem::OpenClError>("TANDEM_BENCH_DEVICE={}: {} OpenCL devices found; {}",
+                                         index, probe.devices.size(), probe.problem);
+    }
+    tandem::Bench bench(probe.devices[index], argc > 1 ? argv[1] : "");
+    tandem::RunAll(bench);
+  } catch (const tandem::Error& e) {
+    fmt::print(stderr, "gemm_bench: {}\n", e.what());
+    return static_cast<int>(e.code());
+  }
+  return 0;
+}

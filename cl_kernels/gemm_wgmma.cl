@@ -1,0 +1,146 @@
+// gemm_linear (gemm.cl) through wgmma, for compute capability 9.0 and weights in bf16: tiles of
+// 128 x 256, two groups of four warps with 64 rows each. The compiler knows no wgmma: what it needs
+// stands in comments that begin with //PTX and become instructions in the program's binary, which is
+// text (program_patch.h).
+//
+// Fragments of x go from device memory to registers, in the order that gemm_round_fragments gave
+// them, so that local memory holds weights alone: a ring of five units of 128 rows x 32 columns,
+// swizzled by 64 bytes (as swizzled32). Unit u is rows 0 to 127 of the tile for an even u and 128 to
+// 255 for an odd one, columns 32 (u / 2) on; three are on their way while one is multiplied and the
+// one before may still be. With SwiGLU the even ones are rows of gate, the odd ones of up.
+#if NV_COMPUTE == 90
+
+#define UNITS 5
+#define UNIT_BYTES 8192
+#define FRAGMENT_SETS 3
+
+// c [64 x 128] += a [64 x 16] w^T, w the 128 rows that the descriptor tells.
+INLINE void wgmma_m64n128k16(float* c, uint4 a, ulong w) {
+  asm volatile(
+      "//PTX { .reg .pred add; setp.eq.u32 add, 1, 1; "
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, "
+      "%17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, "
+      "%47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "
+      "%62, %63"
+      "}, {%64, %65, %66, %67}, %68, add, 1, 1, 0; }"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]),
+        "+f"(c[7]), "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]),
+        "+f"(c[13]), "+f"(c[14]), "+f"(c[15]), "+f"(c[16]), "+f"(c[17]), "+f"(c[18]),
+        "+f"(c[19]), "+f"(c[20]), "+f"(c[21]), "+f"(c[22]), "+f"(c[23]), "+f"(c[24]),
+        "+f"(c[25]), "+f"(c[26]), "+f"(c[27]), "+f"(c[28]), "+f"(c[29]), "+f"(c[30]),
+        "+f"(c[31]), "+f"(c[32]), "+f"(c[33]), "+f"(c[34]), "+f"(c[35]), "+f"(c[36]),
+        "+f"(c[37]), "+f"(c[38]), "+f"(c[39]), "+f"(c[40]), "+f"(c[41]), "+f"(c[42]),
+        "+f"(c[43]), "+f"(c[44]), "+f"(c[45]), "+f"(c[46]), "+f"(c[47]), "+f"(c[48]),
+        "+f"(c[49]), "+f"(c[50]), "+f"(c[51]), "+f"(c[52]), "+f"(c[53]), "+f"(c[54]),
+        "+f"(c[55]), "+f"(c[56]), "+f"(c[57]), "+f"(c[58]), "+f"(c[59]), "+f"(c[60]),
+        "+f"(c[61]), "+f"(c[62]), "+f"(c[63])
+      : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "l"(w)
+      : "memory");
+}
+
+// Local memory at `address`, rows of 64 bytes in groups of eight that are 512 bytes apart.
+INLINE ulong descriptor(uint address) {
+  return (ulong)((address & 0x3ffff) >> 4) | 1ul << 16 | 32ul << 32 | 2ul << 62;
+}
+
+INLINE void load_unit(uint at, const global uchar* const* rows, int unit, int K) {
+  const uint lid = (uint)get_local_id(0);
+  const int k = unit / 2 * 32 + (int)(lid % 4) * 8;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    cp_async16(at + swizzled32(lid / 4, lid % 4) + i * 4096, rows[i] + (long)k * 2, k < K ? 16 : 0);
+  }
+}
+
+kernel __attribute__((reqd_work_group_size(GEMM_ITEMS, 1, 1))) void gemm_linear_wgmma(LINEAR_ARGS) {
+  local uchar ring[UNITS * UNIT_BYTES] __attribute__((aligned(1024)));
+  const int lid = (int)get_local_id(0);
+  const int pairs_of_rows = mode == MODE_SWIGLU;
+  const int columns = pairs_of_rows ? 128 : 256;
+  const int2 at = tile_of((int)get_group_id(0), (T + TILE_ROWS - 1) / TILE_ROWS,
+                          (N + columns - 1) / columns);
+  const int n0 = at.y * columns;
+  const int steps = (K + 31) / 32;
+  const int block = min(at.x * 8 + lid / 32, (T + 15) / 16 - 1);
+  const global uint4* const fragments =
+      (const global uint4*)(x + x_offset * 4) + (long)block * steps * 64 + lid % 32;
+  // This work-item's rows of the even and of the odd units.
+  const global uchar* rows[2][2];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int odd = i / 2;
+    const int row = lid / 4 + i % 2 * 64;
+    const long n = min(n0 + row + (odd && !pairs_of_rows ? 128 : 0), N - 1);
+    rows[odd][i % 2] = (odd && pairs_of_rows ? w2 + codes2 : w + codes) + n * K * 2;
+  }
+  const uint memory = shared_address(ring);
+  uint4 a[FRAGMENT_SETS][2];
+  float acc[2][64];
+#pragma unroll
+  for (int i = 0; i < 128; ++i) acc[i / 64][i % 64] = 0.0f;
+#pragma unroll
+  for (int u = 0; u < 3; ++u) {
+    load_unit(memory + u * UNIT_BYTES, rows[u % 2], u, K);
+    cp_async_commit();
+  }
+#pragma unroll
+  for (int s = 0; s < 2; ++s) {
+    a[s][0] = fragments[min(s, steps - 1) * 64];
+    a[s][1] = fragments[min(s, steps - 1) * 64 + 32];
+  }
+  uint now = 0;                   // where unit u lies
+  uint later = 3 * UNIT_BYTES;    // and unit u + 3
+  // Whole turns of the sets: units beyond K are zeros.
+  for (int u0 = 0; u0 < 2 * steps; u0 += 2 * FRAGMENT_SETS) {
+#pragma unroll
+    for (int j = 0; j < 2 * FRAGMENT_SETS; ++j) {
+      const int u = u0 + j;
+      cp_async_wait(2);
+      asm volatile("//PTX fence.proxy.async.shared::cta;" : : : "memory");
+      barrier(CLK_LOCAL_MEM_FENCE);
+      asm volatile("//PTX wgmma.fence.sync.aligned;" : : : "memory");
+      const ulong w_at = descriptor(memory + now);
+      wgmma_m64n128k16(acc[j % 2], a[j / 2][0], w_at);
+      wgmma_m64n128k16(acc[j % 2], a[j / 2][1], w_at + 2);
+      asm volatile("//PTX wgmma.commit_group.sync.aligned;" : : : "memory");
+      asm volatile("//PTX wgmma.wait_group.sync.aligned 1;" : : : "memory");
+      load_unit(memory + later, rows[(j + 1) % 2], u + 3, K);
+      cp_async_commit();
+      if (j % 2 == 0) {  // the last product of the set before this one is done
+        const int next = min(u / 2 + 2, steps - 1) * 64;
+        a[(j / 2 + 2) % FRAGMENT_SETS][0] = fragments[next];
+        a[(j / 2 + 2) % FRAGMENT_SETS][1] = fragments[next + 32];
+      }
+      now = now == (UNITS - 1) * UNIT_BYTES ? 0 : now + UNIT_BYTES;
+      later = later == (UNITS - 1) * UNIT_BYTES ? 0 : later + UNIT_BYTES;
+    }
+  }
+  asm volatile("//PTX wgmma.wait_group.sync.aligned 0;" : : : "memory");
+  cp_async_wait(0);
+
+  const int even = y_offset % 2 == 0 && y_stride % 2 == 0;
+#pragma unroll
+  for (int half8 = 0; half8 < 2; ++half8) {
+    const int t = at.x * TILE_ROWS + lid / 32 * 16 + half8 * 8 + lid % 32 / 4;
+    global float* const to = y + y_offset + t * y_stride;
+    if (t < T) {
+#pragma unroll
+      for (int i = 0; i < 32; ++i) {
+        const float* const c = &acc[i / 16][i % 16 * 4 + half8 * 2];
+        const int n = n0 + i * 8 + lid % 4 * 2;
+        if (mode == MODE_STORE) {
+          store2(to, n, N, c[0], c[1], even);
+        } else if (mode == MODE_ADD) {
+          add2(to, n, N, c[0], c[1]);
+        } else if (i < 16) {
+          store2(to, n, N, silu(c[0]) * acc[1][i * 4 + half8 * 2],
+                 silu(c[1]) * acc[1][i * 4 + half8 * 2 + 1], even);
+        }
+      }
+    }
+  }
+}
+
+#endif  // NV_COMPUTE
