@@ -64,9 +64,10 @@ ClDeviceInfo ChooseDevice() {
   return probe.devices[index];
 }
 
-cl::DeviceTraits WithoutMma(const ClDevice& device) {
+// The device as one of no more than this compute capability: 89 has no wgmma, 0 no mma.sync.
+cl::DeviceTraits Limited(const ClDevice& device, int nv_compute) {
   cl::DeviceTraits traits = cl::TraitsOf(device);
-  traits.nv_compute = 0;
+  traits.nv_compute = std::min(traits.nv_compute, nv_compute);
   return traits;
 }
 
@@ -81,7 +82,8 @@ class Machine {
   Machine()
       : device_(ChooseDevice()),
         native_(device_, ""),
-        generic_(device_, "", WithoutMma(device_)),
+        mma_sync_(device_, "", Limited(device_, 89)),
+        generic_(device_, "", Limited(device_, 0)),
         traits_(cl::TraitsOf(device_)),
         cache_(device_.Allocate(device_.info().is_cpu ? 256 * kMiB : 3072 * kMiB)),
         values_(device_.Allocate(640 * kMiB)),
@@ -106,8 +108,11 @@ class Machine {
     const std::string name =
         fmt::format("{} {:>4} rows x {:>3} heads, {:>6} keys, {:<7}",
                     c.prefill ? "prefill" : "decode ", c.T, c.H, c.keys, Name(c.type));
-    for (cl::Kernels* kernels : {&native_, &generic_}) {
-      if (kernels == &native_ && mma_ == 0) continue;
+    for (cl::Kernels* kernels : {&native_, &mma_sync_, &generic_}) {
+      if (kernels != &generic_ && mma_ == 0) continue;
+      // Few slots have one form on matrix units.
+      const bool wide = c.H % 64 == 0 || c.T * c.H >= 1024;
+      if (kernels == &mma_sync_ && (!wide || traits_.nv_compute < 90)) continue;
       cl::MlaAttentionArgs a = Args(c);
       int launch = 0;
       const double s = Seconds([&] {
@@ -116,8 +121,10 @@ class Machine {
         kernels->MlaAttention(a);
       });
       fmt::print("{} {:<7} splits {:>3} {:>10.1f} us {:>6.0f} GB/s {:>6.1f} TFLOP/s", name,
-                 kernels == &native_ ? "mma" : "generic", a.splits, s * 1e6, bytes / s * 1e-9,
-                 flops / s * 1e-12);
+                 kernels == &generic_    ? "generic"
+                 : kernels == &mma_sync_ ? "mma"
+                                         : "native",
+                 a.splits, s * 1e6, bytes / s * 1e-9, flops / s * 1e-12);
       if (mma_ > 0) {
         fmt::print("  {:.0f} % of the bound", 100 * std::max(bytes / read_, flops / mma_) / s);
       }
@@ -275,7 +282,7 @@ class Machine {
   }
 
   ClDevice device_;
-  cl::Kernels native_, generic_;
+  cl::Kernels native_, mma_sync_, generic_;
   cl::DeviceTraits traits_;
   ClBuffer cache_, values_, tables_, rows_;
   double read_ = 0, mma_ = 0;

@@ -37,6 +37,7 @@ void CheckShape(std::int64_t R, std::int64_t d, DType kv_type) {
 }
 
 struct Form {
+  Program program;
   std::string_view kernel;
   std::int64_t group_size;
   std::array<std::int64_t, 2> groups;  // the third dimension is the splits
@@ -53,14 +54,19 @@ bool TakesMma(const DeviceTraits& traits, const MlaAttentionArgs& a) {
          a.d == kMmaD;
 }
 
-Form ChooseForm(const DeviceTraits& traits, const MlaAttentionArgs& a) {
+Form ChooseForm(Programs& programs, const MlaAttentionArgs& a) {
+  const DeviceTraits& traits = programs.traits();
   if (TakesMma(traits, a)) {
     const std::int64_t slots = a.T * a.H;
-    if (a.H % 64 == 0 || slots >= kManySlots) return {"mla_mma_64", 256, {CeilDiv(slots, 64), 1}};
-    return {"mla_mma_16", 128, {CeilDiv(slots, 16), 1}};
+    const bool wide = a.H % 64 == 0 || slots >= kManySlots;
+    if (!wide) return {Program::kMla, "mla_mma_16", 128, {CeilDiv(slots, 16), 1}};
+    if (programs.HasWgmma()) {
+      return {Program::kMlaWgmma, "mla_wgmma_64", 256, {CeilDiv(slots, 64), 1}};
+    }
+    return {Program::kMla, "mla_mma_64", 256, {CeilDiv(slots, 64), 1}};
   }
-  if (traits.attention_items) return {"mla_attention_item", 1, {a.H, a.T}};
-  return {"mla_attention_group", kGroup, {CeilDiv(a.H, kGroupHeads), a.T}};
+  if (traits.attention_items) return {Program::kMla, "mla_attention_item", 1, {a.H, a.T}};
+  return {Program::kMla, "mla_attention_group", kGroup, {CeilDiv(a.H, kGroupHeads), a.T}};
 }
 
 // Keys of a run, the same for every row: whole blocks.
@@ -94,8 +100,8 @@ void LaunchMlaAppend(Programs& programs, const MlaAppendArgs& a) {
 void LaunchMlaAttention(Programs& programs, const MlaAttentionArgs& a) {
   CheckShape(a.R, a.d, a.kv_type);
   if (a.T <= 0 || a.H <= 0) return;
-  const Form form = ChooseForm(programs.traits(), a);
-  const cl_kernel kernel = programs.Kernel(Program::kMla, a.kv_type, form.kernel);
+  const Form form = ChooseForm(programs, a);
+  const cl_kernel kernel = programs.Kernel(form.program, a.kv_type, form.kernel);
   Arguments(kernel).Set(a.q, a.kv, a.tables, a.table_start, a.n_keys, a.parts, a.lse,
                         static_cast<cl_int>(a.T), static_cast<cl_int>(a.H),
                         static_cast<cl_int>(a.R), static_cast<cl_int>(a.d), a.scale,

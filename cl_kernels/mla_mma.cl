@@ -10,43 +10,16 @@
 // 32 slots, and 64 slots read the cache once. Scores, in parts, are added up through local memory:
 // warp w ends with all 16 keys of 8 slots, makes the probabilities and hands them to all four.
 //
-// Keys come by cp.async, 16 at a time in two stages, the 16-byte units of key k swizzled by
-// unit ^ (k % 8) so that ldmatrix meets no bank twice. f8 arrives in two raw stages and is decoded
-// into one. Neighbouring rows of one sequence (prefill) share the work-group; rows of another
-// sequence in it take a pass of their own, which leaves these as they are.
+// Keys come 16 at a time, in two stages (mla_parts.cl). Neighbouring rows of one sequence (prefill)
+// share the work-group; rows of another sequence in it take a pass of their own, which leaves these
+// as they are.
 #if NV_COMPUTE >= 89 || (NV_COMPUTE >= 80 && KVTYPE != KVTYPE_F8)
 #if KVTYPE != KVTYPE_F32
-#define KEYS 16
-#define ROW_BYTES 1152  // of a key in a stage: 576 values
-#define STAGE_BYTES (KEYS * ROW_BYTES)
-#define RAW_ROW_BYTES 656
-#define RAW_BYTES (KEYS * RAW_ROW_BYTES)
-#if KVTYPE == KVTYPE_F8
-#define TILES_BYTES (STAGE_BYTES + 2 * RAW_BYTES)
-#else
-#define TILES_BYTES (2 * STAGE_BYTES)
-#endif
-#define MAILBOX 1024  // bytes of a warp
 #define K_STEPS 9
 #define N_TILES 16
 // Loops over m-tiles run to MOST_MT and leave out those from mt_n on: they are unrolled before
 // mt_n becomes known by inlining.
 #define MOST_MT 2
-
-// Pointers to local memory are addresses of the shared state space already.
-INLINE uint shared_address(const local uchar* p) { return (uint)(ulong)p; }
-
-// 16 bytes, or zeros where there is no key.
-INLINE void copy16(uint to, const global uchar* from, int bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes)
-               : "memory");
-}
-INLINE void commit_copies(void) { asm volatile("cp.async.commit_group;" ::: "memory"); }
-INLINE void wait_copies(void) { asm volatile("cp.async.wait_group 0;" ::: "memory"); }
-
-INLINE void named_barrier(int id, int items) {
-  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(items) : "memory");
-}
 
 INLINE void load_matrices(uint* b, uint address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -72,194 +45,22 @@ INLINE void multiply(float* c, const uint* a, const uint* b) {
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// Two values in the operands' type, the first in the lower half.
-INLINE uint pack(float first, float second) {
-  uint both;
-#if KVTYPE == KVTYPE_F16
-  asm volatile("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(second), "f"(first));
-#else
-  asm volatile("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(second), "f"(first));
-#endif
-  return both;
-}
-
-INLINE float from_lane(float value, int mask) {
-  float other;
-  asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 31, 0xffffffff;"
-               : "=f"(other)
-               : "f"(value), "r"(mask));
-  return other;
-}
-INLINE int any_in_warp(int condition) {
-  int any;
-  asm volatile(
-      "{ .reg .pred p, r; setp.ne.s32 p, %1, 0; vote.sync.any.pred r, p, 0xffffffff; selp.s32 %0, "
-      "1, 0, r; }"
-      : "=r"(any)
-      : "r"(condition));
-  return any;
-}
-
-INLINE void put4(uint to, const float* v) {
-  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to), "f"(v[0]), "f"(v[1]),
-               "f"(v[2]), "f"(v[3])
-               : "memory");
-}
-INLINE void get4(float* v, uint from) {
-  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(v[0]), "=f"(v[1]), "=f"(v[2]), "=f"(v[3])
-               : "r"(from)
-               : "memory");
-}
-
-// Starts copying the keys j .. j + 16 of a block, `bytes` of each, zeros from `last` on: the items of
-// a work-group share a key by sixteens or eights.
-INLINE void fetch_keys(uint stage, const global uchar* kv, int block, int j, int last,
-                       const int items) {
-  const int sharers = items / KEYS;
-  const int key = (int)get_local_id(0) / sharers;
-  const int unit = (int)get_local_id(0) % sharers;
-  const int bytes = j + key < last ? 16 : 0;
-  const long token = (long)block * BLOCK + j % BLOCK + key;
-#if KVTYPE == KVTYPE_F8
-  const global uchar* from = kv + token * RAW_ROW_BYTES + unit * 16;
-  const uint to = stage + key * RAW_ROW_BYTES + unit * 16;
-#pragma unroll
-  for (int i = 0; i < 6; ++i) {
-    if (unit + i * sharers < 41) copy16(to + i * sharers * 16, from + i * sharers * 16, bytes);
-  }
-#else
-  const global uchar* from = kv + token * ROW_BYTES + unit * 16;
-  const uint to = stage + key * ROW_BYTES + ((unit ^ (key % 8)) * 16);
-#pragma unroll
-  for (int i = 0; i < 9; ++i) {
-    if (unit + i * sharers < 72) copy16(to + i * sharers * 16, from + i * sharers * 16, bytes);
-  }
-#endif
-  commit_copies();
-}
-
-#if KVTYPE == KVTYPE_F8
-// Two codes in the lower 16 bits to bf16, scaled.
-INLINE uint decode2(uint codes, float scale) {
-  float first, second;
-  asm volatile(
-      "{ .reg .b16 c, l, h; .reg .b32 p; cvt.u16.u32 c, %2; cvt.rn.f16x2.e4m3x2 p, c; "
-      "mov.b32 {l, h}, p; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h; }"
-      : "=f"(first), "=f"(second)
-      : "r"(codes));
-  return pack(first * scale, second * scale);
-}
-
-// 16 raw keys to bf16 in the stage.
-INLINE void decode_keys(uint stage, uint raw, const int items) {
-  const int sharers = items / KEYS;
-  const int key = (int)get_local_id(0) / sharers;
-  const int unit0 = (int)get_local_id(0) % sharers;
-  raw += key * RAW_ROW_BYTES;
-  stage += key * ROW_BYTES;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int unit = unit0 + i * sharers;  // 16 codes, two units of the stage
-    if (unit >= 32) continue;
-    float scale;
-    float codes[4];
-    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(scale) : "r"(raw + 512 + unit / 8 * 4) : "memory");
-    get4(codes, raw + unit * 16);
-#pragma unroll
-    for (int half_unit = 0; half_unit < 2; ++half_unit) {
-      float out[4];
-#pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const uint four = as_uint(codes[half_unit * 2 + c]);
-        out[2 * c] = as_float(decode2(four & 0xffffu, scale));
-        out[2 * c + 1] = as_float(decode2(four >> 16, scale));
-      }
-      put4(stage + (((2 * unit + half_unit) ^ (key % 8)) * 16), out);
-    }
-  }
-  if (unit0 < 8) {  // the roped key is bf16 already
-    float rope[4];
-    get4(rope, raw + 528 + unit0 * 16);
-    put4(stage + ((64 + (unit0 ^ (key % 8))) * 16), rope);
-  }
-}
-#endif
-
-// This warp's k-steps of the queries of 16 slots, as the A operand. Slots from T H on are zero.
-INLINE void load_queries(uint* a, const global float* q, long slot0, long slots, int warp) {
-  const int lane = (int)get_local_id(0) % 32;
-#pragma unroll
-  for (int k = 0; k < K_STEPS; ++k) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const long slot = slot0 + lane / 4 + i % 2 * 8;
-      const int column = 16 * (warp + 4 * k) + lane % 4 * 2 + i / 2 * 8;
-      float first = 0.0f;
-      float second = 0.0f;
-      if (slot < slots) {
-        first = q[slot * 576 + column];
-        second = q[slot * 576 + column + 1];
-      }
-#if KVTYPE == KVTYPE_F16
-      first = clamp(first, -65504.0f, 65504.0f);
-      second = clamp(second, -65504.0f, 65504.0f);
-#endif
-      a[4 * k + i] = pack(first, second);
-    }
-  }
-}
-
-// The largest rise of a score over the running maximum, in powers of two, at which the sums are left
-// as they are: probabilities up to 256 harm nobody, and rescaling costs as much as a fourth of the
-// products.
-#define LAZY 8.0f
-
-// State of the 8 slots whose probabilities this warp makes; lane / 4 is the slot.
-typedef struct {
-  float largest;  // of scores times log2(e)
-  float total;    // of this lane's keys
-  int limit;      // keys of the slot's row
-} softmax_t;
-
-// Probabilities of 4 keys of this lane, and in v[2] what the sums must be multiplied by.
-INLINE void make_probabilities(float* v, softmax_t* state, int j, float scale_log2) {
-  const int lane = (int)get_local_id(0) % 32;
-  float s[4];
-  float most = -INFINITY;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int key = j + lane % 4 * 2 + i % 2 + i / 2 * 8;
-    s[i] = key < state->limit ? v[i] * scale_log2 : -INFINITY;
-    most = fmax(most, s[i]);
-  }
-  most = fmax(most, from_lane(most, 1));
-  most = fmax(most, from_lane(most, 2));
-  float correction = 1.0f;
-  if (most > state->largest + LAZY) {
-    correction = native_exp2(state->largest - most);
-    state->largest = most;
-  }
-  const float base = state->largest == -INFINITY ? 0.0f : state->largest;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) s[i] = native_exp2(s[i] - base);
-  state->total = fma(state->total, correction, (s[0] + s[1]) + (s[2] + s[3]));
-  v[0] = as_float(pack(s[0], s[1]));
-  v[1] = as_float(pack(s[2], s[3]));
-  v[2] = correction;
-  v[3] = 0.0f;
-}
-
 // Adds up the four warps' parts of the scores and shares the probabilities: p as the A operand of
 // mt_n m-tiles, correction[m][i] for the slots lane / 4 + 8 i. Two exchanges, with the warp that
-// keeps the other m-tile and with the one that keeps the other 8 slots of the same.
+// keeps the other m-tile and with the one that keeps the other 8 slots of the same. What a warp
+// overwrites in a mailbox, only itself and the partner of the last barrier have read.
 INLINE void share_probabilities(uint* p, float* correction, const float* s, softmax_t* state, int j,
-                                float scale_log2, uint mail, int team, int warp, const int mt_n) {
-  const int lane = (int)get_local_id(0) % 32;
+                                float scale, uint mails, int lid, const int mt_n) {
+  const int lane = lid % 32;
+  const int warp = lid / 32 % 4;
+  const int team = lid / 128;
+  const uint mail = mails + team * 4 * MAILBOX;
   const int upper = warp / 2;
   const int odd = warp % 2;
   const uint own = mail + warp * MAILBOX + lane * 16;
   const uint other = mail + (warp ^ 2) * MAILBOX + lane * 16;
+  // Of m-tile 0: the operand in mailbox 2, the corrections in mailbox 3; of m-tile 1 in 0 and 1.
+  const uint operands = mail + 512;
   float v[2][4];  // [half][key]
 #pragma unroll
   for (int half_tile = 0; half_tile < 2; ++half_tile) {
@@ -279,9 +80,9 @@ INLINE void share_probabilities(uint* p, float* correction, const float* s, soft
   if (mt_n == 2 || !upper) {
     float sum[4];
     float send[4];
+    float got[4];
 #pragma unroll
     for (int half_tile = 0; half_tile < 2; ++half_tile) {
-      float got[4];
       get4(got, other + half_tile * 512);
 #pragma unroll
       for (int i = 0; i < 4; ++i) v[half_tile][i] += got[i];
@@ -293,42 +94,45 @@ INLINE void share_probabilities(uint* p, float* correction, const float* s, soft
       send[i] = odd ? in_first : in_second;
       sum[i] = odd ? in_second : in_first;
     }
-    put4(other, send);  // only this warp reads there, and it has
+    put4(other, send);
     named_barrier(first_barrier + 2 + upper, 64);
-    float got[4];
     get4(got, mail + (warp ^ 3) * MAILBOX + lane * 16);
 #pragma unroll
     for (int i = 0; i < 4; ++i) sum[i] += got[i];
-    make_probabilities(sum, state, j, scale_log2);
-    put4(other + 512, sum);
+    uint packed[2];
+    const float factor = make_probabilities(packed, sum, state, j, scale, lane);
+    const uint mine = operands + (upper ? 0 : 2 * MAILBOX);
+    put1(mine + lane * 16 + odd * 4, as_float(packed[0]));
+    put1(mine + lane * 16 + odd * 4 + 8, as_float(packed[1]));
+    if (lane % 4 == 0) put1(mine + MAILBOX + (odd * 8 + lane / 4) * 4, factor);
   }
   named_barrier(first_barrier + 4, 128);
 #pragma unroll
   for (int m = 0; m < MOST_MT; ++m) {
+    if (m >= mt_n) continue;
+    const uint from = operands + (m == 0 ? 2 * MAILBOX : 0);
+    float operand[4];
+    get4(operand, from + lane * 16);
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      if (m >= mt_n) continue;
-      float got[4];
-      get4(got, mail + ((2 * m + i) ^ 2) * MAILBOX + 512 + lane * 16);
-      p[4 * m + i] = as_uint(got[0]);
-      p[4 * m + 2 + i] = as_uint(got[1]);
-      correction[2 * m + i] = got[2];
-    }
+    for (int i = 0; i < 4; ++i) p[4 * m + i] = as_uint(operand[i]);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) correction[2 * m + i] = get1(from + MAILBOX + (i * 8 + lane / 4) * 4);
   }
 }
 
 // s[m][n tile][4] = this warp's part of the scores of 16 keys.
-INLINE void part_products(float* s, const uint* a, uint stage, int warp, const int mt_n) {
-  const int lane = (int)get_local_id(0) % 32;
+INLINE void part_products(float* s, const uint* a, uint stage, int lid, const int mt_n) {
+  const int lane = lid % 32;
+  const int warp = lid / 32 % 4;
   const uint key = lane / 16 * 8 + lane % 8;
   const uint unit = (2 * warp + lane / 8 % 2) ^ (lane % 8);
-  const uint address = stage + key * ROW_BYTES + unit * 16;
+  const uint address = stage + key * 128 + unit * 16;
 #pragma unroll
   for (int i = 0; i < 8 * MOST_MT; ++i) s[i] = 0.0f;
 #pragma unroll
   for (int k = 0; k < K_STEPS; ++k) {
     uint b[4];
-    load_matrices(b, address + k * 128);
+    load_matrices(b, address + k * UNITS_BYTES);
 #pragma unroll
     for (int m = 0; m < MOST_MT; ++m) {
       if (m >= mt_n) continue;
@@ -339,15 +143,16 @@ INLINE void part_products(float* s, const uint* a, uint stage, int warp, const i
 }
 
 // o[m][n tile][4] += p V for this warp's 128 columns.
-INLINE void add_values(float* o, const uint* p, uint stage, int warp, const int mt_n) {
-  const int lane = (int)get_local_id(0) % 32;
+INLINE void add_values(float* o, const uint* p, uint stage, int lid, const int mt_n) {
+  const int lane = lid % 32;
+  const int warp = lid / 32 % 4;
   const uint key = lane / 8 % 2 * 8 + lane % 8;
   const uint unit = (lane / 16) ^ (lane % 8);
-  const uint address = stage + key * ROW_BYTES + warp * 256 + unit * 16;
+  const uint address = stage + key * 128 + warp * 2 * UNITS_BYTES + unit * 16;
 #pragma unroll
   for (int n = 0; n < N_TILES; n += 2) {
     uint b[4];
-    load_matrices_transposed(b, (address ^ (n % 8 * 16)) + n / 8 * 128);
+    load_matrices_transposed(b, (address ^ (n % 8 * 16)) + n / 8 * UNITS_BYTES);
 #pragma unroll
     for (int m = 0; m < MOST_MT; ++m) {
       if (m >= mt_n) continue;
@@ -374,46 +179,48 @@ INLINE void rescale(float* o, const float* correction, const int mt_n) {
   }
 }
 
-// One pass over the keys [first, last) of one sequence.
-INLINE void attend(float* o, const uint* a, softmax_t* state, const global uchar* kv,
-                   const global int* table, int first, int last, float scale_log2, uint memory,
-                   uint mail, int team, int warp, const int mt_n, const int items) {
+// One pass over the keys [first, last) of one sequence, all items in step.
+INLINE void attend(float* o, const uint* a, softmax_t* state, const place_t* at, int first, int last,
+                   const int mt_n, const int items) {
 #if KVTYPE == KVTYPE_F8
-  const uint fetched = memory + STAGE_BYTES;
+  const uint fetched = at->memory + STAGE_BYTES;
   const uint fetched_bytes = RAW_BYTES;
 #else
-  const uint fetched = memory;
+  const uint fetched = at->memory;
   const uint fetched_bytes = STAGE_BYTES;
 #endif
-  int block = table[first / BLOCK];
+  const int lid = at->lid;
+  int block = block_of(at, first, last);
   barrier(CLK_LOCAL_MEM_FENCE);  // nobody reads what the last pass left
-  fetch_keys(fetched, kv, block, first, last, items);
+  fetch_keys(fetched, at->kv, block, first, last, lid, items);
+  commit_copies();
+  block = block_of(at, first + KEYS, last);
   uint odd = 0;
   for (int j = first; j < last; j += KEYS) {
     wait_copies();
     barrier(CLK_LOCAL_MEM_FENCE);  // these keys are there, and nobody uses the last any more
 #if KVTYPE == KVTYPE_F8
-    const uint stage = memory;
+    const uint stage = at->memory;
     decode_keys(stage, fetched + odd * fetched_bytes, items);
 #else
     const uint stage = fetched + odd * fetched_bytes;
 #endif
     odd ^= 1;
-    const int next = j + KEYS;
-    if (next < last) {
-      if (next % BLOCK == 0) block = table[next / BLOCK];
-      fetch_keys(fetched + odd * fetched_bytes, kv, block, next, last, items);
+    if (j + KEYS < last) {
+      fetch_keys(fetched + odd * fetched_bytes, at->kv, block, j + KEYS, last, lid, items);
+      commit_copies();
+      block = block_of(at, j + 2 * KEYS, last);
     }
 #if KVTYPE == KVTYPE_F8
     barrier(CLK_LOCAL_MEM_FENCE);
 #endif
-    float s[16];
-    uint p[8];
-    float correction[4];
-    part_products(s, a, stage, warp, mt_n);
-    share_probabilities(p, correction, s, state, j, scale_log2, mail, team, warp, mt_n);
+    float s[8 * MOST_MT];
+    uint p[4 * MOST_MT];
+    float correction[2 * MOST_MT];
+    part_products(s, a, stage, again(at->lid), mt_n);
+    share_probabilities(p, correction, s, state, j, at->scale, at->mail, again(at->lid), mt_n);
     rescale(o, correction, mt_n);
-    add_values(o, p, stage, warp, mt_n);
+    add_values(o, p, stage, again(at->lid), mt_n);
   }
 }
 
@@ -433,13 +240,10 @@ INLINE void store_slots(global float* parts, const float* o, const local float* 
 }
 
 INLINE void mla_mma(MLA_ARGS, local uchar* memory, const int mt_n, const int teams) {
-  const int items = teams * 128;
   const int lid = (int)get_local_id(0);
   const int lane = lid % 32;
   const int team = lid / 128;
   const int warp = lid / 32 % 4;
-  const uint base = shared_address(memory);
-  const uint mail = base + TILES_BYTES + team * 4 * MAILBOX;
   const long slots = (long)T * H;
   const long first_slot = (long)get_group_id(0) * teams * mt_n * 16;
   const long team_slot = first_slot + team * mt_n * 16;
@@ -449,11 +253,18 @@ INLINE void mla_mma(MLA_ARGS, local uchar* memory, const int mt_n, const int tea
   const int first = (int)get_group_id(2) * run;
   n_keys += n_keys_offset;
   table_start += table_start_offset;
+  place_t at;
+  at.kv = kv;
+  at.scale = scale;
+  at.tables = tables;
+  at.memory = shared_address(memory);
+  at.mail = at.memory + TILES_BYTES;
+  at.lid = lid;
 
   uint a[MOST_MT * K_STEPS * 4];
   float o[MOST_MT * N_TILES * 4];
-  load_queries(a, q + q_offset, team_slot, slots, warp);
-  if (mt_n == 2) load_queries(a + K_STEPS * 4, q + q_offset, team_slot + 16, slots, warp);
+  load_queries(a, q + q_offset, team_slot, slots, warp, 4);
+  if (mt_n == 2) load_queries(a + K_STEPS * 4, q + q_offset, team_slot + 16, slots, warp, 4);
 #pragma unroll
   for (int n = 0; n < MOST_MT * N_TILES; ++n) {
 #pragma unroll
@@ -469,10 +280,9 @@ INLINE void mla_mma(MLA_ARGS, local uchar* memory, const int mt_n, const int tea
     for (; row <= last_row && table_start[row] == start; ++row) most = max(most, n_keys[row]);
     const int last = min(first + run, most);
     state.limit = own_row >= first_row && own_row < row ? min(n_keys[own_row], last) : 0;
-    if (first < last) {
-      attend(o, a, &state, kv, tables + tables_offset + start, first, last, scale * M_LOG2E_F, base,
-             mail, team, warp, mt_n, items);
-    }
+    if (first >= last) continue;
+    at.start = tables_offset + start;
+    attend(o, a, &state, &at, first, last, mt_n, teams * 128);
   }
 
   float total = state.total + from_lane(state.total, 1);
@@ -483,7 +293,7 @@ INLINE void mla_mma(MLA_ARGS, local uchar* memory, const int mt_n, const int tea
     *factor = total > 0.0f ? 1.0f / total : 0.0f;
     if (own_slot < slots) {
       lse[lse_offset + own_slot * get_num_groups(2) + get_group_id(2)] =
-          total > 0.0f ? (state.largest + log2(total)) * M_LN2_F : -INFINITY;
+          total > 0.0f ? state.largest + log(total) : -INFINITY;
     }
   }
   barrier(CLK_LOCAL_MEM_FENCE);

@@ -21,7 +21,7 @@ std::string WithHiddenPtx(std::string_view ptx) {
         "with a driver whose binaries are PTX",
         ptx.size(), kTarget, kMark);
   }
-  if (text[end] != 'a') text.insert(end, "a");
+  if (text[end] != 'a') text.insert(end, 1, 'a');
   for (std::size_t at = text.find(kMark); at != std::string::npos; at = text.find(kMark, at)) {
     text.erase(at, kMark.size());
   }

@@ -1,14 +1,14 @@
-#include "cl_kernels/program_sources.h"
-
 #include <fmt/format.h>
+
+#include "cl_kernels/program_sources.h"
 
 namespace tandem::cl {
 
 namespace source {  // written by embed_cl.cmake
 extern const std::string_view common, weights, units, few_rows, matmul, linear, head_linear,
     experts, expert_jobs, attention, kv_append, rmsnorm, rope, elementwise, group, argmax, router,
-    hand_over, mla_cache, mla_append, mla_attention, mla_heads, mla_mma, panels, gemm_decode,
-    gemm_parts, gemm_tile, gemm, gemm_wide, gemm_wgmma;
+    hand_over, mla_cache, mla_append, mla_attention, mla_heads, mla_mma, mla_parts, mla_wgmma,
+    panels, gemm_decode, gemm_parts, gemm_tile, gemm, gemm_wide, gemm_wgmma;
 }  // namespace source
 
 namespace {
@@ -24,7 +24,7 @@ std::string GemmTile(int mt, int nt, std::string_view stages) {
 
 std::string_view NameOf(Program program) {
   constexpr std::string_view kNames[] = {"matmul", "kv_cache",  "mla",        "mla_heads", "panels",
-                                         "gemm",   "gemm_wide", "gemm_wgmma", "rows"};
+                                         "gemm",   "gemm_wide", "gemm_wgmma", "mla_wgmma", "rows"};
   return kNames[static_cast<std::size_t>(program)];
 }
 
@@ -37,7 +37,8 @@ std::string TextOf(Program program) {
     case Program::kKvCache:
       return fmt::format("{}{}{}", common, kv_append, attention);
     case Program::kMla:
-      return fmt::format("{}{}{}{}{}", common, mla_cache, mla_append, mla_attention, mla_mma);
+      return fmt::format("{}{}{}{}{}{}", common, mla_cache, mla_append, mla_attention, mla_parts,
+                         mla_mma);
     case Program::kMlaHeads:
       return fmt::format("{}{}{}", common, weights, mla_heads);
     case Program::kPanels:
@@ -50,6 +51,8 @@ std::string TextOf(Program program) {
                          gemm_wide);
     case Program::kGemmWgmma:
       return fmt::format("{}{}{}{}", common, gemm_decode, gemm_parts, gemm_wgmma);
+    case Program::kMlaWgmma:
+      return fmt::format("{}{}{}{}{}", common, mla_cache, mla_attention, mla_parts, mla_wgmma);
     case Program::kRows:
       return fmt::format("{}{}{}{}{}{}{}{}", common, rmsnorm, rope, elementwise, group, argmax,
                          router, hand_over);
@@ -68,6 +71,7 @@ std::string TypeOption(Program program, DType type) {
       return fmt::format(" -DWTYPE={}", static_cast<int>(type));
     case Program::kKvCache:
     case Program::kMla:
+    case Program::kMlaWgmma:
       return fmt::format(" -DKVTYPE={}", static_cast<int>(type));
     case Program::kRows:
       break;

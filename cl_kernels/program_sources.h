@@ -20,11 +20,17 @@ enum class Program : int {
   kGemm,       // per weight format: gemm, in two shapes
   kGemmWide,   // bf16: gemm_wide
   kGemmWgmma,  // bf16: gemm_wgmma, whose binary is patched (program_patch.h)
+  kMlaWgmma,   // per KV type: mla_wgmma, whose binary is patched
   kRows,       // f32 only: rmsnorm, rope, elementwise, router, hand_over
 };
-inline constexpr std::array kPrograms{Program::kMatmul,   Program::kKvCache,   Program::kMla,
-                                      Program::kMlaHeads, Program::kPanels,    Program::kGemm,
-                                      Program::kGemmWide, Program::kGemmWgmma, Program::kRows};
+inline constexpr std::array kPrograms{
+    Program::kMatmul, Program::kKvCache,  Program::kMla,       Program::kMlaHeads, Program::kPanels,
+    Program::kGemm,   Program::kGemmWide, Program::kGemmWgmma, Program::kMlaWgmma, Program::kRows};
+
+// True where the binary is patched (program_patch.h).
+constexpr bool IsPatched(Program program) {
+  return program == Program::kGemmWgmma || program == Program::kMlaWgmma;
+}
 
 // "matmul", ...: for messages.
 std::string_view NameOf(Program program);

@@ -139,8 +139,8 @@ cl_program Programs::Get(Program program, DType type) {
   slot = FromSource(program, options);
   ++compiled_;
   std::vector<unsigned char> binary;
-  if (cache_.enabled() || program == Program::kGemmWgmma) binary = BinaryOf(slot.get());
-  if (program == Program::kGemmWgmma) {
+  if (cache_.enabled() || IsPatched(program)) binary = BinaryOf(slot.get());
+  if (IsPatched(program)) {
     binary = Patched(binary);
     slot = FromBinary(binary, options);
   }
