@@ -27,24 +27,29 @@ std::int64_t SumRows(const HandOverShape& s) { return std::min(s.max_rows, kSumR
 
 std::size_t Bytes(std::int64_t words) { return static_cast<std::size_t>(words) * 4; }
 
+void Check(cl_int error, const char* what, const ClDevice& device) {
+  if (error == CL_SUCCESS) return;
+  Throw<OpenClError>("'{}': hand-over by events: {}: {}", device.info().name, what,
+                     ClErrorName(error));
+}
+
 ClEventHandle UserEvent(const ClDevice& device) {
   cl_int error = CL_SUCCESS;
   ClEventHandle event(clCreateUserEvent(device.context(), &error));
-  ClCheck(error, "clCreateUserEvent");
+  Check(error, "clCreateUserEvent", device);
   return event;
 }
 
-ClEventHandle Retained(const ClEventHandle& event) {
-  ClCheck(clRetainEvent(event.get()), "clRetainEvent");
+ClEventHandle Retained(const ClEventHandle& event, const ClDevice& device) {
+  Check(clRetainEvent(event.get()), "clRetainEvent", device);
   return ClEventHandle(event.get());
 }
 
 // CL_COMPLETE, a state before it, or a negative error.
-cl_int StatusOf(cl_event event) {
+cl_int StatusOf(cl_event event, const ClDevice& device) {
   cl_int status = CL_QUEUED;
-  ClCheck(
-      clGetEventInfo(event, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof(status), &status, nullptr),
-      "clGetEventInfo");
+  Check(clGetEventInfo(event, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof(status), &status, nullptr),
+        "clGetEventInfo", device);
   return status;
 }
 
@@ -87,16 +92,16 @@ void EventHandOver::BeginStep(std::int64_t T) {
 
 void EventHandOver::ReadBack(const cl::Span& span, std::int64_t words, std::int64_t to,
                              cl_event* event) const {
-  ClCheck(clEnqueueReadBuffer(device_.queue(), span.buffer, CL_FALSE, Bytes(span.offset),
-                              Bytes(words), pinned_.host() + Bytes(to), 0, nullptr, event),
-          "clEnqueueReadBuffer");
+  Check(clEnqueueReadBuffer(device_.queue(), span.buffer, CL_FALSE, Bytes(span.offset),
+                            Bytes(words), pinned_.host() + Bytes(to), 0, nullptr, event),
+        "clEnqueueReadBuffer", device_);
 }
 
 // The queue is in order: h of this layer is read after the last Take, hence after Deliver, so that
 // one place in pinned memory serves every layer.
 void EventHandOver::Publish(const cl::Span& h, const cl::Span& ids, const cl::Span& weights) {
   Layer layer{nullptr, UserEvent(device_)};
-  last_delivered_ = Retained(layer.delivered);
+  last_delivered_ = Retained(layer.delivered, device_);
   cl_event read = nullptr;
   const std::int64_t n = T_ * shape_.D;
   const std::int64_t k = T_ * shape_.K;
@@ -121,11 +126,11 @@ void EventHandOver::Take(const cl::Span& x, std::int64_t x_stride) {
   const cl_event delivered = last_delivered_.get();
   for (std::int64_t t = 0; t < T_; t += sum_rows_) {
     const std::int64_t rows = std::min(sum_rows_, T_ - t);
-    ClCheck(
+    Check(
         clEnqueueWriteBuffer(device_.queue(), device_sum_.get(), CL_FALSE, 0,
                              static_cast<std::size_t>(rows * shape_.D * 4), sum_ + t * shape_.D * 4,
                              t == 0 ? 1 : 0, t == 0 ? &delivered : nullptr, nullptr),
-        "clEnqueueWriteBuffer");
+        "clEnqueueWriteBuffer", device_);
     kernels_.HandOverAdd({{device_sum_.get(), 0},
                           control_.get(),
                           {x.buffer, x.offset + t * x_stride},
@@ -157,7 +162,8 @@ HandOverInput EventHandOver::Await() {
   DeviceWait wait(device_.info().is_cpu, watchdog_);
   if (!wait.Until([this] { return PopLayer(); })) NothingCame("it was not enqueued");
   cl_int status = CL_QUEUED;
-  const bool ended = wait.Until([&] { return (status = StatusOf(current_.read.get())) <= 0; });
+  const bool ended =
+      wait.Until([&] { return (status = StatusOf(current_.read.get(), device_)) <= 0; });
   wait_s_ += wait.waited_s();
   if (!ended) NothingCame("its input was not read");
   // Only a wait makes the bytes visible; this one is over at once.
@@ -176,7 +182,8 @@ float* EventHandOver::sum() { return reinterpret_cast<float*>(sum_); }
 
 void EventHandOver::Deliver() {
   TANDEM_CHECK(current_.delivered != nullptr);
-  ClCheck(clSetUserEventStatus(current_.delivered.get(), CL_COMPLETE), "clSetUserEventStatus");
+  Check(clSetUserEventStatus(current_.delivered.get(), CL_COMPLETE), "clSetUserEventStatus",
+        device_);
   current_ = {};
 }
 
