@@ -26,16 +26,18 @@
 #include <vector>
 
 // The functions that a fault can be planted in: those that this project calls and that can fail.
-#define TANDEM_FAULT_FUNCTIONS(X)                                                                  \
-  X(clGetPlatformIDs)                                                                              \
-  X(clGetDeviceIDs) X(clCreateContext) X(clCreateCommandQueue) X(clCreateBuffer)                   \
-      X(clCreateProgramWithSource) X(clCreateProgramWithBinary) X(clBuildProgram)                  \
-          X(clCreateKernel) X(clSetKernelArg) X(clWaitForEvents) X(clGetEventInfo) X(clFlush)      \
-              X(clFinish) X(clEnqueueReadBuffer) X(clEnqueueWriteBuffer) X(clEnqueueCopyBuffer)    \
-                  X(clEnqueueFillBuffer) X(clEnqueueMapBuffer) X(clEnqueueUnmapMemObject)          \
-                      X(clEnqueueNDRangeKernel) X(clCreateUserEvent) X(clSetUserEventStatus)       \
-                          X(clGetKernelWorkGroupInfo) X(clGetProgramInfo) X(clGetProgramBuildInfo) \
-                              X(clGetDeviceInfo)
+// clang-format off
+#define TANDEM_FAULT_FUNCTIONS(X) \
+  X(clGetPlatformIDs) X(clGetDeviceIDs) X(clCreateContext) \
+  X(clCreateCommandQueue) X(clCreateBuffer) X(clCreateProgramWithSource) \
+  X(clCreateProgramWithBinary) X(clBuildProgram) X(clCreateKernel) \
+  X(clSetKernelArg) X(clWaitForEvents) X(clGetEventInfo) \
+  X(clFlush) X(clFinish) X(clEnqueueReadBuffer) \
+  X(clEnqueueWriteBuffer) X(clEnqueueCopyBuffer) X(clEnqueueFillBuffer) \
+  X(clEnqueueMapBuffer) X(clEnqueueUnmapMemObject) X(clEnqueueNDRangeKernel) \
+  X(clCreateUserEvent) X(clSetUserEventStatus) X(clGetKernelWorkGroupInfo) \
+  X(clGetProgramInfo) X(clGetProgramBuildInfo) X(clGetDeviceInfo)
+// clang-format on
 
 namespace {
 
