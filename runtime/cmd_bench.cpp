@@ -248,7 +248,11 @@ void AddBenchCommand(CLI::App& app, Command& chosen) {
   AddOutputOption(*command, flags->json);
   command->add_flag("-q,--quiet", flags->quiet, "no progress");
   command->footer(kExamples);
-  command->callback([flags, &chosen] { chosen = [flags] { RunBench(*flags); }; });
+  AddBenchKernelsCommand(*command, chosen);
+  // Runs after the callback of `kernels`, too.
+  command->callback([flags, command, &chosen] {
+    if (command->get_subcommands().empty()) chosen = [flags] { RunBench(*flags); };
+  });
 }
 
 }  // namespace tandem
