@@ -33,6 +33,16 @@ constexpr std::int64_t LeastExpandedRows(const Config& c) {
   return saved <= 0 ? c.max_position_embeddings + 1 : head * c.kv_lora_rank / saved + 1;
 }
 
+// Attention on a device: rows of a launch of the absorbed form, whose queries and partial results
+// are H times as wide as a row; and heads times runs of keys that fill a device (cl::kMlaParts).
+inline std::int64_t DeviceMlaRows(const Config& c, std::int64_t max_rows) {
+  constexpr std::int64_t kMostFloats = std::int64_t{1} << 24;
+  const std::int64_t row = c.num_attention_heads * c.kv_width();
+  const std::int64_t rows = kMostFloats / (row > 0 ? row : 1);
+  return rows >= max_rows ? max_rows : rows < 16 ? (max_rows < 16 ? max_rows : 16) : rows;
+}
+inline constexpr std::int64_t kDeviceMlaParts = 16 * 528;
+
 // The expanded form's room for a ticket of `rows` rows: W_UK of a k_b brought into rows, latents in
 // three forms, what is made of them, and maxima and sums.
 std::int64_t ExpandedFloats(const Config& c, std::int64_t rows);

@@ -184,25 +184,19 @@ StepEstimate::Part StepEstimate::AttentionOnDevice(int device) const {
     part.seconds += d.Values(rows, width);
     part.launches += 1;
   };
-  values(D);
+  // Norms, and in MLA the rotation of the queries, are parts of other launches.
   if (c.attention == AttentionKind::kMha) {
-    linear(q_width, D);
+    linear(q_width + kv_width / 2, D);
     linear(kv_width / 2, D);
-    linear(kv_width / 2, D);
-  } else {
-    linear(q_rank > 0 ? q_rank : q_width, D);
-    if (q_rank > 0) {
-      values(q_rank);
-      linear(q_width, q_rank);
-    }
-    linear(kv_width, D);
+    values(q_width);
     values(kv_width);
+  } else {
+    linear((q_rank > 0 ? q_rank : q_width) + kv_width, D);
+    if (q_rank > 0) linear(q_width, q_rank);
   }
-  values(kv_width);  // rotations of the keys and of the queries, and the cache
-  values(q_width);
-  values(kv_width);
+  values(kv_width);  // the cache
   part.seconds += AttentionScale(device) * d.Attention(heads, rows, step_.keys);
-  part.launches += 4;
+  part.launches += c.attention == AttentionKind::kMha ? 1 : 3;
   linear(D, out_width);
   part.bytes = (weights + absorb) * TypeBytes(types_.attention) +
                rows * step_.keys * kv_width * TypeBytes(plan_.kv_type);
@@ -232,9 +226,8 @@ StepEstimate::Part StepEstimate::MlpOnDevice(int device, DType type, double widt
   const DeviceCost& d = devices_[static_cast<std::size_t>(device)];
   const double D = static_cast<double>(config_.hidden_size);
   Part part;
-  part.seconds = 2 * d.Linear(type, width, D, step_.rows) + d.Values(step_.rows, width) +
-                 d.Linear(type, D, width, step_.rows);
-  part.launches = 4;
+  part.seconds = d.Linear(type, 2 * width, D, step_.rows) + d.Linear(type, D, width, step_.rows);
+  part.launches = 2;
   part.bytes = 3 * D * width * TypeBytes(type);
   return part;
 }
@@ -244,16 +237,14 @@ void StepEstimate::Dense(const LayerPlan& layer) {
   const double width = static_cast<double>(config_.intermediate_size);
   const double D = static_cast<double>(config_.hidden_size);
   if (layer.dense.on_device()) {
-    const int device = layer.dense.index;
-    AddDevice(device, {devices_[static_cast<std::size_t>(device)].Values(step_.rows, D), 0, 1});
-    AddDevice(device, MlpOnDevice(device, types_.dense, width));
+    AddDevice(layer.dense.index, MlpOnDevice(layer.dense.index, types_.dense, width));
   } else {
     AddHost({team_.Values(step_.rows, D), 0, 0});
     AddHost(MlpOnHost(types_.dense, width));
   }
 }
 
-// Norm, scores and choice. On a device the host waits for the choice, and for h if it has work.
+// Norm, scores and choice. From a device the host gets them, and h, only if it has work.
 void StepEstimate::Route(const LayerPlan& layer) {
   MoveX(layer.router);
   const double D = static_cast<double>(config_.hidden_size);
@@ -266,16 +257,14 @@ void StepEstimate::Route(const LayerPlan& layer) {
   }
   const int device = layer.router.index;
   const DeviceCost& d = devices_[static_cast<std::size_t>(device)];
-  AddDevice(device, {2 * d.Values(step_.rows, D) + d.Linear(types_.router, E, D, step_.rows),
-                     E * D * TypeBytes(types_.router), 3});
-  double read = 0;
+  AddDevice(device, {d.Values(step_.rows, E) + d.Linear(types_.router, E, D, step_.rows),
+                     E * D * TypeBytes(types_.router), 2});
   const auto on_host = [](Place place) { return !place.on_device(); };
-  if (on_host(layer.shared) || std::ranges::any_of(layer.experts, on_host)) {
-    read = step_.rows * D * kF32;
-  }
-  const double wait = d.Read(0);
-  AddHandOver(wait + (read > 0 ? wait : 0));
-  AddTransfer(d.Read(read) - wait);
+  if (!on_host(layer.shared) && std::ranges::none_of(layer.experts, on_host)) return;
+  const double bytes = step_.rows * D * kF32;
+  AddHandOver(d.rates().hand_over_s);
+  AddTransfer(bytes / d.rates().pinned_read_bytes_per_s +
+              bytes / d.rates().pinned_write_bytes_per_s);
 }
 
 StepEstimate::Loads StepEstimate::LoadsOf(const LayerPlan& layer, const LayerShares& shares) const {
@@ -331,11 +320,9 @@ StepEstimate::Part StepEstimate::DeviceExperts(int device, ExpertLoad load) cons
   const DeviceCost& d = devices_[static_cast<std::size_t>(device)];
   const double elements = 3 * static_cast<double>(c.hidden_size * c.moe_intermediate_size);
   const double K = static_cast<double>(c.num_experts_per_tok);
-  // The list of jobs and pairs goes first.
-  const double list = load.experts * 56 + step_.rows * K * 12;
-  const double likely = std::min(1.0, load.experts);
-  return {likely * d.Write(list) + d.Experts(types_.experts, elements, load),
-          load.experts * elements * TypeBytes(types_.experts), 5 * likely};
+  // The pairs are grouped by expert first.
+  return {d.Values(step_.rows, K) + d.Experts(types_.experts, elements, load),
+          load.experts * elements * TypeBytes(types_.experts), 3};
 }
 
 // Both sides at once. A device that shares the cores shares the memory's bandwidth too.
@@ -417,7 +404,7 @@ void StepEstimate::AddOverlapped(const Loads& loads, bool host_shared, int share
   limits_[static_cast<std::size_t>(limit)] += o.seconds;
 }
 
-// FeedForward::Join: the sums meet where the residual is.
+// The sums meet where the residual is.
 void StepEstimate::Join(const Loads& loads, bool host_work, int shared_device) {
   const double D = static_cast<double>(config_.hidden_size);
   const double bytes = step_.rows * D * kF32;
@@ -432,9 +419,7 @@ void StepEstimate::Join(const Loads& loads, bool host_work, int shared_device) {
     AddHost({team_.Values(step_.rows, D), 0, 0});
   }
   if (x_device_ < 0 || !host_work) return;
-  const DeviceCost& d = devices_[static_cast<std::size_t>(x_device_)];
-  AddTransfer(d.Write(bytes));
-  AddDevice(x_device_, {d.Values(step_.rows, D), 0, 1});
+  AddDevice(x_device_, {devices_[static_cast<std::size_t>(x_device_)].Values(step_.rows, D), 0, 1});
 }
 
 void StepEstimate::Moe(const LayerPlan& layer, const LayerShares& shares) {
@@ -475,8 +460,7 @@ void StepEstimate::Head() {
   const DeviceCost& d = devices_[static_cast<std::size_t>(plan_.head.index)];
   AddDevice(plan_.head.index,
             {d.Values(step_.rows, D) + d.Linear(types_.head, V, D, step_.logits), bytes, 2});
-  AddHandOver(d.Read(0));
-  AddTransfer(d.Read(step_.logits * V * kF32) - d.Read(0));
+  AddHandOver(d.Read(0));  // of the chosen tokens
 }
 
 StepCost StepEstimate::Take() {

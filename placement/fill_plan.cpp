@@ -34,8 +34,8 @@ Plan HostPlan(const PlanInput& in, const Resources& resources, const Recipe& rec
   }
   plan.kv_type = in.kv_type;
   plan.activation_type = in.profile.activation_type.value_or(DType::kF32);
-  plan.bf16_many_rows = in.task.options.precision == Precision::kFast &&
-                        in.profile.activation_type != DType::kF32;
+  plan.bf16_many_rows =
+      in.task.options.precision == Precision::kFast && in.profile.activation_type != DType::kF32;
   plan.block_formats = std::ranges::any_of(in.task.tensors.all(), IsPacked);
   plan.kv_blocks = in.kv_blocks;
   plan.max_rows = recipe.chunk;
@@ -43,6 +43,7 @@ Plan HostPlan(const PlanInput& in, const Resources& resources, const Recipe& rec
   plan.precision = in.task.options.precision;
   plan.host_budget_bytes = in.host_budget;
   plan.stream_prefill = recipe.stream;
+  if (recipe.stream) plan.stream = in.stream;
   return plan;
 }
 

@@ -65,6 +65,7 @@ enum ScratchRole : unsigned {
   kScratchRouter = 4,
   kScratchExperts = 8,
   kScratchHead = 16,
+  kScratchStream = 32,
 };
 
 // A plan with its sums, without table, notes and prediction.

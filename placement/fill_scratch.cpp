@@ -39,7 +39,8 @@ ScratchSize ScratchSizes::Find(const Plan& plan, unsigned roles, bool host) {
     for (const PlanNode& node : plan.nodes) threads += node.cores.size();
   }
   const std::size_t devices = host ? plan.devices.size() : 1;
-  const auto [entry, is_new] = sizes_.try_emplace({host, plan.max_rows, threads, devices, roles});
+  const auto [entry, is_new] = sizes_.try_emplace(
+      {host, plan.max_rows, threads, devices, roles | (plan.stream_prefill ? kScratchStream : 0U)});
   if (!is_new) return entry->second;
   const ScratchUse use = UseOfRoles(roles, devices > 0);
   for (const ScratchBuffer& buffer :

@@ -2,6 +2,7 @@
 
 #include "memory/blocks.h"
 #include "memory/error.h"
+#include "memory/split_layout.h"
 
 namespace tandem {
 namespace {
@@ -38,6 +39,19 @@ Unit& UnitOf(const TensorInfo& tensor, ModelUnits& units) {
   }
 }
 
+namespace {
+
+// As runtime/weight_layout.h packs it: block formats lie split, the others as in a file.
+std::uint64_t DeviceBytes(const TensorInfo& tensor, std::uint64_t data, std::uint64_t scale) {
+  if (IsBlockFormat(tensor.dtype) && IsDeviceFormat(tensor.dtype)) {
+    data = SplitDataBytes(tensor.dtype, tensor.rows(), tensor.cols());
+    scale = SplitSideBytes(tensor.dtype, tensor.rows(), tensor.cols());
+  }
+  return RoundUp(data, kDeviceAlign) + RoundUp(scale, kDeviceAlign);
+}
+
+}  // namespace
+
 void Unit::Add(const TensorInfo& tensor) {
   ++tensors;
   const auto elements = static_cast<std::uint64_t>(tensor.elements());
@@ -58,7 +72,7 @@ void Unit::Add(const TensorInfo& tensor) {
           : 0;
   one_node_bytes += RoundUp(packed, kHostAlign) + RoundUp(scale, kHostAlign);
   split_bytes += (scale > 0 ? 2 : 1) * kHostAlign;  // each node's piece is rounded up by itself
-  const std::uint64_t on_device = RoundUp(data, kDeviceAlign) + RoundUp(scale, kDeviceAlign);
+  const std::uint64_t on_device = DeviceBytes(tensor, data, scale);
   device_bytes += on_device;
   if (on_device <= matrix_bytes) return;
   matrix_bytes = on_device;

@@ -92,6 +92,13 @@ struct PlanDevice {
   std::uint64_t max_alloc_bytes = 0;
 };
 
+// Experts of the host that run on devices[0] in large steps, copied there as they are needed.
+struct StreamPlan {
+  std::int64_t rows = 0;           // least rows of a step that does so; 0: none does
+  std::uint64_t expert_bytes = 0;  // of an expert as it travels, at the most
+  std::uint64_t bf16_bytes = 0;    // the same decoded there; 0: it travels in a device's format
+};
+
 // Everything that the runtime needs to know of placement, and nothing else decides where anything
 // lives. Place::Device(i) is devices[i]. Host weights are split by rows over the nodes.
 struct Plan {
@@ -118,6 +125,7 @@ struct Plan {
   // In prefill, experts whose place is the host are copied to devices[0] chunk by chunk and run
   // there.
   bool stream_prefill = false;
+  StreamPlan stream;
 
   std::uint64_t DeviceBytes(int device) const;  // sum over items
   // host_bytes, and what lies on devices that live in the host's memory (PoCL).

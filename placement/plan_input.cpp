@@ -4,8 +4,11 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 
+#include "memory/blocks.h"
 #include "memory/error.h"
+#include "memory/split_layout.h"
 #include "placement/profile_check.h"
 #include "placement/resources.h"
 
@@ -111,6 +114,35 @@ std::vector<std::int64_t> Chunks(const Profile& profile, const Workload& workloa
   }
   if (chunks.empty()) chunks.push_back(profile.max_sequences);
   return chunks;
+}
+
+// How the experts would stream to a device: block formats in the CPU's panels, rounded to bf16
+// there, which an exact run may not.
+StreamPlan StreamOf(const PlanTask& task, const Profile& profile) {
+  constexpr std::uint64_t kAlign = 256;
+  const auto aligned = [](std::uint64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; };
+  const bool rounds =
+      task.options.precision == Precision::kFast && profile.activation_type != DType::kF32;
+  StreamPlan largest;
+  StreamPlan expert;
+  for (const TensorInfo& t : task.tensors.all()) {
+    if (t.role != Role::kRouted) continue;
+    const bool packed = IsBlockFormat(t.dtype);
+    if (!IsDeviceFormat(t.dtype) || (packed && !rounds)) return {};
+    if (t.part == Part::kGate) expert = {};
+    expert.expert_bytes += aligned(packed ? PackedBytes(t.dtype, t.rows(), t.cols())
+                                          : DataBytes(t.dtype, t.rows() * t.cols()));
+    if (t.has_scale) {
+      const auto scales = static_cast<std::uint64_t>(t.scale_rows() * t.scale_cols());
+      expert.expert_bytes += aligned(scales * sizeof(float));
+    }
+    if (packed) {
+      expert.bf16_bytes += aligned(static_cast<std::uint64_t>(t.rows() * t.cols()) * 2);
+    }
+    largest.expert_bytes = std::max(largest.expert_bytes, expert.expert_bytes);
+    largest.bf16_bytes = std::max(largest.bf16_bytes, expert.bf16_bytes);
+  }
+  return largest;
 }
 
 Want SideWant(Side side) { return {side, 0, 0}; }
@@ -237,18 +269,40 @@ void ApplyRule(const PlanTask& task, const Profile& profile, const Rule& rule, W
   if (!any) Throw<ConfigError>("{}: matches nothing of this model", RuleName(profile, rule));
 }
 
-// Devices have no kernels for block formats, nor for MLA's kv_b in two parts.
-bool OnlyOnHost(const TensorInfo& tensor) {
-  return IsPacked(tensor) || tensor.part == Part::kKB || tensor.part == Part::kVB;
+// The formats of one layer's experts on a device: one for every gate and up, one for every down.
+struct ExpertFormats {
+  std::optional<DType> gate_up, down;
+  bool mixed = false;
+};
+
+std::vector<ExpertFormats> FormatsOfExperts(const TensorList& tensors, std::size_t layers) {
+  std::vector<ExpertFormats> formats(layers);
+  for (const TensorInfo& tensor : tensors.all()) {
+    if (tensor.role != Role::kRouted) continue;
+    ExpertFormats& layer = formats[static_cast<std::size_t>(tensor.layer)];
+    std::optional<DType>& format = tensor.part == Part::kDown ? layer.down : layer.gate_up;
+    layer.mixed = layer.mixed || (format && *format != tensor.dtype);
+    format = tensor.dtype;
+  }
+  return formats;
 }
+
+// What no device kernel takes: some block formats, and experts of one layer that differ in theirs.
+bool OnlyOnHost(const TensorInfo& tensor, const std::vector<ExpertFormats>& experts) {
+  const bool mixed =
+      tensor.role == Role::kRouted && experts[static_cast<std::size_t>(tensor.layer)].mixed;
+  return !IsDeviceFormat(tensor.dtype) || mixed;
+}
+
+bool IsMatrix(const TensorInfo& tensor) { return tensor.shape.size() == 2; }
 
 // What the profile leaves open goes to the host; what it puts on a device is refused.
 void KeepOnHost(const PlanTask& task, const Profile& profile, Wants& wants) {
   using Experts = Profile::Experts;
+  const auto formats = FormatsOfExperts(task.tensors, wants.roles.size());
   for (const TensorInfo& tensor : task.tensors.all()) {
-    if (tensor.role == Role::kMtp || tensor.role == Role::kEmbedding || !OnlyOnHost(tensor)) {
-      continue;
-    }
+    const bool placed = tensor.role != Role::kMtp && tensor.role != Role::kEmbedding;
+    if (!placed || !IsMatrix(tensor) || !OnlyOnHost(tensor, formats)) continue;
     Want& want = WantOf(tensor, wants);
     const bool some_experts = (profile.experts == Experts::kShare && profile.experts_share > 0) ||
                               (profile.experts == Experts::kBytes && profile.experts_bytes > 0);
@@ -256,9 +310,12 @@ void KeepOnHost(const PlanTask& task, const Profile& profile, Wants& wants) {
         want.side == Side::kDevice || (tensor.role == Role::kRouted && some_experts);
     if (demanded) {
       Throw<ConfigError>(
-          "{}: {} is {}, and a device takes F32, BF16, F16 and F8_E4M3 only: leave its {} to the "
-          "host, or load the model in one of these formats",
-          ProfileName(profile), tensor.name, Name(tensor.dtype), Name(tensor.role));
+          "{}: {} is {}{}; a device takes F32, BF16, F16, F8_E4M3, Q8_0, Q4_0, Q5_0, MXFP4, Q4_K, "
+          "Q5_K and Q6_K, the same for all experts of a layer: leave its {} to the host, or load "
+          "the model in one of these formats",
+          ProfileName(profile), tensor.name, Name(tensor.dtype),
+          IsDeviceFormat(tensor.dtype) ? ", other experts of its layer are not" : "",
+          Name(tensor.role));
     }
     want.side = Side::kHost;
     wants.host_only = true;
@@ -349,7 +406,8 @@ PlanInput::PlanInput(const PlanTask& plan_task, const Profile& plan_profile)
       kv_blocks(KvBlockCount(plan_profile.context, plan_profile.max_sequences)),
       kv_layer_bytes(KvLayerBytes(plan_task.config, kv_blocks, kv_type)),
       host_budget(HostBudget(plan_task.machine, plan_profile)),
-      chunks(Chunks(plan_profile, workload)) {
+      chunks(Chunks(plan_profile, workload)),
+      stream(StreamOf(plan_task, plan_profile)) {
   layer_order = LayerOrders(task, profile);
   expert_order = ExpertOrder(*this);
 }

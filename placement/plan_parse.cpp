@@ -202,6 +202,9 @@ Plan ParsePlan(const std::string& text, const std::string& file) {
   plan.max_rows = Integer<std::int64_t>(root["max_rows"]);
   plan.max_sequences = Integer<std::int64_t>(root["max_sequences"]);
   plan.stream_prefill = Flag(root["stream_prefill"]);
+  plan.stream = {Integer<std::int64_t>(root["stream_rows"]),
+                 Integer<std::uint64_t>(root["stream_expert_bytes"]),
+                 Integer<std::uint64_t>(root["stream_bf16_bytes"])};
   ParseHost(root["host"], plan);
   root["devices"].ForEach([&](const Field& f) { plan.devices.push_back(ParseDevice(f)); });
   root["items"].ForEach([&](const Field& f) {

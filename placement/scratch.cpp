@@ -8,13 +8,19 @@ namespace tandem {
 namespace {
 
 // As the runtime has them; it checks that they agree.
-constexpr std::int64_t kExpertJobWords = 56 / 4;  // cl::ExpertJob
-constexpr std::int64_t kLeastLogitRows = 64;      // 33 MiB for V3's vocabulary
+constexpr std::int64_t kExpertEntryWords = 56 / 4;  // cl::ExpertEntry
+constexpr std::int64_t kExpertTileWords = 16 / 4;   // cl::ExpertTile
+constexpr std::int64_t kLeastTileRows = 8;
+constexpr std::int64_t kArgmaxFloats = 32 * 2;  // cl::ArgmaxPart
+constexpr std::int64_t kLeastLogitRows = 64;    // 33 MiB for V3's vocabulary
 
 class List {
  public:
   void Add(const char* name, std::int64_t floats) {
     if (floats > 0) buffers_.push_back({name, floats});
+  }
+  void AddPinned(const char* name, std::int64_t floats) {
+    if (floats > 0) buffers_.push_back({name, floats, true});
   }
   std::vector<ScratchBuffer> Take() { return std::move(buffers_); }
 
@@ -44,9 +50,52 @@ struct Sizes {
   std::int64_t batch = 0;
 };
 
-// Words for one layer's expert jobs and three lists of pairs.
-std::int64_t JobWords(const Config& c, const Sizes& s) {
-  return kExpertJobWords * c.n_routed_experts + 3 * s.pairs;
+// Words for the tables of all layers' experts on a device (cl::ExpertEntry, the shared one behind
+// the routed ones), and for the lists of one layer's pairs and tiles (cl::GroupArgs).
+std::int64_t TableWords(const Config& c) {
+  return c.num_hidden_layers * kExpertEntryWords * (c.n_routed_experts + 1);
+}
+std::int64_t GroupWords(const Config& c, const Sizes& s) {
+  const std::int64_t pairs = s.pairs + s.T;  // each row chooses the shared expert, too
+  const std::int64_t tiles = std::min(pairs, c.n_routed_experts + 1) + pairs / kLeastTileRows;
+  return kExpertTileWords * (tiles + 1) + 3 * pairs;
+}
+
+// The hand-over of MoE layers (runtime/hand_over.h): on the host h, ids, weights and a sum; on the
+// device the rows of the sum that it adds at a time. Devices with cores of their own have a second,
+// small set that is polled.
+constexpr std::int64_t kHandOverSumRows = 256;
+constexpr std::int64_t kHandOverPackedRows = 2;
+constexpr std::int64_t kHandOverPolledRows = 32;
+constexpr std::int64_t kHandOverControl = 16;
+constexpr std::int64_t kHandOverFlags = 64;
+
+// Words of h, ids and weights of so many rows behind the flags, on whole lines.
+std::int64_t HandOverPayload(const Config& c, const Sizes& s, std::int64_t rows) {
+  return kHandOverFlags + (rows * (s.D + 2 * c.num_experts_per_tok) + 31) / 32 * 32;
+}
+std::int64_t HandOverHostFloats(const Config& c, const Sizes& s, bool polled) {
+  const std::int64_t events = WholeLines(s.T * (s.D + 2 * c.num_experts_per_tok)) + s.T * s.D;
+  const std::int64_t rows = std::min(s.T, kHandOverPolledRows);
+  return events + (polled ? HandOverPayload(c, s, rows) + rows * s.D : 0);
+}
+std::int64_t HandOverDeviceFloats(const Config& c, const Sizes& s, bool polled) {
+  const std::int64_t packed = HandOverPayload(c, s, std::min(s.T, kHandOverPackedRows));
+  const std::int64_t events = packed + std::min(s.T, kHandOverSumRows) * s.D + kHandOverControl;
+  return events + (polled ? kHandOverControl : 0);
+}
+bool Polls(const Plan& plan) { return !plan.devices.empty() && !plan.devices[0].shares_cores; }
+
+std::int64_t Floats(std::uint64_t bytes) { return static_cast<std::int64_t>(bytes / 4); }
+
+// Slots of experts, and a table of the experts for each group and one of all, in every MoE layer.
+void AddStream(List& list, const Config& c, const Plan& plan) {
+  constexpr std::int64_t kExperts = kStreamSlots * kStreamSlotExperts;
+  list.Add("stream", kExperts * Floats(plan.stream.expert_bytes));
+  list.Add("stream bf16", kExperts * Floats(plan.stream.bf16_bytes));
+  const std::int64_t groups =
+      (c.n_routed_experts + kStreamSlotExperts - 1) / kStreamSlotExperts + 1;
+  list.Add("stream tables", groups * TableWords(c));
 }
 
 std::int64_t WorkerFloats(const Config& c, const Plan& plan, const ScratchUse& use) {
@@ -137,49 +186,72 @@ std::vector<ScratchBuffer> HostScratch(const Config& c, const Plan& plan, const 
     list.Add("routing", 2 * s.pairs);
     list.Add("pairs", 3 * s.pairs + 4 * (c.n_routed_experts + 1));
   }
+  if (use.any_device && s.moe && (use.router || use.mlp || use.experts)) {
+    list.Add("host_part", s.T * s.D);
+  }
   if (use.any_device && s.moe) {
-    list.Add("expert_jobs", c.num_hidden_layers * JobWords(c, s));
-    if (use.router || use.mlp || use.experts) list.Add("host_part", s.T * s.D);
+    list.AddPinned("hand_over", HandOverHostFloats(c, s, Polls(plan)));
+    if (plan.stream_prefill) {
+      list.AddPinned("stream ring", kStreamPieces * Floats(kStreamPieceBytes));
+    }
   }
   list.Add("logits", LogitRows(plan) * c.vocab_size);
+  list.Add("greedy", LogitRows(plan));
+  if (use.any_device) list.Add("argmax", LogitRows(plan) * kArgmaxFloats);
   list.Add("workers", Workers(plan) * WorkerFloats(c, plan, use));
   return list.Take();
 }
 
+namespace {
+
+void AddDeviceAttention(List& list, const Config& c, const Plan& plan, const Sizes& s) {
+  list.Add("q", s.T * s.q);
+  list.Add("q_a", s.T * c.q_lora_rank);
+  list.Add("q_a normed", s.T * c.q_lora_rank);
+  list.Add("z", s.T * c.kv_width());
+  list.Add("attention_out", s.T * s.out);
+  if (c.attention != AttentionKind::kMla) return;
+  const std::int64_t rows = DeviceMlaRows(c, plan.max_rows) * c.num_attention_heads;
+  list.Add("absorbed_q", rows * c.kv_width());
+  list.Add("attention_parts", (kDeviceMlaParts + rows) * c.kv_lora_rank);
+  list.Add("attention_lse", kDeviceMlaParts + rows);
+}
+
+// Inputs of products of many rows, rounded to bf16: the widest one.
+std::int64_t GemmFloats(const Config& c, const Sizes& s, const ScratchUse& use) {
+  std::int64_t width = s.D;
+  if (use.attention) width = std::max({width, s.out, c.q_lora_rank});
+  if (use.mlp) width = std::max({width, s.dense, s.shared});
+  return (s.T * width / 2 + 63) / 64 * 64;
+}
+
+}  // namespace
+
 std::vector<ScratchBuffer> DeviceScratch(const Config& c, const Plan& plan, const ScratchUse& use) {
   const Sizes s(c, plan);
-  const std::int64_t heads = c.num_attention_heads;
   List list;
   if (use.attention) list.Add("batch", s.batch);
   if (use.attention || use.mlp || use.router || use.head) list.Add("x", s.T * s.D);
   list.Add("h", s.T * s.D);
-  if (use.attention) {
-    list.Add("q", s.T * s.q);
-    list.Add("q_a", s.T * c.q_lora_rank);
-    list.Add("z", s.T * c.kv_width());
-    list.Add("attention_out", s.T * s.out);
-    if (c.attention == AttentionKind::kMla) {
-      list.Add("absorbed_q", s.T * heads * c.kv_width());
-      list.Add("latent_out", s.T * heads * c.kv_lora_rank);
-    }
-  }
-  if (use.mlp) {
-    list.Add("gate", s.T * std::max(s.dense, s.shared));
-    list.Add("up", s.T * std::max(s.dense, s.shared));
-  }
+  if (use.attention) AddDeviceAttention(list, c, plan, s);
+  if (use.mlp) list.Add("gate", s.T * std::max(s.dense, s.shared));
   if (s.moe && (use.mlp || use.experts)) list.Add("device_part", s.T * s.D);
-  if (use.router) {
-    list.Add("host_part", s.T * s.D);
-    list.Add("router_logits", s.T * c.n_routed_experts);
-    list.Add("router_choice", 2 * s.pairs);  // ids, then weights: one read
+  if (use.router) list.Add("router_logits", s.T * c.n_routed_experts);
+  if (use.router || use.experts) list.Add("router_choice", 2 * s.pairs);  // ids, then weights
+  if (use.experts || plan.stream_prefill) {
+    const std::int64_t pairs = s.pairs + s.T;
+    list.Add("act", pairs * std::max(c.moe_intermediate_size, s.shared));
+    list.Add("pair_out", pairs * s.D);
+    list.Add("expert_table", TableWords(c));
+    list.Add("expert_lists", GroupWords(c, s));
   }
-  if (use.experts) {
-    list.Add("act", s.pairs * c.moe_intermediate_size);
-    list.Add("gate_up", 2 * s.pairs * c.moe_intermediate_size);
-    list.Add("pair_out", s.pairs * s.D);
-    list.Add("expert_jobs", JobWords(c, s));
+  if (s.moe) list.AddPinned("hand_over", HandOverDeviceFloats(c, s, Polls(plan)));
+  if (s.moe && plan.stream_prefill) AddStream(list, c, plan);
+  if (plan.bf16_many_rows) list.Add("gemm_work", GemmFloats(c, s, use));
+  if (use.head) {
+    list.Add("logits", LogitRows(plan) * c.vocab_size);
+    list.Add("argmax", LogitRows(plan) * kArgmaxFloats);
   }
-  if (use.head) list.Add("logits", LogitRows(plan) * c.vocab_size);
   return list.Take();
 }
 

@@ -13,6 +13,7 @@ namespace tandem {
 struct ScratchBuffer {
   const char* name;  // unique on its side
   std::int64_t floats = 0;
+  bool pinned = false;  // the OpenCL driver's, allocated by the part of the runtime that uses it
   std::uint64_t bytes() const { return static_cast<std::uint64_t>(floats) * sizeof(float); }
 };
 
@@ -53,6 +54,12 @@ constexpr std::int64_t HeadMapFloats(const Config& c, std::int64_t rows) {
       rows * (c.qk_nope_head_dim > c.kv_lora_rank ? c.qk_nope_head_dim : c.kv_lora_rank);
   return WholeLines(values) + WholeLines((values + 1) / 2) + QuantizedFloats(values);
 }
+
+// Streaming (Plan::stream): experts of a slot, slots, and the pinned pieces that copies go through.
+inline constexpr std::int64_t kStreamSlotExperts = 4;
+inline constexpr std::int64_t kStreamSlots = 3;
+inline constexpr std::int64_t kStreamPieces = 6;
+inline constexpr std::uint64_t kStreamPieceBytes = std::uint64_t{8} << 20;
 
 // Rows of one step whose logits there is room for: more are handed out in pieces.
 std::int64_t LogitRows(const Plan& plan);

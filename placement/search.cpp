@@ -65,6 +65,11 @@ void Search::Consider(const Recipe& recipe) {
   if (!best_with_device_ || candidate.Better(*best_with_device_)) best_with_device_ = candidate;
 }
 
+bool Search::MayStream() const {
+  return input_.task.options.abilities.stream_prefill && !resources_.devices.empty() &&
+         input_.stream.expert_bytes > 0;
+}
+
 Recipe Search::Everything() const {
   Recipe all;
   const auto layers = static_cast<std::int64_t>(input_.wants.roles.size());
@@ -76,8 +81,7 @@ Recipe Search::Everything() const {
     if (chunk <= 512) all.chunk = chunk;
   }
   all.split = resources_.splits.size() / 2;
-  all.stream = input_.task.options.abilities.stream_prefill && !resources_.devices.empty() &&
-               input_.profile.prefill_experts == Profile::PrefillExperts::kStream;
+  all.stream = MayStream() && input_.profile.prefill_experts == Profile::PrefillExperts::kStream;
   for (std::size_t d = 1; d < resources_.devices.size(); ++d) all.homes.push_back(layers);
   return all;
 }
@@ -248,8 +252,8 @@ std::vector<Recipe> Search::Neighbours(const Candidate& current) const {
       }
     }
   }
-  const bool may_stream = input_.task.options.abilities.stream_prefill &&
-                          input_.profile.prefill_experts == Profile::PrefillExperts::kAuto;
+  const bool may_stream =
+      MayStream() && input_.profile.prefill_experts == Profile::PrefillExperts::kAuto;
   if (may_stream) add([](Recipe& r) { r.stream = !r.stream; });
   return list;
 }

@@ -42,6 +42,7 @@ class Search {
 
  private:
   std::vector<Recipe> SimplePolicies() const;
+  bool MayStream() const;
   Recipe Everything() const;
   void AddSubsets(std::vector<Recipe>& policies) const;
   void AddPrefixes(std::vector<Recipe>& policies) const;

@@ -43,6 +43,31 @@ void CheckAbilities(const PlanTask& task, const Profile& profile) {
   }
 }
 
+void CheckStream(const PlanInput& in) {
+  const bool demanded = in.profile.prefill_experts == Profile::PrefillExperts::kStream;
+  if (!demanded || in.stream.expert_bytes > 0) return;
+  Throw<ConfigError>(
+      "{}: 'placement.prefill_experts': stream: experts stream in F32, BF16, F16 and F8_E4M3, and "
+      "where activations may be rounded (not --precision exact, not activations.type f32) in Q8_0, "
+      "Q4_0, Q5_0, MXFP4, Q4_K, Q5_K and Q6_K; set it to host or auto",
+      ProfileName(in.profile));
+}
+
+// The least rows of a step from which on the host's experts are faster streamed.
+void SetStreamRows(const PlanInput& in, Plan& plan) {
+  if (!plan.stream_prefill) return;
+  Plan host = plan;
+  host.stream_prefill = false;
+  const auto faster = [&](std::int64_t rows) {
+    const auto keys = static_cast<double>(rows) / 2;
+    return in.task.cost.Step(plan, Phase::kPrefill, rows, keys, 1).seconds <
+           in.task.cost.Step(host, Phase::kPrefill, rows, keys, 1).seconds;
+  };
+  plan.stream.rows = 2;
+  while (plan.stream.rows < plan.max_rows && !faster(plan.stream.rows)) plan.stream.rows *= 2;
+  plan.stream.rows = std::min(plan.stream.rows, plan.max_rows);
+}
+
 void CheckNoDemands(const PlanInput& in) {
   CheckNothingDemanded(in.profile, in.task.machine);
   if (!in.wants.demands_device) return;
@@ -151,6 +176,7 @@ Outcome FindPlan(const PlanTask& task, const Profile& profile, Effort effort) {
   const PlanInput in(task, profile);
   std::vector<std::string> notes;
   const DeviceChoice choice = ChooseDevices(task.machine, profile, task.options.abilities, notes);
+  CheckStream(in);
   if (!choice.some()) CheckNoDemands(in);
   const bool may_use = MayUseDevice(in);
   const bool must_use = in.wants.demands_device || (!choice.automatic && may_use);
@@ -171,6 +197,7 @@ Outcome FindPlan(const PlanTask& task, const Profile& profile, Effort effort) {
     outcome.problem = NothingFits(best);
   }
   if (!outcome.fits || effort == Effort::kFits) return outcome;
+  SetStreamRows(in, outcome.plan);
   outcome.plan.prediction = task.cost.Predict(outcome.plan, in.workload);
   if (use_device) NoteIdleDevices(best, outcome.plan);
   if (!use_device && with != nullptr) {

@@ -14,12 +14,17 @@ Attention::Attention(Forward& f) : f_(f) {
   }
   if (f.device != nullptr && f.device->HasScratch("q")) {
     dq_ = f.device->Scratch("q");
-    if (c.q_lora_rank > 0) dq_a_ = f.device->Scratch("q_a");
+    if (c.q_lora_rank > 0) {
+      dq_a_ = f.device->Scratch("q_a");
+      dq_a_normed_ = f.device->Scratch("q_a normed");
+    }
     dz_ = f.device->Scratch("z");
     dout_ = f.device->Scratch("attention_out");
+    if (f.device->HasScratch("gemm_work")) work_ = f.device->Scratch("gemm_work");
     if (c.attention == AttentionKind::kMla) {
       dabsorbed_ = f.device->Scratch("absorbed_q");
-      dlatent_ = f.device->Scratch("latent_out");
+      dparts_ = f.device->Scratch("attention_parts");
+      dlse_ = f.device->Scratch("attention_lse");
     }
   }
 }

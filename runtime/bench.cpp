@@ -67,7 +67,8 @@ class Repetition {
         rows.push_back(RandomRow(sequence, options_.depth + options_.prompt_tokens + i));
         rows.back().wants_logits = true;
       }
-      Step(rows);
+      // As a greedy answer is made; the last step's logits are for the hash.
+      i + 1 < options_.gen_tokens ? StepGreedy(rows) : Step(rows);
     }
     return SecondsSince(start);
   }
@@ -94,6 +95,11 @@ class Repetition {
   void Step(const std::vector<Row>& rows) {
     if (interrupted_()) ThrowInterrupted();
     logits_ = engine_.Step(rows);
+  }
+
+  void StepGreedy(const std::vector<Row>& rows) {
+    if (interrupted_()) ThrowInterrupted();
+    engine_.StepGreedy(rows);
   }
 
   Engine& engine_;

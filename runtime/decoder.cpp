@@ -1,8 +1,10 @@
 #include "runtime/decoder.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "memory/blocks.h"
+#include "runtime/sampler.h"
 
 namespace tandem {
 namespace {
@@ -23,18 +25,40 @@ Decoder::Decoder(Forward& f)
               f.host.Scratch("wanted_rows").size()),
       logits_(f.host.Scratch("logits")),
       logit_rows_(LogitRows(f.plan)) {
-  if (f.plan.head.on_device()) dlogits_ = f.device->Scratch("logits");
+  const std::span<float> greedy = f.host.Scratch("greedy");
+  greedy_ = {reinterpret_cast<std::int32_t*>(greedy.data()), greedy.size()};
+  if (!f.plan.head.on_device()) return;
+  dlogits_ = f.device->Scratch("logits");
+  dparts_ = f.device->Scratch("argmax");
+  const std::span<float> parts = f.host.Scratch("argmax");
+  parts_ = {reinterpret_cast<cl::ArgmaxPart*>(parts.data()), parts.size() / 2};
 }
 
 std::span<const float> Decoder::Step() {
   Embed();
   const auto n_layers = static_cast<int>(f_.plan.layers.size());
+  int started = 0;
   for (int layer = 0; layer < n_layers; ++layer) {
-    attention_.Run(layer);
-    feed_forward_.Run(layer);
+    if (started == layer) Start(started++);
+    feed_forward_.Finish(layer, [&] {
+      if (StaysOnDevice(layer + 1)) Start(started++);
+    });
     if (f_.observer != nullptr && layer + 1 < n_layers) ObserveHidden(layer + 1, nullptr);
   }
   return Head();
+}
+
+void Decoder::Start(int layer) {
+  attention_.Run(layer);
+  feed_forward_.Start(layer);
+}
+
+// That starting this layer only enqueues, after one that left x on the device. An observer wants
+// to see the layers apart.
+bool Decoder::StaysOnDevice(int layer) const {
+  if (f_.observer != nullptr || layer >= static_cast<int>(f_.plan.layers.size())) return false;
+  const LayerPlan& p = f_.plan.layers[layer];
+  return p.attention.on_device() && (p.moe ? p.router : p.dense).on_device();
 }
 
 void Decoder::Embed() {
@@ -60,17 +84,28 @@ std::span<const float> Decoder::Head() {
   for (std::int64_t t = 0; t < f_.T(); ++t) {
     if (f_.batch.rows[t].wants_logits) wanted_[wanted++] = static_cast<std::int32_t>(t);
   }
+  // Decode on a device: the norm is a part of the product.
+  const bool fused = f_.plan.head.on_device() && wanted == f_.T() && wanted <= logit_rows_ &&
+                     f_.observer == nullptr;
   if (wanted > 0 || f_.observer != nullptr) {
     f_.x.MoveTo(f_.plan.head, f_.T());
-    f_.plan.head.on_device() ? NormOnDevice(wanted) : NormOnHost();
+    if (!fused) f_.plan.head.on_device() ? NormOnDevice(wanted) : NormOnHost();
   }
   // The logits of many rows would be large: some rows at a time.
   for (std::int64_t i = 0; i < wanted; i += logit_rows_) {
     const std::int64_t n = std::min(logit_rows_, wanted - i);
-    Logits(i, n);
+    Logits(i, n, fused);
     if (f_.sink != nullptr) (*f_.sink)(logits_.first(n * f_.config.vocab_size));
   }
   if (f_.device != nullptr) f_.device->device.Finish();  // the step's host memory is free again
+  chosen_ = 0;
+  if (f_.greedy) {
+    while (static_cast<std::int64_t>(chosen_) < wanted) {
+      greedy_[chosen_] = Choose(static_cast<std::int64_t>(chosen_));
+      ++chosen_;
+    }
+    return {};
+  }
   return logits_.first(f_.sink != nullptr ? 0 : wanted * f_.config.vocab_size);
 }
 
@@ -101,8 +136,8 @@ void Decoder::NormOnDevice(std::int64_t wanted) {
   }
 }
 
-// Logits of n of the rows that want them, to the front of logits_.
-void Decoder::Logits(std::int64_t first, std::int64_t n) {
+// Logits of n of the rows that want them, to the front of logits_; `norm`: of x, else of h.
+void Decoder::Logits(std::int64_t first, std::int64_t n, bool norm) {
   const Config& c = f_.config;
   const Matrix& w = f_.weights.lm_head;
   if (!f_.plan.head.on_device()) {
@@ -113,9 +148,37 @@ void Decoder::Logits(std::int64_t first, std::int64_t n) {
   DeviceSide& d = *f_.device;
   d.metrics.device_weight_bytes += w.info->bytes();
   const std::int64_t D = c.hidden_size;
-  d.kernels.Linear(
-      {{f_.h_device.buffer, first * D}, D, w.device, dlogits_, c.vocab_size, n, false});
-  d.device.BlockingRead(dlogits_.buffer, 0, logits_.data(), n * c.vocab_size * sizeof(float));
+  cl::LinearArgs head{
+      {f_.h_device.buffer, first * D}, D, w.device, dlogits_, c.vocab_size, n, false};
+  if (norm) {
+    head.x = f_.x.on_device();
+    head.norm = {f_.weights.final_norm.device, static_cast<float>(c.rms_norm_eps), f_.h_device, D};
+  }
+  d.kernels.Linear(head);
+  if (!f_.greedy) {
+    d.device.BlockingRead(dlogits_.buffer, 0, logits_.data(), n * c.vocab_size * sizeof(float));
+    return;
+  }
+  d.kernels.Argmax({dlogits_, n, c.vocab_size, dparts_.buffer});
+  d.device.BlockingRead(dparts_.buffer, 0, parts_.data(),
+                        static_cast<std::size_t>(n * cl::kArgmaxParts) * sizeof(cl::ArgmaxPart));
+}
+
+// The token of row `row` of the step's logits.
+std::int32_t Decoder::Choose(std::int64_t row) {
+  const auto V = static_cast<std::size_t>(f_.config.vocab_size);
+  const std::span<float> logits = logits_.subspan(static_cast<std::size_t>(row) * V, V);
+  if (!f_.plan.head.on_device()) return GreedyToken(logits);
+  cl::ArgmaxPart best{-INFINITY, -1};
+  bool finite = true;
+  for (const cl::ArgmaxPart& part : parts_.subspan(row * cl::kArgmaxParts, cl::kArgmaxParts)) {
+    finite = finite && part.id >= 0;
+    if (part.value > best.value) best = part;  // parts rise in their ids
+  }
+  if (finite && best.id >= 0) return best.id;
+  f_.device->device.BlockingRead(dlogits_.buffer, static_cast<std::size_t>(row) * V * sizeof(float),
+                                 logits.data(), V * sizeof(float));
+  return GreedyToken(logits);  // says what is wrong
 }
 
 // `host` is where the values are, null for x.

@@ -15,20 +15,30 @@ class Decoder {
   // f.batch is filled. Returns logits [rows that want them, V], valid until the next call; none if
   // f.sink took them.
   std::span<const float> Step();
+  // f.greedy: the ids that the last step chose, valid until the next.
+  std::span<const std::int32_t> greedy() const { return greedy_.first(chosen_); }
 
  private:
+  void Start(int layer);
+  bool StaysOnDevice(int layer) const;
   void Embed();
   std::span<const float> Head();
   void NormOnHost();
   void NormOnDevice(std::int64_t wanted);
-  void Logits(std::int64_t first, std::int64_t n);
+  void Logits(std::int64_t first, std::int64_t n, bool norm);
   void ObserveHidden(int index, const float* host);
 
   Forward& f_;
   Attention attention_;
   FeedForward feed_forward_;
+  std::int32_t Choose(std::int64_t row);
+
   std::span<std::int32_t> wanted_;  // rows that want logits
-  std::span<float> logits_;         // [logit_rows_, V]
+  std::span<std::int32_t> greedy_;
+  std::size_t chosen_ = 0;
+  std::span<cl::ArgmaxPart> parts_;
+  cl::Span dparts_;
+  std::span<float> logits_;  // [logit_rows_, V]
   cl::Span dlogits_;
   std::int64_t logit_rows_;
 };

@@ -31,7 +31,9 @@ DeviceSide::DeviceSide(const PlanDevice& plan)
 
 void DeviceSide::AllocateScratch(const std::vector<ScratchBuffer>& buffers) {
   scratch_.clear();
-  for (const ScratchBuffer& b : buffers) scratch_[b.name] = device.Allocate(b.bytes());
+  for (const ScratchBuffer& b : buffers) {
+    if (!b.pinned) scratch_[b.name] = device.Allocate(b.bytes());
+  }
 }
 
 cl::Span DeviceSide::Scratch(const std::string& name) const {
@@ -40,6 +42,11 @@ cl::Span DeviceSide::Scratch(const std::string& name) const {
     throw Error(ExitCode::kInternal, "no device buffer '" + name + "' is planned");
   }
   return {buffer->second.get(), 0};
+}
+
+std::uint64_t DeviceSide::ScratchBytes(const std::string& name) const {
+  const auto buffer = scratch_.find(name);
+  return buffer == scratch_.end() ? 0 : buffer->second.bytes();
 }
 
 std::uint64_t DeviceSide::scratch_bytes() const {

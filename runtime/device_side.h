@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "placement/plan.h"
 #include "placement/scratch.h"
 #include "runtime/batch.h"
+#include "runtime/hand_over.h"
 #include "runtime/metrics.h"
 
 namespace tandem {
@@ -25,6 +27,7 @@ class DeviceSide {
   bool HasScratch(const std::string& name) const { return scratch_.contains(name); }
   // A buffer of the list; it is an internal error if it is not there.
   cl::Span Scratch(const std::string& name) const;
+  std::uint64_t ScratchBytes(const std::string& name) const;  // 0: not there
 
   std::uint64_t scratch_bytes() const;
 
@@ -38,6 +41,8 @@ class DeviceSide {
   ClDevice device;
   cl::Kernels kernels;
   Metrics metrics;
+  // Where layers pass between the device and the team; null: none does.
+  std::unique_ptr<HandOver> hand_over;
 
  private:
   std::map<std::string, ClBuffer> scratch_;

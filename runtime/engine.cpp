@@ -10,6 +10,7 @@
 #include "placement/scratch.h"
 #include "runtime/clock.h"
 #include "runtime/decoder.h"
+#include "runtime/hand_over_events.h"
 #include "runtime/weight_layout.h"
 
 namespace tandem {
@@ -57,7 +58,17 @@ struct Engine::Running {
         blocks(plan.kv_blocks, plan.max_sequences),
         forward(model.config, plan, weights, host, device),
         decoder(forward) {
-    if (device != nullptr) PrepareKernels(model.tensors, plan, *device);
+    if (device == nullptr) return;
+    PrepareKernels(model.tensors, plan, *device);
+    MakeHandOver(model.config, plan, *device);
+  }
+
+  void MakeHandOver(const Config& c, const Plan& plan, DeviceSide& device) {
+    device.hand_over.reset();
+    if (c.n_routed_experts == 0) return;
+    hand_over_shape = {c.hidden_size, c.num_experts_per_tok, plan.max_rows};
+    device.hand_over = tandem::MakeHandOver(device.device, device.kernels, hand_over_shape);
+    if (plan.stream_prefill) forward.stream.emplace(plan, forward.weights, host, device);
   }
 
   static void AllocateScratch(const Config& config, const Plan& plan, DeviceSide* device) {
@@ -82,6 +93,7 @@ struct Engine::Running {
   KvBlocks blocks;
   Forward forward;
   Decoder decoder;
+  HandOverShape hand_over_shape;
 };
 
 struct Engine::Impl {
@@ -100,6 +112,10 @@ struct Engine::Impl {
 
   void CheckRows(std::span<const Row> rows, bool sink) const;
   void AppendRows(std::span<const Row> rows);
+  void Prepare(std::span<const Row> rows);
+  std::span<const float> Step(std::span<const Row> rows, StepObserver* observer,
+                              const LogitsSink* sink, bool greedy);
+  std::span<const float> RunStep(Running& r);
   void CopyBlocks(const std::vector<KvBlocks::Copy>& copies);
 
   Model model;
@@ -269,20 +285,50 @@ void Engine::Impl::CopyBlocks(const std::vector<KvBlocks::Copy>& copies) {
   }
 }
 
+// A failure on the way leaves the device's queue drained, not waiting for sums that never come.
+std::span<const float> Engine::Impl::RunStep(Running& r) {
+  HandOver* hand_over = device ? device->hand_over.get() : nullptr;
+  if (hand_over == nullptr) return r.decoder.Step();
+  hand_over->BeginStep(r.forward.T());
+  try {
+    const std::span<const float> logits = r.decoder.Step();
+    hand_over->EndStep();
+    return logits;
+  } catch (...) {
+    hand_over->Abandon();
+    throw;
+  }
+}
+
+void Engine::Impl::Prepare(std::span<const Row> rows) {
+  AppendRows(rows);
+  Batch& batch = running->forward.batch;
+  FillBatch(batch, rows, running->blocks, inv_freq, model.config.rope_attention_factor());
+  if (device && device->HasScratch("batch")) device->Upload(batch);
+}
+
 std::span<const float> Engine::Step(std::span<const Row> rows, StepObserver* observer,
                                     const LogitsSink* sink) {
-  Impl& s = *impl_;
-  s.CheckRows(rows, sink != nullptr);
+  return impl_->Step(rows, observer, sink, /*greedy=*/false);
+}
+
+std::span<const std::int32_t> Engine::StepGreedy(std::span<const Row> rows) {
+  impl_->Step(rows, nullptr, nullptr, /*greedy=*/true);
+  return impl_->running->decoder.greedy();
+}
+
+std::span<const float> Engine::Impl::Step(std::span<const Row> rows, StepObserver* observer,
+                                          const LogitsSink* sink, bool greedy) {
+  CheckRows(rows, sink != nullptr);
   const double start = Now();
-  Running& r = *s.running;
+  Running& r = *running;
   const WorkerPool::CallerPin pin(r.host.pool);
-  s.AppendRows(rows);
-  FillBatch(r.forward.batch, rows, r.blocks, s.inv_freq, s.model.config.rope_attention_factor());
-  if (s.device && s.device->HasScratch("batch")) s.device->Upload(r.forward.batch);
+  Prepare(rows);
   r.forward.observer = observer;
   r.forward.sink = sink;
-  const std::span<const float> logits = r.decoder.Step();
-  s.metrics.Count(rows.size(), SequencesOf(rows), Now() - start);
+  r.forward.greedy = greedy;
+  const std::span<const float> logits = RunStep(r);
+  metrics.Count(rows.size(), SequencesOf(rows), Now() - start);
   return logits;
 }
 
@@ -323,7 +369,15 @@ EngineBytes Engine::bytes() const {
     bytes.device_kv += store.device.bytes();
   }
   bytes.host_scratch = s.Run().host.scratch_bytes();
-  if (s.device) bytes.device_scratch = s.device->scratch_bytes();
+  if (!s.device) return bytes;
+  bytes.device_scratch = s.device->scratch_bytes();
+  if (s.device->hand_over) {
+    const HandOverShape shape = s.Run().hand_over_shape;
+    const bool polls = s.device->hand_over->kind() == HandOverKind::kPolled;
+    bytes.host_scratch += polls ? HandOverHostBytes(shape) : EventHandOverHostBytes(shape);
+    bytes.device_scratch += polls ? HandOverDeviceBytes(shape) : EventHandOverDeviceBytes(shape);
+  }
+  if (s.Run().forward.stream) bytes.host_scratch += kStreamPieces * kStreamPieceBytes;
   return bytes;
 }
 

@@ -77,6 +77,11 @@ class Engine {
   std::span<const float> Step(std::span<const Row> rows, StepObserver* observer = nullptr,
                               const LogitsSink* sink = nullptr);
 
+  // The same, but gives the id of the largest logit (the lowest one on a tie) of each row that
+  // wants logits: where the head is on a device, its logits stay there. Throws Error (70) for
+  // logits that are not finite.
+  std::span<const std::int32_t> StepGreedy(std::span<const Row> rows);
+
   // Goes over to another plan for the same model without loading what stays where it is: experts
   // and roles move, threads, chunk, KV cache and NUMA shares change. No sequence may exist
   // (UsageError), and an open device stays as it is, or is closed. What comes is read from the

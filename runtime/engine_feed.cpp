@@ -27,18 +27,40 @@ EngineFeed::EngineFeed(Engine& engine, std::int64_t context, std::function<bool(
 
 EngineFeed::~EngineFeed() { engine_.FreeSequence(sequence_); }
 
-std::span<const float> EngineFeed::Feed(std::span<const std::int32_t> tokens) {
-  std::span<const float> logits;
-  while (!tokens.empty()) {
-    if (interrupted_()) return {};
-    const auto count = std::min(tokens.size(), static_cast<std::size_t>(engine_.plan().max_rows));
+std::vector<Row> EngineFeed::FeedAllButLast(std::span<const std::int32_t> tokens) {
+  const auto most = static_cast<std::size_t>(engine_.plan().max_rows);
+  while (!interrupted_()) {
+    const std::size_t count = std::min(tokens.size(), most);
     std::vector<Row> rows = RowsOf(sequence_, std::ssize(ids_), tokens.first(count));
-    rows.back().wants_logits = count == tokens.size();
-    logits = engine_.Step(rows);
-    ids_.insert(ids_.end(), tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(count));
     tokens = tokens.subspan(count);
+    if (tokens.empty()) {
+      if (!rows.empty()) rows.back().wants_logits = true;
+      return rows;
+    }
+    engine_.Step(rows);
+    Keep(rows);
   }
+  return {};
+}
+
+void EngineFeed::Keep(std::span<const Row> rows) {
+  for (const Row& row : rows) ids_.push_back(row.token);
+}
+
+std::span<const float> EngineFeed::Feed(std::span<const std::int32_t> tokens) {
+  const std::vector<Row> rows = FeedAllButLast(tokens);
+  if (rows.empty()) return {};
+  const std::span<const float> logits = engine_.Step(rows);
+  Keep(rows);
   return logits;
+}
+
+std::optional<std::int32_t> EngineFeed::FeedGreedy(std::span<const std::int32_t> tokens) {
+  const std::vector<Row> rows = FeedAllButLast(tokens);
+  if (rows.empty()) return std::nullopt;
+  const std::int32_t id = engine_.StepGreedy(rows)[0];
+  Keep(rows);
+  return id;
 }
 
 std::int64_t EngineFeed::Room() const {

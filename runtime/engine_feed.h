@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -21,6 +22,7 @@ class EngineFeed final : public TokenFeed {
   EngineFeed& operator=(const EngineFeed&) = delete;
 
   std::span<const float> Feed(std::span<const std::int32_t> tokens) override;
+  std::optional<std::int32_t> FeedGreedy(std::span<const std::int32_t> tokens) override;
   std::int64_t Room() const override;
 
   // Keeps the longest common beginning of what is cached and `ids`, forgets the rest, and gives its
@@ -28,6 +30,10 @@ class EngineFeed final : public TokenFeed {
   std::int64_t KeepPrefix(std::span<const std::int32_t> ids);
 
  private:
+  // Feeds all but the last step's rows, which it gives, for the caller to run; none if interrupted.
+  std::vector<Row> FeedAllButLast(std::span<const std::int32_t> tokens);
+  void Keep(std::span<const Row> rows);
+
   Engine& engine_;
   std::int64_t context_;
   std::function<bool()> interrupted_;

@@ -13,29 +13,44 @@ FeedForward::FeedForward(Forward& f) : f_(f) {
 }
 
 void FeedForward::TakeDeviceScratch() {
-  if (f_.host.HasScratch("expert_jobs")) job_memory_ = f_.host.Scratch("expert_jobs");
   if (f_.host.HasScratch("host_part")) host_part_ = f_.host.Scratch("host_part");
   const auto take = [&](cl::Span& span, const char* name) {
     if (f_.device->HasScratch(name)) span = f_.device->Scratch(name);
   };
   take(dgate_, "gate");
-  take(dup_, "up");
   take(dpart_, "device_part");
-  take(dhost_part_, "host_part");
   take(dlogits_, "router_logits");
   take(dchoice_, "router_choice");
   take(dact_, "act");
-  take(dgate_up_, "gate_up");
   take(dpair_out_, "pair_out");
-  take(djobs_, "expert_jobs");
+  take(dlists_, "expert_lists");
+  take(work_, "gemm_work");
 }
 
-void FeedForward::Run(int layer) {
-  if (f_.plan.layers[layer].moe) {
-    RunMoe(layer);
-  } else {
-    RunDense(layer);
-  }
+bool FeedForward::Streams(int layer) const {
+  const LayerPlan& p = f_.plan.layers[layer];
+  if (!f_.stream || f_.T() < f_.plan.stream.rows || !p.router.on_device()) return false;
+  const bool shared_on_host = f_.weights.layers[layer].shared.gate && !p.shared.on_device();
+  return !shared_on_host && HasHostWork(layer);
+}
+
+bool FeedForward::HandsOver(int layer) const {
+  const LayerPlan& p = f_.plan.layers[layer];
+  return p.moe && p.router.on_device() && HasHostWork(layer) && !Streams(layer);
+}
+
+void FeedForward::Start(int layer) {
+  const LayerPlan& p = f_.plan.layers[layer];
+  if (!p.moe) return RunDense(layer);
+  f_.x.MoveTo(p.router, f_.T());
+  p.router.on_device() ? RouteOnDevice(layer) : RouteOnHost(layer);
+  if (f_.observer != nullptr) Observe(layer);
+}
+
+void FeedForward::Finish(int layer, const std::function<void()>& ahead) {
+  const LayerPlan& p = f_.plan.layers[layer];
+  if (!p.moe) return;
+  p.router.on_device() ? FinishFromDevice(layer, ahead) : FinishFromHost(layer);
 }
 
 void FeedForward::RunDense(int layer) {
@@ -43,24 +58,11 @@ void FeedForward::RunDense(int layer) {
   const Config& c = f_.config;
   const Place place = f_.plan.layers[layer].dense;
   f_.x.MoveTo(place, f_.T());
-  if (place.on_device()) {
-    f_.device->kernels.RmsNorm({f_.x.on_device(), c.hidden_size, w.post_norm.device, f_.h_device,
-                                c.hidden_size, f_.T(), c.hidden_size,
-                                static_cast<float>(c.rms_norm_eps)});
-    return MlpOnDevice(w.dense, f_.x.on_device());
-  }
+  if (place.on_device()) return MlpOnDevice(w.dense, f_.x.on_device(), &w.post_norm);
   RmsNormOnHost(f_.host, f_.x.host(), c.hidden_size, w.post_norm, f_.h, c.hidden_size, f_.T(),
                 c.rms_norm_eps);
   const HostMlp mlp = AllRows(w.dense);
   RunOnHost({&mlp, 1}, f_.x.host(), c.hidden_size);
-}
-
-void FeedForward::RunMoe(int layer) {
-  f_.x.MoveTo(f_.plan.layers[layer].router, f_.T());
-  NormAndRoute(layer);
-  StartDevicePart(layer);
-  RunHostPart(layer);
-  Join(layer);
 }
 
 FeedForward::HostMlp FeedForward::AllRows(const MlpWeights& w) const {

@@ -35,7 +35,10 @@ Forward::Forward(const Config& c, const Plan& p, const Weights& w, HostSide& h_s
     : config(c), plan(p), weights(w), host(h_side), device(d), x(c.hidden_size, h_side, d) {
   batch.memory = h_side.Scratch("batch");
   if (h_side.HasScratch("h")) h = h_side.Activation("h", c.hidden_size);
-  if (d != nullptr) h_device = d->Scratch("h");
+  if (d != nullptr) {
+    h_device = d->Scratch("h");
+    device_experts.emplace(w, *d);
+  }
   const std::size_t bytes = KvLayerBytes(c, p.kv_blocks, p.kv_type);
   for (const LayerPlan& layer : p.layers) {
     KvStore& store = kv.emplace_back();

@@ -1,15 +1,19 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "model/config.h"
 #include "placement/plan.h"
 #include "runtime/batch.h"
+#include "runtime/device_experts.h"
 #include "runtime/device_side.h"
 #include "runtime/engine.h"
+#include "runtime/expert_stream.h"
 #include "runtime/host_side.h"
 #include "runtime/weights.h"
 
@@ -63,6 +67,8 @@ struct Forward {
   const Weights& weights;
   HostSide& host;
   DeviceSide* device;  // null: a plan without one
+  std::optional<DeviceExperts> device_experts;
+  std::optional<ExpertStream> stream;  // where the plan streams
 
   std::vector<KvStore> kv;  // per layer
   Batch batch;
@@ -72,6 +78,7 @@ struct Forward {
   Routing routing;
   StepObserver* observer = nullptr;
   const LogitsSink* sink = nullptr;  // null: the step returns its logits
+  bool greedy = false;               // the step returns the largest logits' ids only
 
   std::int64_t T() const { return batch.T; }
   DType kv_type() const { return plan.kv_type; }
@@ -95,15 +102,17 @@ class Attention {
   void AppendOnHost(int layer);   // norms, rope, KV cache
   void AttendOnHost(int layer);   // scores and outputs of all heads
   void MhaOnHost(int layer);
+  // attention_device.cpp, mla_device.cpp: only enqueue
   void RunOnDevice(int layer);
-  void ProjectOnDevice(int layer);
-  void AttendOnDevice(int layer);
-  void CopyRopedQuery();
+  void MhaOnDevice(int layer);
+  void MlaOnDevice(int layer);
+  void ProjectMla(int layer);
+  void AttendMla(int layer, std::int64_t t0, std::int64_t T);
 
   Forward& f_;
-  HostActivation q_, q_a_, z_, out_;                      // host
-  std::unique_ptr<MlaOnHost> mla_;                        // host
-  cl::Span dq_, dq_a_, dz_, dabsorbed_, dlatent_, dout_;  // device
+  HostActivation q_, q_a_, z_, out_;                                                 // host
+  std::unique_ptr<MlaOnHost> mla_;                                                   // host
+  cl::Span dq_, dq_a_, dq_a_normed_, dz_, dabsorbed_, dparts_, dlse_, dout_, work_;  // device
 };
 
 // x += mlp(rmsnorm(x)) of a dense layer; x += shared(h) + routed experts(h) of a MoE layer, with
@@ -111,7 +120,15 @@ class Attention {
 class FeedForward {
  public:
   explicit FeedForward(Forward& f);
-  void Run(int layer);
+  // In two halves, so that a device has the next layer's work before the host waits for this one's:
+  // Start goes as far as the choice of experts, Finish does the rest. `ahead` is called once, where
+  // the device has all of this layer; it may start the next one if that only enqueues.
+  void Start(int layer);
+  void Finish(int layer, const std::function<void()>& ahead);
+  // Whether the layer passes between the device and the team in this step, and whether the host's
+  // experts go to the device instead.
+  bool HandsOver(int layer) const;
+  bool Streams(int layer) const;
 
  private:
   friend class HostLayerBench;
@@ -124,32 +141,23 @@ class FeedForward {
     std::int64_t act0 = 0;               // first element in act_
   };
 
-  // Consecutive jobs whose weights lie in one buffer.
-  struct Launch {
-    cl_mem buffer = nullptr;
-    DType dtype = DType::kBF16;
-    std::int64_t first_job = 0;
-    std::int64_t n_jobs = 0;
-    std::int64_t max_pairs = 0;
-  };
-
   void TakeDeviceScratch();
   void RunDense(int layer);
-  void RunMoe(int layer);
   HostMlp AllRows(const MlpWeights& w) const;
 
-  // moe_route.cpp: fills f_.routing, and h on the sides that need it
-  void NormAndRoute(int layer);
+  // moe_route.cpp: f_.routing and h on the host, or the choice and h on the device
   void RouteOnHost(int layer);
   void RouteOnDevice(int layer);
   void SelectOnHost(int layer, const float* logits);
+  void Receive();  // the choice and h from the device
+  void Observe(int layer);
 
   // moe_host.cpp
   void TakePairs();
   bool HasHostWork(int layer) const;
   void SortPairs();
   void CollectHostMlps(int layer);
-  void RunHostPart(int layer);
+  void RunHostPart(int layer, float* y);
   // y[t, :] += the MLPs' outputs, on the whole team with one barrier.
   void RunOnHost(std::span<const HostMlp> mlps, float* y, std::int64_t y_stride);
   void GateAndUp(std::span<const HostMlp> mlps, std::int64_t step, const Worker& w);
@@ -158,31 +166,28 @@ class FeedForward {
   void Down(std::span<const HostMlp> mlps, std::int64_t step, float* y, std::int64_t y_stride,
             const Worker& w);
 
-  // moe_device.cpp
-  void MlpOnDevice(const MlpWeights& w, const cl::Span& y);
-  cl::Span DeviceTarget() const;
-  void StartDevicePart(int layer);  // enqueues; does not wait
-  bool CollectJobs(int layer);
-  void UploadJobs(int layer);
-  void EnqueueExperts(int layer);
-  void Join(int layer);  // both parts into x
+  // moe_device.cpp: only enqueue, but for Join
+  void MlpOnDevice(const MlpWeights& w, const cl::Span& y, const Vector* norm);
+  void EnqueueDevicePart(int layer, const cl::Span& y);
+  void EnqueueExperts(int layer, const cl::Span& y);
+  void FinishFromDevice(int layer, const std::function<void()>& ahead);
+  void FinishFromHost(int layer);
+  bool HasDevicePart(int layer) const;
+  void UploadInput();
+  void CountAllPairs(int layer);
+  void CountDevicePairs(int layer);
+  void Join();  // the device's part into x on the host
 
   Forward& f_;
   HostActivation act_;
   HostActivation logits_;
-  std::span<float> host_part_;  // [T, D] the host's sum when x is on the device, or the device's
+  std::span<float> host_part_;  // [T, D] the device's sum when x is on the host
   std::vector<HostMlp> mlps_;
   // The pairs (row, expert) of the layer in progress, sorted by expert.
   std::span<std::int64_t> pair_begin_, pair_next_;  // [E + 1]
   std::span<std::int32_t> pair_rows_, pair_of_;     // [T K]; pair_of_: from t * K + k
   std::span<float> pair_weights_;
-  std::vector<cl::ExpertJob> jobs_;
-  std::vector<Launch> launches_;
-  std::span<float> job_memory_;  // a piece per layer: read by the device until the step ends
-  cl::Span dgate_, dup_, dact_, dgate_up_, dpair_out_, dpart_, dhost_part_, dlogits_, dchoice_,
-      djobs_;
-  bool device_part_ = false;     // of the layer in progress: waits in dpart_
-  bool started_shared_ = false;  // the router's launch already enqueued the shared experts
+  cl::Span dgate_, dact_, dpair_out_, dpart_, dlogits_, dchoice_, dlists_, work_;
 };
 
 }  // namespace tandem

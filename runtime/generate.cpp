@@ -60,7 +60,7 @@ class Generation {
 
   Generated Run(std::span<const std::int32_t> prompt) {
     const std::int64_t room = feed_.Room();
-    logits_ = feed_.Feed(prompt);
+    next_ = Feed(prompt);
     out_.prefill_s = SecondsSince(start_);
     out_.prompt_tokens = room - feed_.Room();  // fewer than the prompt's if interrupted
     const auto decode_start = Clock::now();
@@ -73,18 +73,26 @@ class Generation {
   }
 
  private:
-  // Samples one token and computes the logits after it, unless the answer ends here.
+  // Feeds and samples the token after it; nullopt if interrupted.
+  std::optional<std::int32_t> Feed(std::span<const std::int32_t> tokens) {
+    if (options_.sampler.temperature == 0) return feed_.FeedGreedy(tokens);
+    const std::span<const float> logits = feed_.Feed(tokens);
+    if (logits.empty()) return std::nullopt;
+    return sampler_.Sample(logits);
+  }
+
+  // Takes one token and computes the next one, unless the answer ends here.
   std::optional<Finish> NextToken() {
-    if (logits_.empty() || interrupted_()) return Finish::kInterrupted;
-    const std::int32_t id = sampler_.Sample(logits_);
+    if (!next_ || interrupted_()) return Finish::kInterrupted;
+    const std::int32_t id = *next_;
     if (out_.first_token_s == 0) out_.first_token_s = SecondsSince(start_);
     if (std::ranges::find(options_.eos_ids, id) != options_.eos_ids.end()) return Finish::kEos;
     out_.ids.push_back(id);
     if (!stream_.Push(id)) return Finish::kStop;
     if (std::ssize(out_.ids) >= options_.max_tokens) return Finish::kMaxTokens;
     if (feed_.Room() < 1) return Finish::kContext;
-    logits_ = feed_.Feed(std::span(&id, 1));
-    if (!logits_.empty()) ++out_.decode_steps;
+    next_ = Feed(std::span(&id, 1));
+    if (next_) ++out_.decode_steps;
     return std::nullopt;
   }
 
@@ -94,11 +102,17 @@ class Generation {
   Sampler sampler_;
   TextStream stream_;
   Clock::time_point start_ = Clock::now();
-  std::span<const float> logits_;
+  std::optional<std::int32_t> next_;
   Generated out_;
 };
 
 }  // namespace
+
+std::optional<std::int32_t> TokenFeed::FeedGreedy(std::span<const std::int32_t> tokens) {
+  const std::span<const float> logits = Feed(tokens);
+  if (logits.empty()) return std::nullopt;
+  return GreedyToken(logits);
+}
 
 std::string_view Name(Finish finish) {
   constexpr std::array<std::string_view, 5> kNames = {"end of text", "stop string", "--max-tokens",

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -19,6 +20,8 @@ class TokenFeed {
   // Appends tokens and gives the logits after the last one, valid until the next call. Empty if the
   // user interrupted the work; what was appended until then stays.
   virtual std::span<const float> Feed(std::span<const std::int32_t> tokens) = 0;
+  // The same for a caller who takes the token with the largest logit; nullopt if interrupted.
+  virtual std::optional<std::int32_t> FeedGreedy(std::span<const std::int32_t> tokens);
   // How many more tokens can be appended.
   virtual std::int64_t Room() const = 0;
 };

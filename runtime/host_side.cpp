@@ -67,6 +67,7 @@ HostSide::HostSide(const Plan& plan, const Config& config)
       worker_scratch_(pool.size()) {
   ChooseKernels(plan);
   for (const ScratchBuffer& b : HostScratch(config, plan, UseOf(plan, Place::Host()))) {
+    if (b.pinned) continue;
     if (std::string_view(b.name) != "workers") {
       scratch_[b.name] = HostBuffer(b.bytes());
       continue;

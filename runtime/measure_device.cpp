@@ -15,7 +15,8 @@ namespace tandem {
 namespace {
 
 constexpr std::size_t kMiB = std::size_t{1} << 20;
-constexpr DType kFormats[] = {DType::kF32, DType::kBF16, DType::kF16, DType::kF8E4M3};
+constexpr DType kFormats[] = {DType::kF32,    DType::kBF16, DType::kF16,
+                              DType::kF8E4M3, DType::kQ8_0, DType::kQ4_K};
 
 struct Grid {
   std::vector<std::int64_t> n, k, rows;
@@ -206,7 +207,7 @@ class DeviceMeter {
     const double weights = 3.0 * static_cast<double>(D * F);
     const double bytes = weights * BytesPerElement(type);
     const double flops = 2 * weights * static_cast<double>(rows);
-    const double values = static_cast<double>((4 * F + 2 * D) * rows);
+    const double values = static_cast<double>((2 * F + 4 * D) * rows);
     const double room = static_cast<double>(work_.weight_bytes()) / 2;
     const double fit = std::min({2 * bytes_ / bytes, 2 * flops_ / flops, room / bytes,
                                  static_cast<double>(work_.value_room(0)) / values});

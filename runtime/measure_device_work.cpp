@@ -3,7 +3,11 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cl_kernels/experts.h"
+#include "cl_kernels/gemm.h"
 #include "memory/error.h"
+#include "memory/split_layout.h"
+#include "model/quantize.h"
 #include "runtime/kv_cache.h"
 #include "runtime/measure_meter.h"
 
@@ -12,7 +16,7 @@ namespace {
 
 constexpr std::size_t kMiB = std::size_t{1} << 20;
 constexpr std::size_t kAlign = 256;  // of matrices in an arena
-constexpr std::size_t kMostValueBytes = 256 * kMiB;
+constexpr std::size_t kMostValueBytes = 512 * kMiB;
 constexpr std::size_t kMostKvBytes = 128 * kMiB;
 constexpr std::int64_t kTypicalTopK = 8;
 constexpr std::int64_t kOwnSequences = 8;  // up to so many rows are decoded side by side
@@ -72,13 +76,15 @@ std::uint64_t DeviceWork::Take(std::size_t bytes) {
   return std::exchange(used_, used_ + aligned);
 }
 
-cl::Weight DeviceWork::Next(DType type, std::int64_t rows, std::int64_t cols) {
+// As a model in this format would have it: where its blocks do not fit, the next larger format.
+cl::Weight DeviceWork::Next(DType wanted, std::int64_t rows, std::int64_t cols) {
+  const DType type = FittingFormat(wanted, cols);
   const auto blocks = [](std::int64_t n) { return (n + kFp8Block - 1) / kFp8Block; };
-  const std::size_t data = DataBytes(type, rows * cols);
+  const std::size_t data = SplitDataBytes(type, rows, cols);
   const std::size_t aligned = (data + kAlign - 1) / kAlign * kAlign;
   const std::size_t scales =
       type == DType::kF8E4M3 ? static_cast<std::size_t>(blocks(rows) * blocks(cols)) * sizeof(float)
-                             : 0;
+                             : SplitSideBytes(type, rows, cols);
   const std::uint64_t at = Take(aligned + scales);
   return {weights_.get(), at, at + aligned, type, rows, cols};
 }
@@ -102,77 +108,110 @@ void DeviceWork::Refresh(std::int64_t values) {
 
 void DeviceWork::Linear(DType type, std::int64_t n, std::int64_t k, std::int64_t rows) {
   const cl_mem v = values_.get();
-  side_.kernels.Linear({{v, 0}, k, Next(type, n, k), {v, rows * k}, n, rows, false});
+  cl::LinearArgs a{{v, 0}, k, Next(type, n, k), {v, rows * k}, n, rows, false};
+  const auto work = static_cast<std::size_t>(cl::GemmWorkFloats(rows, k)) * sizeof(float);
+  if (work_.bytes() < work) work_ = side_.device.Allocate(work);
+  a.bf16 = true;
+  a.work = {work_.get(), 0};
+  side_.kernels.Linear(a);
 }
 
 void DeviceWork::PrepareExperts(DType type, std::int64_t D, std::int64_t F, std::int64_t experts,
                                 std::int64_t rows) {
   used_ = 0;
   const std::size_t expert_bytes = DataBytes(type, 3 * D * F) * 1001 / 1000 + 6 * kAlign;
-  const auto held = static_cast<std::int64_t>(weights_.bytes() / expert_bytes);
-  constexpr std::int64_t kMostJobs = 1024;
-  jobs_ = std::min(held, std::max(experts, kMostJobs / experts * experts)) / experts * experts;
-  TANDEM_CHECK(jobs_ >= experts);
-  std::vector<cl::ExpertJob> jobs;
-  for (std::int64_t e = 0; e < jobs_; ++e) {
+  const auto room = static_cast<std::int64_t>(weights_.bytes() / expert_bytes);
+  constexpr std::int64_t kMostExperts = 1024;
+  held_ = std::min(room, std::max(experts, kMostExperts / experts * experts)) / experts * experts;
+  TANDEM_CHECK(held_ >= experts);
+  at_once_ = experts;
+  first_expert_ = 0;
+  std::vector<cl::ExpertEntry> table;
+  for (std::int64_t e = 0; e < held_; ++e) {
     const cl::Weight gate = Next(type, F, D);
     const cl::Weight up = Next(type, F, D);
     const cl::Weight down = Next(type, D, F);
-    jobs.push_back({gate.offset, gate.scale_offset, up.offset, up.scale_offset, down.offset,
-                    down.scale_offset, static_cast<cl_int>(e % experts * rows),
-                    static_cast<cl_int>(rows)});
+    table.push_back({gate.offset, gate.scale_offset, up.offset, up.scale_offset, down.offset,
+                     down.scale_offset, 0, static_cast<cl_int>(F)});
   }
+  const std::size_t table_bytes = table.size() * sizeof(cl::ExpertEntry);
+  if (table_.bytes() < table_bytes) table_ = side_.device.Allocate(table_bytes);
+  side_.device.BlockingWrite(table_.get(), 0, table.data(), table_bytes);
+
   const std::int64_t pairs = experts * rows;
   const std::int64_t T = std::max(rows, (pairs + kTypicalTopK - 1) / kTypicalTopK);
   const std::int64_t K = (pairs + T - 1) / T;
-  // As FeedForward::UploadJobs: jobs, row and weight of each pair, the pairs of each token.
-  const std::size_t job_bytes = jobs.size() * sizeof(cl::ExpertJob);
-  std::vector<std::byte> memory(job_bytes + (2 * pairs + T * K) * sizeof(std::int32_t));
-  std::memcpy(memory.data(), jobs.data(), job_bytes);
-  auto* words = reinterpret_cast<std::int32_t*>(memory.data() + job_bytes);
-  for (std::int64_t i = 0; i < pairs; ++i) {
-    words[i] = static_cast<std::int32_t>(i % rows * (T / rows) + i / rows % (T / rows));
-    const float weight = 0.1F;
-    std::memcpy(words + pairs + i, &weight, sizeof(weight));
-  }
-  for (std::int64_t i = 0; i < T * K; ++i) {
-    words[2 * pairs + i] = i < pairs ? static_cast<std::int32_t>(i) : -1;
-  }
-  if (lists_.bytes() < memory.size()) lists_ = side_.device.Allocate(memory.size());
-  side_.device.BlockingWrite(lists_.get(), 0, memory.data(), memory.size());
-
-  const auto job_words = static_cast<std::int64_t>(job_bytes / sizeof(std::int32_t));
+  slab_ = weights_.get();
+  experts_ = {};
+  experts_.slabs = {&slab_, 1};
+  experts_.gate_up = FittingFormat(type, D);
+  experts_.down = FittingFormat(type, F);
+  experts_.D = D;
+  experts_.F = F;
+  experts_.bf16 = true;
+  ListPairs(experts, rows, T, K);
   const cl_mem v = values_.get();
   std::int64_t at = 0;
   const auto take = [&](std::int64_t values) {
-    return cl::Span{v, std::exchange(at, at + values)};
+    return cl::Span{v, std::exchange(at, at + (values + 63) / 64 * 64)};
   };
-  experts_ = {};
-  experts_.weights = weights_.get();
-  experts_.dtype = type;
-  experts_.D = D;
-  experts_.F = F;
-  experts_.n_jobs = experts;
-  experts_.max_pairs = rows;
-  experts_.pair_row = {lists_.get(), job_words};
-  experts_.pair_weight = {lists_.get(), job_words + pairs};
   Refresh(T * D);
   experts_.x = take(T * D);
   experts_.x_stride = D;
-  experts_.act = take(pairs * F);
-  experts_.gate_up = take(2 * pairs * F);
-  experts_.pair_out = take(pairs * D);
-  combine_ = {experts_.pair_out, {lists_.get(), job_words + 2 * pairs}, T, K, D, take(T * D), D};
+  experts_.act = take(T * K * F);
+  experts_.pair_out = take(T * K * D);
+  experts_.y = take(T * D);
+  experts_.y_stride = D;
+  experts_.work = take(cl::GemmWorkFloats(T, D));
   TANDEM_CHECK(at <= value_room(0));
-  first_job_ = 0;
+}
+
+// What Group would list for `experts` experts with `rows` rows each.
+void DeviceWork::ListPairs(std::int64_t experts, std::int64_t rows, std::int64_t T,
+                           std::int64_t K) {
+  const std::int64_t pairs = experts * rows;
+  cl::ExpertsArgs& a = experts_;
+  a.T = T;
+  a.C = K;
+  a.tile_rows = cl::ExpertTileRows(side_.kernels.traits(), T, K, experts, a.bf16);
+  std::vector<cl::ExpertTile> tiles;
+  for (std::int64_t e = 0; e < experts; ++e) {
+    for (std::int64_t p = 0; p < rows; p += a.tile_rows) {
+      tiles.push_back({static_cast<cl_int>(e), static_cast<cl_int>(e * rows + p),
+                       static_cast<cl_int>(std::min(a.tile_rows, rows - p))});
+    }
+  }
+  a.max_tiles = std::ssize(tiles);
+  const std::size_t tile_words = tiles.size() * sizeof(cl::ExpertTile) / sizeof(cl_int);
+  std::vector<std::int32_t> words(tile_words + 1 + static_cast<std::size_t>(2 * pairs + T * K));
+  std::memcpy(words.data(), tiles.data(), tiles.size() * sizeof(cl::ExpertTile));
+  words[tile_words] = static_cast<std::int32_t>(tiles.size());
+  std::int32_t* pair = words.data() + tile_words + 1;
+  for (std::int64_t i = 0; i < pairs; ++i) {
+    pair[i] = static_cast<std::int32_t>(i % rows * (T / rows) + i / rows % (T / rows));
+    const float weight = 0.1F;
+    std::memcpy(pair + pairs + i, &weight, sizeof(weight));
+  }
+  for (std::int64_t i = 0; i < T * K; ++i) {
+    pair[2 * pairs + i] = i < pairs ? static_cast<std::int32_t>(i) : -1;
+  }
+  const std::size_t bytes = words.size() * sizeof(std::int32_t);
+  if (lists_.bytes() < bytes) lists_ = side_.device.Allocate(bytes);
+  side_.device.BlockingWrite(lists_.get(), 0, words.data(), bytes);
+  const auto first = static_cast<std::int64_t>(tile_words);
+  a.tiles = {lists_.get(), 0};
+  a.n_tiles = {lists_.get(), first};
+  a.pair_row = {lists_.get(), first + 1};
+  a.pair_weight = {lists_.get(), first + 1 + pairs};
+  a.token_pairs = {lists_.get(), first + 1 + 2 * pairs};
 }
 
 void DeviceWork::Experts() {
-  if (first_job_ + experts_.n_jobs > jobs_) first_job_ = 0;
-  experts_.jobs = {lists_.get(), first_job_};
-  first_job_ += experts_.n_jobs;
-  side_.kernels.ExpertJobs(experts_);
-  side_.kernels.ExpertCombine(combine_);
+  constexpr std::int64_t kEntryWords = sizeof(cl::ExpertEntry) / sizeof(cl_int);
+  if (first_expert_ + at_once_ > held_) first_expert_ = 0;
+  experts_.table = {table_.get(), first_expert_ * kEntryWords};
+  first_expert_ += at_once_;
+  side_.kernels.Experts(experts_);
 }
 
 void DeviceWork::PrepareAttention(std::int64_t heads, std::int64_t rows, std::int64_t keys) {
@@ -198,51 +237,50 @@ void DeviceWork::PrepareAttention(std::int64_t heads, std::int64_t rows, std::in
   const cl_mem v = values_.get();
   attention_ = {};
   attention_.q = {v, 0};
-  attention_.q_row_stride = heads * kWidth;
-  attention_.q_head_stride = kWidth;
   attention_.kv = kv_.get();
   attention_.kv_type = DType::kF16;
-  attention_.width = attention_.dk = kWidth;
-  attention_.dv = kLatent;
   attention_.tables = {lists_.get(), 0};
   attention_.table_start = {lists_.get(), caches_ * cache_blocks_};
   attention_.n_keys = {lists_.get(), caches_ * cache_blocks_ + rows};
-  attention_.out = {v, rows * heads * kWidth};
-  attention_.out_row_stride = heads * kLatent;
-  attention_.out_head_stride = kLatent;
+  attention_.max_keys = keys;
   attention_.T = rows;
-  attention_.heads = heads;
+  attention_.H = heads;
+  attention_.R = kLatent;
+  attention_.d = kRope;
   attention_.scale = 0.01F;
+  attention_.bf16 = true;
+  attention_.splits = cl::MlaSplits(rows, heads, keys, side_.device.info().compute_units);
+  const std::int64_t parts = rows * heads * attention_.splits;
+  if (parts_.bytes() < static_cast<std::size_t>(parts * (kLatent + 1)) * sizeof(float)) {
+    parts_ = side_.device.Allocate(static_cast<std::size_t>(parts * (kLatent + 1)) * sizeof(float));
+  }
+  attention_.parts = {parts_.get(), 0};
+  attention_.lse = {parts_.get(), parts * kLatent};
   TANDEM_CHECK(rows * heads * kHeadValues <= value_room(0));
 }
 
 void DeviceWork::Attention() {
   attention_.tables.offset = next_cache_ * cache_blocks_;
   next_cache_ = (next_cache_ + 1) % caches_;
-  const cl::AttentionArgs& a = attention_;
-  const cl::Weight kv_b = Next(DType::kBF16, a.heads * (kNope + kHeadOut), kLatent);
-  const cl::Span q{queries_.get(), 0};
-  const cl::Span out{values_.get(), a.out.offset + a.T * a.heads * kLatent};
+  const cl::MlaAttentionArgs& a = attention_;
+  const cl::HeadWeights heads{Next(DType::kBF16, a.H * (kNope + kHeadOut), kLatent), {}, {}};
+  const cl::Span out{values_.get(), a.T * a.H * kWidth};
   cl::Kernels& k = side_.kernels;
-  k.HeadLinear({q, a.heads * kQuery, kQuery, kv_b, kNope + kHeadOut, 0, kNope, a.q, a.q_row_stride,
-                kWidth, a.T, a.heads, true});
-  CopyRopedQuery();
-  k.Attention(a);
-  k.HeadLinear({a.out, a.out_row_stride, kLatent, kv_b, kNope + kHeadOut, kNope, kHeadOut, out,
-                a.heads * kHeadOut, kHeadOut, a.T, a.heads, false});
-}
-
-void DeviceWork::CopyRopedQuery() const {
-  const auto rows = static_cast<std::size_t>(attention_.T * attention_.heads);
-  const auto byte = [](std::int64_t values) {
-    return static_cast<std::size_t>(values) * sizeof(float);
-  };
-  const std::size_t src[] = {byte(kNope), 0, 0};
-  const std::size_t dst[] = {byte(kLatent), 0, 0};
-  const std::size_t region[] = {byte(kRope), rows, 1};
-  ClCheck(clEnqueueCopyBufferRect(side_.device.queue(), queries_.get(), values_.get(), src, dst,
-                                  region, byte(kQuery), 0, byte(kWidth), 0, 0, nullptr, nullptr),
-          "clEnqueueCopyBufferRect");
+  // Angles that are no angles: any value takes as long.
+  k.MlaQuery({{queries_.get(), 0},
+              a.H * kQuery,
+              heads,
+              {queries_.get(), 0},
+              a.q,
+              a.T,
+              a.H,
+              a.R,
+              a.d,
+              kNope,
+              kHeadOut});
+  k.MlaAttention(a);
+  k.MlaOutput(
+      {a.parts, a.lse, a.splits, heads, out, a.H * kHeadOut, a.T, a.H, a.R, kNope, kHeadOut});
 }
 
 }  // namespace tandem

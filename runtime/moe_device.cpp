@@ -1,144 +1,204 @@
-// The device's part of a MoE layer, and dense MLPs on the device. Only enqueues, but for Join.
+// The device's part of a MoE layer, and dense MLPs on the device.
+#include <algorithm>
 #include <cstring>
 
+#include "cl_kernels/experts.h"
 #include "memory/error.h"
 #include "runtime/clock.h"
 #include "runtime/forward.h"
 
 namespace tandem {
+namespace {
 
-void FeedForward::MlpOnDevice(const MlpWeights& w, const cl::Span& y) {
+constexpr std::int64_t kTileWords = sizeof(cl::ExpertTile) / sizeof(cl_int);
+
+// The lists of one layer, one behind the other in a scratch buffer: tiles, their number, and for
+// every pair its row, its weight and its place.
+struct Lists {
+  Lists(const cl::Span& memory, std::int64_t max_tiles, std::int64_t pairs)
+      : tiles(memory),
+        n_tiles{memory.buffer, kTileWords * max_tiles},
+        pair_row{memory.buffer, kTileWords * (max_tiles + 1)},
+        pair_weight{memory.buffer, pair_row.offset + pairs},
+        token_pairs{memory.buffer, pair_weight.offset + pairs} {}
+  cl::Span tiles, n_tiles, pair_row, pair_weight, token_pairs;
+};
+
+}  // namespace
+
+// y += mlp(h), with h the norm of x where one is given.
+void FeedForward::MlpOnDevice(const MlpWeights& w, const cl::Span& y, const Vector* norm) {
   const std::int64_t D = f_.config.hidden_size;
   const std::int64_t width = w.gate.rows();
   const std::int64_t T = f_.T();
   cl::Kernels& k = f_.device->kernels;
-  k.Linear({f_.h_device, D, w.gate.device, dgate_, width, T, false});
-  k.Linear({f_.h_device, D, w.up.device, dup_, width, T, false});
-  k.Swiglu({dgate_, width, dup_, width, dgate_, width, T, width});
-  k.Linear({dgate_, width, w.down.device, y, D, T, true});
+  cl::LinearArgs up{f_.h_device, D, w.gate.device, dgate_, width, T, false};
+  if (norm != nullptr) {
+    up.x = f_.x.on_device();
+    up.norm = {norm->device, static_cast<float>(f_.config.rms_norm_eps), f_.h_device, D};
+  }
+  up.w2 = w.up.device;
+  up.swiglu = true;
+  up.bf16 = f_.plan.bf16_many_rows;
+  up.work = work_;
+  k.Linear(up);
+  cl::LinearArgs down{dgate_, width, w.down.device, y, D, T, true};
+  down.bf16 = up.bf16;
+  down.work = work_;
+  k.Linear(down);
   f_.device->metrics.device_weight_bytes +=
       w.gate.info->bytes() + w.up.info->bytes() + w.down.info->bytes();
 }
 
-// Where the device adds its part: straight into x if x is there, else into a zeroed buffer.
-cl::Span FeedForward::DeviceTarget() const {
-  return f_.x.is_on_device() ? f_.x.on_device() : dpart_;
+bool FeedForward::HasDevicePart(int layer) const {
+  if (f_.device == nullptr) return false;
+  const bool shared =
+      f_.plan.layers[layer].shared.on_device() && f_.weights.layers[layer].shared.gate;
+  return shared || !f_.device_experts->layer(layer).slabs.empty();
 }
 
-void FeedForward::StartDevicePart(int layer) {
-  device_part_ = false;
-  if (f_.device == nullptr) return;
-  const LayerPlan& p = f_.plan.layers[layer];
-  const LayerWeights& w = f_.weights.layers[layer];
-  const bool shared = p.shared.on_device() && w.shared.gate && !started_shared_;
-  started_shared_ = false;
-  SortPairs();
-  const bool experts = CollectJobs(layer);
-  if (!shared && !experts) return;
-  if (!f_.x.is_on_device()) {
-    const std::size_t bytes = f_.T() * f_.config.hidden_size * sizeof(float);
-    f_.device->device.Write(f_.h_device.buffer, 0, f_.h.row(0), bytes);
-    f_.device->device.Zero(dpart_.buffer, 0, bytes);
-    device_part_ = true;
-  }
-  if (shared) MlpOnDevice(w.shared, DeviceTarget());
-  if (experts) EnqueueExperts(layer);
-  f_.device->device.Flush();
+// y += the shared and the routed experts that are on the device, of h and the choice there.
+void FeedForward::EnqueueDevicePart(int layer, const cl::Span& y) {
+  const MlpWeights& shared = f_.weights.layers[layer].shared;
+  const LayerExperts& experts = f_.device_experts->layer(layer);
+  const bool alone = f_.plan.layers[layer].shared.on_device() && shared.gate && !experts.shared;
+  if (alone) MlpOnDevice(shared, y, nullptr);
+  if (!experts.slabs.empty() || Streams(layer)) EnqueueExperts(layer, y);
 }
 
-// Lists the device's experts that have rows, grouped by the buffer that holds their weights.
-bool FeedForward::CollectJobs(int layer) {
-  const LayerWeights& w = f_.weights.layers[layer];
-  const LayerPlan& p = f_.plan.layers[layer];
-  launches_.clear();
-  jobs_.clear();
-  for (std::size_t e = 0; e < w.experts.size(); ++e) {
-    const std::int64_t n = pair_begin_[e + 1] - pair_begin_[e];
-    if (n == 0 || !p.experts[e].on_device()) continue;
-    const MlpWeights& m = w.experts[e];
-    if (launches_.empty() || launches_.back().buffer != m.gate.device.buffer) {
-      launches_.push_back(
-          {m.gate.device.buffer, m.gate.dtype(), static_cast<std::int64_t>(jobs_.size()), 0, 0});
-    }
-    Launch& launch = launches_.back();
-    ++launch.n_jobs;
-    launch.max_pairs = std::max(launch.max_pairs, n);
-    jobs_.push_back({m.gate.device.offset, m.gate.device.scale_offset, m.up.device.offset,
-                     m.up.device.scale_offset, m.down.device.offset, m.down.device.scale_offset,
-                     static_cast<cl_int>(pair_begin_[e]), static_cast<cl_int>(n)});
-    f_.device->metrics.expert_rows_device += n;
-    f_.device->metrics.device_weight_bytes +=
-        m.gate.info->bytes() + m.up.info->bytes() + m.down.info->bytes();
-  }
-  return !jobs_.empty();
-}
-
-// One transfer for everything that the launches of a layer read: jobs, pairs, and for each token
-// which pairs to add up (-1: the host has that one).
-void FeedForward::UploadJobs(int layer) {
-  const std::int64_t K = f_.config.num_experts_per_tok;
-  const std::int64_t pairs = f_.T() * K;
-  const std::size_t job_bytes = jobs_.size() * sizeof(cl::ExpertJob);
-  const std::size_t bytes = job_bytes + 3 * pairs * sizeof(std::int32_t);
-  const std::size_t piece = job_memory_.size() / f_.plan.layers.size();
-  TANDEM_CHECK(bytes <= piece * sizeof(float));
-  float* memory = job_memory_.data() + layer * piece;
-  std::memcpy(memory, jobs_.data(), job_bytes);
-  auto* words = reinterpret_cast<std::int32_t*>(memory) + job_bytes / sizeof(std::int32_t);
-  std::memcpy(words, pair_rows_.data(), pairs * sizeof(std::int32_t));
-  std::memcpy(words + pairs, pair_weights_.data(), pairs * sizeof(float));
-  const std::vector<Place>& experts = f_.plan.layers[layer].experts;
-  for (std::int64_t i = 0; i < pairs; ++i) {
-    words[2 * pairs + i] = experts[f_.routing.ids[i]].on_device() ? pair_of_[i] : -1;
-  }
-  f_.device->device.Write(djobs_.buffer, 0, memory, bytes);
-}
-
-void FeedForward::EnqueueExperts(int layer) {
+void FeedForward::EnqueueExperts(int layer, const cl::Span& y) {
   const Config& c = f_.config;
-  const std::int64_t pairs = f_.T() * c.num_experts_per_tok;
-  UploadJobs(layer);
-  const auto words = static_cast<std::int64_t>(jobs_.size() * sizeof(cl::ExpertJob) / 4);
-  for (const Launch& launch : launches_) {
-    cl::ExpertJobsArgs a;
-    a.weights = launch.buffer;
-    a.dtype = launch.dtype;
-    a.D = c.hidden_size;
-    a.F = c.moe_intermediate_size;
-    a.jobs = {djobs_.buffer, launch.first_job};
-    a.n_jobs = launch.n_jobs;
-    a.max_pairs = launch.max_pairs;
-    a.pair_row = {djobs_.buffer, words};
-    a.pair_weight = {djobs_.buffer, words + pairs};
-    a.x = f_.h_device;
-    a.x_stride = c.hidden_size;
-    a.act = dact_;
-    a.gate_up = dgate_up_;
-    a.pair_out = dpair_out_;
-    f_.device->kernels.ExpertJobs(a);
-  }
-  f_.device->kernels.ExpertCombine({dpair_out_,
-                                    {djobs_.buffer, words + 2 * pairs},
-                                    f_.T(),
-                                    c.num_experts_per_tok,
-                                    c.hidden_size,
-                                    DeviceTarget(),
-                                    c.hidden_size});
+  const LayerExperts& experts = f_.device_experts->layer(layer);
+  const std::int64_t T = f_.T();
+  const std::int64_t K = c.num_experts_per_tok;
+  cl::ExpertsArgs a;
+  a.slabs = experts.slabs;
+  a.gate_up = experts.gate_up;
+  a.down = experts.down;
+  a.D = c.hidden_size;
+  a.F = experts.F;
+  a.table = experts.table;
+  a.T = T;
+  a.C = K + (experts.shared ? 1 : 0);
+  a.bf16 = f_.plan.bf16_many_rows;
+  a.tile_rows = cl::ExpertTileRows(f_.device->kernels.traits(), T, a.C, c.n_routed_experts, a.bf16);
+  a.max_tiles = cl::MaxTiles(T, a.C, c.n_routed_experts + 1, a.tile_rows);
+  const Lists lists(dlists_, a.max_tiles, T * a.C);
+  a.tiles = lists.tiles;
+  a.n_tiles = lists.n_tiles;
+  a.pair_row = lists.pair_row;
+  a.pair_weight = lists.pair_weight;
+  a.token_pairs = lists.token_pairs;
+  a.x = f_.h_device;
+  a.x_stride = c.hidden_size;
+  a.act = dact_;
+  a.pair_out = dpair_out_;
+  a.y = y;
+  a.y_stride = c.hidden_size;
+  a.work = work_;
+  const bool streams = Streams(layer);
+  f_.device->kernels.Group({dchoice_,
+                            {dchoice_.buffer, dchoice_.offset + T * K},
+                            streams ? f_.stream->Table(layer) : a.table,
+                            T,
+                            K,
+                            c.n_routed_experts,
+                            experts.shared,
+                            a.tile_rows,
+                            a.tiles,
+                            a.n_tiles,
+                            a.pair_row,
+                            a.pair_weight,
+                            a.token_pairs});
+  if (!streams) return f_.device->kernels.Experts(a);
+  // Pairs of both kinds lie in one list; their sum comes last.
+  a.sum = false;
+  if (!a.slabs.empty()) f_.device->kernels.Experts(a);
+  f_.stream->Run(layer, a);
+  f_.device->kernels.ExpertCombine({a.pair_out, a.token_pairs, T, a.C, a.D, y, c.hidden_size});
 }
 
-void FeedForward::Join(int layer) {
+// The router was on the device, and so is x. The host's experts run while the device goes on with
+// its own; nothing waits here where the host has none.
+void FeedForward::FinishFromDevice(int layer, const std::function<void()>& ahead) {
+  const std::int64_t D = f_.config.hidden_size;
+  EnqueueDevicePart(layer, f_.x.on_device());
+  if (!HandsOver(layer)) return CountAllPairs(layer);
+  HandOver& hand_over = *f_.device->hand_over;
+  hand_over.Take(f_.x.on_device(), D);
+  ahead();
+  f_.device->device.Flush();
+  Receive();
+  std::memset(hand_over.sum(), 0, static_cast<std::size_t>(f_.T() * D) * sizeof(float));
+  RunHostPart(layer, hand_over.sum());
+  hand_over.Deliver();
+  CountDevicePairs(layer);
+}
+
+// The router was on the host, and x is there.
+void FeedForward::FinishFromHost(int layer) {
+  const bool device = HasDevicePart(layer);
+  if (device) {
+    UploadInput();
+    EnqueueDevicePart(layer, dpart_);
+    f_.device->device.Flush();
+  }
+  if (HasHostWork(layer)) {
+    RunHostPart(layer, f_.x.host());
+  } else {
+    SortPairs();
+  }
+  if (!device) return;
+  Join();
+  CountDevicePairs(layer);
+}
+
+// h and the choice to the device, and zeros where its part goes.
+void FeedForward::UploadInput() {
+  const ClDevice& device = f_.device->device;
+  const std::size_t bytes =
+      static_cast<std::size_t>(f_.T() * f_.config.hidden_size) * sizeof(float);
+  const std::size_t choice =
+      static_cast<std::size_t>(f_.T() * f_.config.num_experts_per_tok) * sizeof(float);
+  device.Write(f_.h_device.buffer, 0, f_.h.row(0), bytes);
+  if (dchoice_.buffer != nullptr) {
+    device.Write(dchoice_.buffer, 0, f_.routing.ids.data(), choice);
+    device.Write(dchoice_.buffer, choice, f_.routing.weights.data(), choice);
+  }
+  device.Zero(dpart_.buffer, 0, bytes);
+}
+
+void FeedForward::Join() {
   const std::int64_t n = f_.T() * f_.config.hidden_size;
-  const std::size_t bytes = n * sizeof(float);
-  if (f_.x.is_on_device()) {
-    if (!HasHostWork(layer) || mlps_.empty()) return;
-    f_.device->device.Write(dhost_part_.buffer, 0, host_part_.data(), bytes);
-    f_.device->kernels.Add({dhost_part_, f_.x.on_device(), n});
-    // host_part_ is written again in the next layer, which first waits for that layer's router.
-  } else if (device_part_) {
-    const double start = Now();
-    f_.device->device.BlockingRead(dpart_.buffer, 0, host_part_.data(), bytes);
-    f_.device->metrics.device_wait_s += Now() - start;
-    f_.host.kernels.add({host_part_.data(), f_.x.host(), n});
+  const double start = Now();
+  f_.device->device.BlockingRead(dpart_.buffer, 0, host_part_.data(),
+                                 static_cast<std::size_t>(n) * sizeof(float));
+  f_.device->metrics.device_wait_s += Now() - start;
+  f_.host.kernels.add({host_part_.data(), f_.x.host(), n});
+}
+
+// Of a layer whose choice stays on the device: one row reads as many experts as it chooses; of
+// several rows the device alone knows how many are the same.
+void FeedForward::CountAllPairs(int layer) {
+  const std::int64_t K = f_.config.num_experts_per_tok;
+  Metrics& m = f_.device->metrics;
+  m.expert_rows_device += f_.T() * K;
+  const MlpWeights& x = f_.weights.layers[layer].experts[0];
+  const std::uint64_t expert = x.gate.info->bytes() + x.up.info->bytes() + x.down.info->bytes();
+  if (f_.T() == 1) m.device_weight_bytes += static_cast<std::uint64_t>(K) * expert;
+}
+
+// Of the layer whose choice the host has.
+void FeedForward::CountDevicePairs(int layer) {
+  const std::vector<Place>& experts = f_.plan.layers[layer].experts;
+  const LayerWeights& w = f_.weights.layers[layer];
+  Metrics& m = f_.device->metrics;
+  for (std::size_t e = 0; e < experts.size(); ++e) {
+    const std::int64_t n = pair_begin_[e + 1] - pair_begin_[e];
+    if (n == 0 || !experts[e].on_device()) continue;
+    m.expert_rows_device += n;
+    const MlpWeights& x = w.experts[e];
+    m.device_weight_bytes += x.gate.info->bytes() + x.up.info->bytes() + x.down.info->bytes();
   }
 }
 

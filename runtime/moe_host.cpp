@@ -23,8 +23,6 @@ void FeedForward::TakePairs() {
   pair_of_ = {words + pairs, pairs};
   pair_weights_ = {reinterpret_cast<float*>(words + 2 * pairs), pairs};
   mlps_.reserve(experts + 1);
-  jobs_.reserve(experts);
-  launches_.reserve(experts);
 }
 
 bool FeedForward::HasHostWork(int layer) const {
@@ -45,7 +43,7 @@ void FeedForward::CollectHostMlps(int layer) {
     mlps_.push_back(AllRows(w.shared));
     act = f_.T() * w.shared.gate.rows();
   }
-  if (f_.device == nullptr) SortPairs();  // else StartDevicePart has
+  SortPairs();
   for (std::size_t e = 0; e < w.experts.size(); ++e) {
     const std::int64_t begin = pair_begin_[e];
     const std::int64_t n = pair_begin_[e + 1] - begin;
@@ -75,14 +73,11 @@ void FeedForward::SortPairs() {
   }
 }
 
-void FeedForward::RunHostPart(int layer) {
-  if (!HasHostWork(layer)) return;
+// y += the host's experts.
+void FeedForward::RunHostPart(int layer, float* y) {
   const double start = Now();
   CollectHostMlps(layer);
-  const std::int64_t D = f_.config.hidden_size;
-  float* y = f_.x.is_on_device() ? host_part_.data() : f_.x.host();
-  if (f_.x.is_on_device()) std::memset(y, 0, f_.T() * D * sizeof(float));
-  if (!mlps_.empty()) RunOnHost(mlps_, y, D);
+  if (!mlps_.empty()) RunOnHost(mlps_, y, f_.config.hidden_size);
   f_.host.metrics.host_moe_s += Now() - start;
 }
 
@@ -97,8 +92,7 @@ void FeedForward::RunOnHost(std::span<const HostMlp> mlps, float* y, std::int64_
   }
   const std::int64_t up_step = TicketRows(rows, f_.host.pool.size() * 2, most);
   // A ticket of down goes through all MLPs: smaller ones, so that all workers finish together.
-  const std::int64_t down_step =
-      TicketRows(mlps[0].w->down.rows(), f_.host.pool.size() * 2, most);
+  const std::int64_t down_step = TicketRows(mlps[0].w->down.rows(), f_.host.pool.size() * 2, most);
   f_.host.CheckWorkerScratch(2 * most * up_step);
   f_.host.ResetTickets();
   f_.host.pool.Run([&](const Worker& w) {

@@ -1,8 +1,9 @@
-// The router of a MoE layer: norm, scores, and the choice of experts, on either side. The host
-// always learns the choice; it gets h as well only if it has work to do with it.
-#include <cstring>
+// The router of a MoE layer: norm, scores, and the choice of experts, on either side. Where the
+// device chooses, the host learns of it only if it has experts to run.
+#include <algorithm>
 
 #include "memory/error.h"
+#include "runtime/clock.h"
 #include "runtime/forward.h"
 
 namespace tandem {
@@ -32,14 +33,15 @@ cpu::TopkMethod Method(const Config& c) {
 
 }  // namespace
 
-void FeedForward::NormAndRoute(int layer) {
+// What a debugging caller sees of the choice; the device's is read for it.
+void FeedForward::Observe(int layer) {
+  const auto n = static_cast<std::size_t>(f_.T() * f_.config.num_experts_per_tok);
   if (f_.plan.layers[layer].router.on_device()) {
-    RouteOnDevice(layer);
-  } else {
-    RouteOnHost(layer);
+    const ClDevice& device = f_.device->device;
+    device.BlockingRead(dchoice_.buffer, 0, f_.routing.ids.data(), n * sizeof(float));
+    device.BlockingRead(dchoice_.buffer, n * sizeof(float), f_.routing.weights.data(),
+                        n * sizeof(float));
   }
-  if (f_.observer == nullptr) return;
-  const std::size_t n = f_.T() * f_.config.num_experts_per_tok;
   f_.observer->OnRouter(layer, {f_.routing.ids.data(), n}, {f_.routing.weights.data(), n});
 }
 
@@ -79,35 +81,37 @@ void FeedForward::RouteOnDevice(int layer) {
   const std::int64_t D = c.hidden_size;
   const std::int64_t T = f_.T();
   DeviceSide& d = *f_.device;
-  d.kernels.RmsNorm({f_.x.on_device(), D, w.post_norm.device, f_.h_device, D, T, D,
-                     static_cast<float>(c.rms_norm_eps)});
-  d.kernels.Linear({f_.h_device, D, w.router.device, dlogits_, c.n_routed_experts, T, false});
+  cl::LinearArgs scores{
+      f_.x.on_device(), D, w.router.device, dlogits_, c.n_routed_experts, T, false};
+  scores.norm = {w.post_norm.device, static_cast<float>(c.rms_norm_eps), f_.h_device, D};
+  d.kernels.Linear(scores);
   cl::RouterArgs a;
   SetRule(a, c);
   a.scoring = static_cast<int>(Scoring(c));
   a.method = static_cast<int>(Method(c));
   a.logits = dlogits_;
   a.bias = w.router_bias.device;
-  // One behind the other, so that one read brings both: a read costs some 20 us, whatever its size.
-  const std::int64_t pairs = T * a.K;
   a.ids = dchoice_;
-  a.weights = {dchoice_.buffer, dchoice_.offset + pairs};
+  a.weights = {dchoice_.buffer, dchoice_.offset + T * a.K};
   a.T = T;
   d.kernels.Router(a);
-  ClEventHandle choice = d.Read(dchoice_, f_.routing.ids.data(), 2 * pairs * sizeof(float));
-  ClEventHandle h;
-  if (HasHostWork(layer)) h = d.Read(f_.h_device, f_.h.row(0), T * D * sizeof(float));
-  // The shared experts do not depend on the choice: the device has work while the host waits.
-  started_shared_ = f_.plan.layers[layer].shared.on_device() && w.shared.gate;
-  if (started_shared_) MlpOnDevice(w.shared, f_.x.on_device());
-  d.device.Flush();
-  std::vector<cl_event> wait{choice.get()};
-  if (h) wait.push_back(h.get());
-  d.Wait(wait);
-  std::memmove(f_.routing.weights.data(), f_.routing.ids.data() + pairs, pairs * sizeof(float));
-  if (!h) return;
+  if (HandsOver(layer)) d.hand_over->Publish(f_.h_device, a.ids, a.weights);
+}
+
+void FeedForward::Receive() {
+  const double start = Now();
+  const HandOverInput in = f_.device->hand_over->Await();
+  f_.device->metrics.device_wait_s += Now() - start;
+  const std::int64_t T = f_.T();
+  const std::int64_t D = f_.config.hidden_size;
+  const std::int64_t pairs = T * f_.config.num_experts_per_tok;
+  std::copy_n(in.ids, pairs, f_.routing.ids.begin());
+  std::copy_n(in.weights, pairs, f_.routing.weights.begin());
   f_.host.ForRows(T, [&](std::int64_t t0, std::int64_t t1) {
-    for (std::int64_t t = t0; t < t1; ++t) f_.h.Shade(f_.host.kernels, t, 0, D);
+    for (std::int64_t t = t0; t < t1; ++t) {
+      std::copy_n(in.h + t * D, D, f_.h.row(t));
+      f_.h.Shade(f_.host.kernels, t, 0, D);
+    }
   });
 }
 

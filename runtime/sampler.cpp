@@ -79,6 +79,11 @@ Sampler::Sampler(const SamplerOptions& options) : options_(options), random_(opt
   CheckSampler(options);
 }
 
+std::int32_t GreedyToken(std::span<const float> logits) {
+  static_cast<void>(CheckedLargest(logits));
+  return Argmax(logits);
+}
+
 std::int32_t Sampler::Sample(std::span<const float> logits) {
   const float largest = CheckedLargest(logits);
   if (options_.temperature == 0) return Argmax(logits);

@@ -32,6 +32,9 @@ class Random {
   std::array<std::uint64_t, 4> state_;
 };
 
+// The id of the largest logit, the lowest one on a tie. Throws as Sampler::Sample.
+std::int32_t GreedyToken(std::span<const float> logits);
+
 // Chooses a token from logits. The same options and logits give the same tokens.
 class Sampler {
  public:

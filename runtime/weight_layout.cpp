@@ -7,6 +7,7 @@
 
 #include "memory/blocks.h"
 #include "memory/error.h"
+#include "memory/split_layout.h"
 
 namespace tandem {
 namespace {
@@ -50,6 +51,36 @@ void AddTasks(std::vector<LoadTask>& tasks, const LoadTask& whole) {
     task.device_offset += done;
     tasks.push_back(task);
   }
+}
+
+// Rows of a block format in pieces, each with its places in the codes and in every side array.
+void AddSplitTasks(std::vector<LoadTask>& tasks, const LoadTask& whole, std::uint64_t side_at) {
+  const TensorInfo& t = *whole.tensor;
+  const SplitRow row = SplitRowOf(t.dtype, t.cols());
+  const std::uint64_t file_row = DataBytes(t.dtype, t.cols());
+  const auto step = static_cast<std::int64_t>(std::max<std::uint64_t>(1, kPackBytes / file_row));
+  for (std::int64_t r = 0; r < t.rows(); r += step) {
+    LoadTask task = whole;
+    task.split_rows = std::min(step, t.rows() - r);
+    task.offset = static_cast<std::uint64_t>(r) * file_row;
+    task.bytes = static_cast<std::uint64_t>(task.split_rows) * file_row;
+    task.device_offset += static_cast<std::uint64_t>(r) * row.data;
+    for (int i = 0; i < 3; ++i) {
+      task.side_offset[i] = side_at + SplitSideOffset(t.dtype, t.rows(), t.cols(), i) +
+                            static_cast<std::uint64_t>(r) * row.side[i];
+    }
+    tasks.push_back(task);
+  }
+}
+
+struct DeviceSizes {
+  std::uint64_t data = 0;
+  std::uint64_t side = 0;  // scales of FP8, side arrays of block formats
+};
+
+DeviceSizes SizesOnDevice(const TensorInfo& t) {
+  if (!IsBlockFormat(t.dtype)) return {t.data.bytes, t.has_scale ? t.scale.bytes : 0};
+  return {SplitDataBytes(t.dtype, t.rows(), t.cols()), SplitSideBytes(t.dtype, t.rows(), t.cols())};
 }
 
 // One node's rows of one matrix: data, then scales.
@@ -124,11 +155,12 @@ std::vector<std::uint64_t> PackOnDevice(std::span<const WantedMatrix> wanted, in
   std::vector<std::uint64_t> used{offset};
   for (const WantedMatrix& w : wanted) {
     const TensorInfo& t = *w.tensor;
-    const std::uint64_t bytes = AlignUp(t.data.bytes, kDeviceAlign) +
-                                (t.has_scale ? AlignUp(t.scale.bytes, kDeviceAlign) : 0);
+    const DeviceSizes sizes = SizesOnDevice(t);
+    const std::uint64_t bytes =
+        AlignUp(sizes.data, kDeviceAlign) + AlignUp(sizes.side, kDeviceAlign);
     if (used.back() > 0 && used.back() + bytes > max_bytes) used.push_back(0);
-    const std::uint64_t at = Take(used.back(), t.data.bytes, kDeviceAlign);
-    const std::uint64_t scale_at = t.has_scale ? Take(used.back(), t.scale.bytes, kDeviceAlign) : 0;
+    const std::uint64_t at = Take(used.back(), sizes.data, kDeviceAlign);
+    const std::uint64_t scale_at = Take(used.back(), sizes.side, kDeviceAlign);
     if (buffers.empty()) continue;
     cl_mem buffer = buffers[used.size() - 1];
     *w.matrix = {};
@@ -136,7 +168,12 @@ std::vector<std::uint64_t> PackOnDevice(std::span<const WantedMatrix> wanted, in
     w.matrix->place = Place::Device(device);
     w.matrix->device = {buffer, at, scale_at, t.dtype, t.rows(), t.cols()};
     if (tasks == nullptr) continue;
-    AddTasks(*tasks, {&t, Piece::kData, 0, t.data.bytes, nullptr, 0, buffer, at});
+    const LoadTask data{&t, Piece::kData, 0, t.data.bytes, nullptr, 0, buffer, at};
+    if (IsBlockFormat(t.dtype)) {
+      AddSplitTasks(*tasks, data, scale_at);
+      continue;
+    }
+    AddTasks(*tasks, data);
     if (t.has_scale) {
       AddTasks(*tasks, {&t, Piece::kScale, 0, t.scale.bytes, nullptr, 0, buffer, scale_at});
     }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -20,6 +21,9 @@ struct LoadTask {
   std::int64_t pack_rows = 0;  // > 0: so many rows, to be packed into panels at `host`
   cl_mem device = nullptr;     // destination on the device
   std::uint64_t device_offset = 0;
+  std::int64_t split_rows = 0;  // > 0: so many rows, to be split (memory/split_layout.h), codes to
+                                // device_offset, side arrays to side_offset
+  std::array<std::uint64_t, 3> side_offset = {};
 };
 
 // A matrix and the tensor that fills it.

@@ -1,6 +1,7 @@
 #include "runtime/weight_reader.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <exception>
 #include <mutex>
@@ -8,6 +9,7 @@
 
 #include "cpu_kernels/panel.h"
 #include "memory/error.h"
+#include "memory/split_layout.h"
 
 namespace tandem {
 namespace {
@@ -57,7 +59,26 @@ class Reader {
       const TensorInfo& t = *task.tensor;
       return cpu::PackPanels(t.dtype, staging.data(), task.pack_rows, t.cols(), task.host);
     }
+    if (task.split_rows > 0) return WriteSplit(task, staging);
     device_->BlockingWrite(task.device, task.device_offset, staging.data(), task.bytes);
+  }
+
+  void WriteSplit(const LoadTask& task, const std::vector<std::byte>& blocks) const {
+    const TensorInfo& t = *task.tensor;
+    const SplitRow row = SplitRowOf(t.dtype, t.cols());
+    const auto rows = static_cast<std::uint64_t>(task.split_rows);
+    std::vector<std::byte> split(rows * (row.data + row.side[0] + row.side[1] + row.side[2]));
+    std::array<std::byte*, 3> side{};
+    std::byte* next = split.data() + rows * row.data;
+    for (int i = 0; i < 3; ++i) {
+      side[i] = next;
+      next += rows * row.side[i];
+    }
+    SplitBlocks(t.dtype, blocks.data(), task.split_rows, t.cols(), split.data(), side);
+    device_->BlockingWrite(task.device, task.device_offset, split.data(), rows * row.data);
+    for (int i = 0; i < 3; ++i) {
+      device_->BlockingWrite(task.device, task.side_offset[i], side[i], rows * row.side[i]);
+    }
   }
 
   const TensorSource& source_;

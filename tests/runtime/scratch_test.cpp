@@ -63,8 +63,9 @@ TEST(Scratch, ExpertsAloneNeedNoMlpOrAttentionOnTheDevice) {
   const ScratchUse use = UseOf(plan, Place::Device(0));
   EXPECT_TRUE(use.experts && use.any_device);
   EXPECT_FALSE(use.attention || use.mlp || use.router || use.head);
-  EXPECT_EQ(OnDevice(c, plan), (std::set<std::string>{"h", "device_part", "act", "gate_up",
-                                                      "pair_out", "expert_jobs"}));
+  EXPECT_EQ(OnDevice(c, plan),
+            (std::set<std::string>{"h", "device_part", "router_choice", "act", "pair_out",
+                                   "expert_table", "expert_lists", "hand_over"}));
   EXPECT_TRUE(OnHost(c, plan).contains("host_part"));
 }
 
@@ -78,7 +79,7 @@ TEST(Scratch, AHostThatOnlyEmbedsHasLittle) {
     std::ranges::fill(layer.experts, Place::Device(0));
   }
   EXPECT_EQ(OnHost(c, plan), (std::set<std::string>{"batch", "wanted_rows", "x", "routing", "pairs",
-                                                    "expert_jobs", "logits"}));
+                                                    "hand_over", "greedy", "argmax", "logits"}));
 }
 
 TEST(Scratch, GrowsWithRowsThreadsBlocksAndRounding) {

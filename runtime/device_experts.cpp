@@ -1,0 +1,75 @@
+#include "runtime/device_experts.h"
+
+#include <algorithm>
+
+#include "memory/error.h"
+
+namespace tandem {
+namespace {
+
+// The number of a matrix' buffer among the layer's slabs; a new one goes behind them.
+cl_int SlabOf(std::vector<cl_mem>& slabs, cl_mem buffer) {
+  const auto at = std::ranges::find(slabs, buffer);
+  const auto index = static_cast<cl_int>(at - slabs.begin());
+  if (at == slabs.end()) slabs.push_back(buffer);
+  return index;
+}
+
+cl::ExpertEntry EntryOf(const MlpWeights& w, cl_int slab) {
+  const cl::Weight &gate = w.gate.device, &up = w.up.device, &down = w.down.device;
+  TANDEM_CHECK(gate.buffer == up.buffer && gate.buffer == down.buffer);
+  return {gate.offset, gate.scale_offset, up.offset, up.scale_offset,
+          down.offset, down.scale_offset, slab,      static_cast<cl_int>(gate.rows)};
+}
+
+bool OneBuffer(const MlpWeights& w) {
+  return w.gate.device.buffer == w.up.device.buffer && w.gate.device.buffer == w.down.device.buffer;
+}
+
+// A shared expert in the experts' formats runs beside them in the same launches.
+bool JoinsExperts(const MlpWeights& shared, const LayerExperts& experts) {
+  return shared.gate && shared.gate.place.on_device() && !experts.slabs.empty() &&
+         OneBuffer(shared) && shared.gate.dtype() == experts.gate_up &&
+         shared.up.dtype() == experts.gate_up && shared.down.dtype() == experts.down;
+}
+
+}  // namespace
+
+DeviceExperts::DeviceExperts(const Weights& weights, DeviceSide& device) {
+  for (const LayerWeights& w : weights.layers) AddLayer(w);
+  if (!device.HasScratch("expert_table")) return;
+  const cl::Span table = device.Scratch("expert_table");
+  constexpr auto kWords = static_cast<std::int64_t>(sizeof(cl::ExpertEntry) / sizeof(cl_int));
+  std::int64_t at = 0;
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    layers_[i].table = {table.buffer, at};
+    const std::size_t experts = weights.layers[i].experts.size();
+    if (experts > 0) at += static_cast<std::int64_t>(experts + 1) * kWords;
+  }
+  device.device.BlockingWrite(table.buffer, 0, entries_.data(),
+                              entries_.size() * sizeof(cl::ExpertEntry));
+}
+
+void DeviceExperts::AddLayer(const LayerWeights& w) {
+  LayerExperts& layer = layers_.emplace_back();
+  if (w.experts.empty()) return;
+  layer.F = w.experts[0].gate.rows();
+  layer.gate_up = w.experts[0].gate.dtype();
+  layer.down = w.experts[0].down.dtype();
+  for (const MlpWeights& expert : w.experts) {
+    if (!expert.gate.place.on_device()) {
+      entries_.emplace_back();
+      continue;
+    }
+    entries_.push_back(EntryOf(expert, SlabOf(layer.slabs, expert.gate.device.buffer)));
+  }
+  layer.shared = JoinsExperts(w.shared, layer);
+  if (!layer.shared) {
+    entries_.emplace_back();
+    return;
+  }
+  layer.F = std::max(layer.F, w.shared.gate.rows());
+  entries_.push_back(EntryOf(w.shared, SlabOf(layer.slabs, w.shared.gate.device.buffer)));
+}
+
+}  // namespace tandem

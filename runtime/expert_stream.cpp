@@ -1,0 +1,275 @@
+#include "runtime/expert_stream.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "memory/blocks.h"
+#include "memory/error.h"
+#include "placement/scratch.h"
+#include "runtime/clock.h"
+
+namespace tandem {
+namespace {
+
+constexpr std::uint64_t kAlign = 256;  // as in runtime/weight_layout.cpp
+constexpr std::int64_t kEntryWords = sizeof(cl::ExpertEntry) / sizeof(cl_int);
+
+std::uint64_t AlignUp(std::uint64_t n) { return (n + kAlign - 1) / kAlign * kAlign; }
+
+std::uint64_t RawDataBytes(const Matrix& m) {
+  return IsBlockFormat(m.dtype()) ? PackedBytes(m.dtype(), m.rows(), m.cols())
+                                  : DataBytes(m.dtype(), m.rows() * m.cols());
+}
+
+// A matrix as it travels, from `at` on: data, then scales.
+struct RawMatrix {
+  RawMatrix(const Matrix& m, std::uint64_t offset)
+      : data(offset), scale(offset + AlignUp(RawDataBytes(m))), end(scale) {
+    if (m.info->has_scale) {
+      end += AlignUp(static_cast<std::uint64_t>(m.info->scale_rows() * m.info->scale_cols()) *
+                     sizeof(float));
+    }
+  }
+  std::uint64_t data, scale, end;
+};
+
+void Wait(const ClEventHandle& event) {
+  cl_event e = event.get();
+  if (e != nullptr) ClCheck(clWaitForEvents(1, &e), "clWaitForEvents");
+}
+
+// What `queue` gets from here on waits for the event.
+void WaitInQueue(cl_command_queue queue, const ClEventHandle& event) {
+  cl_event e = event.get();
+  if (e == nullptr) return;
+  ClCheck(clEnqueueBarrierWithWaitList(queue, 1, &e, nullptr), "clEnqueueBarrierWithWaitList");
+}
+
+ClEventHandle Marker(cl_command_queue queue) {
+  cl_event event = nullptr;
+  ClCheck(clEnqueueMarkerWithWaitList(queue, 0, nullptr, &event), "clEnqueueMarkerWithWaitList");
+  return ClEventHandle(event);
+}
+
+cl_command_queue NewQueue(const ClDevice& device) {
+  cl_int error = CL_SUCCESS;
+  cl_command_queue queue = clCreateCommandQueue(device.context(), device.id(), 0, &error);
+  ClCheck(error, "clCreateCommandQueue for copies");
+  return queue;
+}
+
+bool Streams(const MlpWeights& w) { return w.gate && !w.gate.place.on_device(); }
+
+}  // namespace
+
+ExpertStream::ExpertStream(const Plan& plan, const Weights& weights, HostSide& host,
+                           DeviceSide& device)
+    : plan_(plan),
+      weights_(weights),
+      host_(host),
+      device_(device),
+      copies_(NewQueue(device.device)),
+      ring_(device.device, kStreamPieces * kStreamPieceBytes),
+      pieces_(kStreamPieces),
+      slots_(kStreamSlots),
+      raw_(device.Scratch("stream").buffer),
+      packed_(plan.stream.bf16_bytes > 0),
+      expert_raw_(plan.stream.expert_bytes),
+      expert_bf16_(plan.stream.bf16_bytes),
+      tables_(device.Scratch("stream tables").buffer) {
+  if (packed_) bf16_ = device.Scratch("stream bf16").buffer;
+  BuildTables();
+}
+
+ExpertStream::~ExpertStream() {
+  clFinish(copies_.get());  // the ring is still read from
+}
+
+// For every layer a table in which all its experts are there, and one for each group with that
+// group's places alone.
+void ExpertStream::BuildTables() {
+  std::vector<cl::ExpertEntry> entries;
+  for (std::size_t l = 0; l < weights_.layers.size(); ++l) {
+    const LayerWeights& w = weights_.layers[l];
+    Layer& layer = layers_.emplace_back();
+    if (w.experts.empty()) continue;
+    table_entries_ = static_cast<std::int64_t>(w.experts.size()) + 1;
+    layer.first_table = std::ssize(entries);
+    entries.resize(entries.size() + static_cast<std::size_t>(table_entries_));
+    for (std::size_t e = 0; e < w.experts.size(); ++e) {
+      cl::ExpertEntry& all = entries[static_cast<std::size_t>(layer.first_table) + e];
+      all.slab = 0;
+      all.F = static_cast<cl_int>(w.experts[e].gate.rows());
+      if (Streams(w.experts[e])) layer.experts.push_back(static_cast<int>(e));
+    }
+    if (w.shared.gate) {  // where it runs beside the experts; else nobody chooses it
+      cl::ExpertEntry& shared =
+          entries[static_cast<std::size_t>(layer.first_table) + w.experts.size()];
+      shared.slab = 0;
+      shared.F = static_cast<cl_int>(w.shared.gate.rows());
+    }
+    std::size_t slot = 0;
+    for (std::size_t i = 0; i < layer.experts.size(); i += kStreamSlotExperts) {
+      const auto first = static_cast<std::size_t>(std::ssize(entries));
+      entries.resize(first + static_cast<std::size_t>(table_entries_));
+      const std::size_t n = std::min<std::size_t>(kStreamSlotExperts, layer.experts.size() - i);
+      for (std::size_t j = 0; j < n; ++j) {
+        const auto e = static_cast<std::size_t>(layer.experts[i + j]);
+        entries[first + e] = EntryInSlot(w.experts[e], slot, j);
+      }
+      slot = (slot + 1) % kStreamSlots;
+    }
+  }
+  const std::size_t bytes = entries.size() * sizeof(cl::ExpertEntry);
+  TANDEM_CHECK(bytes <= device_.ScratchBytes("stream tables"));
+  device_.device.BlockingWrite(tables_, 0, entries.data(), bytes);
+}
+
+cl::ExpertEntry ExpertStream::EntryInSlot(const MlpWeights& w, std::size_t slot,
+                                          std::size_t index) const {
+  const std::size_t place = slot * kStreamSlotExperts + index;
+  cl::ExpertEntry entry;
+  entry.slab = 0;
+  entry.F = static_cast<cl_int>(w.gate.rows());
+  if (packed_) {
+    const auto bytes = static_cast<std::uint64_t>(w.gate.rows() * w.gate.cols()) * 2;
+    entry.gate = place * expert_bf16_;
+    entry.up = entry.gate + AlignUp(bytes);
+    entry.down = entry.up + AlignUp(bytes);
+    return entry;
+  }
+  const RawMatrix gate(w.gate, place * expert_raw_);
+  const RawMatrix up(w.up, gate.end);
+  const RawMatrix down(w.down, up.end);
+  entry.gate = gate.data;
+  entry.gate_scale = gate.scale;
+  entry.up = up.data;
+  entry.up_scale = up.scale;
+  entry.down = down.data;
+  entry.down_scale = down.scale;
+  return entry;
+}
+
+cl::Span ExpertStream::Table(int layer) const {
+  return {tables_, layers_[static_cast<std::size_t>(layer)].first_table * kEntryWords};
+}
+
+void ExpertStream::Run(int layer, cl::ExpertsArgs a) {
+  const double start = Now();
+  const Layer& l = layers_[static_cast<std::size_t>(layer)];
+  const LayerWeights& w = weights_.layers[static_cast<std::size_t>(layer)];
+  const cl_mem slab = packed_ ? bf16_ : raw_;
+  a.slabs = {&slab, 1};
+  if (packed_) a.gate_up = a.down = DType::kBF16;
+  a.sum = false;
+  std::int64_t table = l.first_table;
+  next_slot_ = 0;  // as BuildTables counted
+  for (std::size_t i = 0; i < l.experts.size(); i += kStreamSlotExperts) {
+    std::vector<const MlpWeights*> group;
+    const std::size_t n = std::min<std::size_t>(kStreamSlotExperts, l.experts.size() - i);
+    for (std::size_t j = 0; j < n; ++j) {
+      group.push_back(&w.experts[static_cast<std::size_t>(l.experts[i + j])]);
+    }
+    const std::size_t slot = next_slot_;
+    next_slot_ = (next_slot_ + 1) % kStreamSlots;
+    CopyGroup(group, slot);
+    AfterCopies();
+    if (packed_) Unpack(group, slot);
+    table += table_entries_;
+    a.table = {tables_, table * kEntryWords};
+    device_.kernels.Experts(a);
+    slots_[slot].done = Marker(device_.device.queue());
+    device_.device.Flush();
+  }
+  seconds_ += Now() - start;
+}
+
+void ExpertStream::CopyGroup(const std::vector<const MlpWeights*>& group, std::size_t slot) {
+  WaitInQueue(copies_.get(), slots_[slot].done);
+  for (std::size_t j = 0; j < group.size(); ++j) {
+    std::uint64_t at = (slot * kStreamSlotExperts + j) * expert_raw_;
+    for (const Matrix* m : {&group[j]->gate, &group[j]->up, &group[j]->down}) {
+      CopyMatrix(*m, raw_, at);
+      at = RawMatrix(*m, at).end;
+    }
+  }
+}
+
+// The shards of the nodes, one behind the other: together they are the matrix, for they are cut at
+// whole panels and whole rows of scales.
+void ExpertStream::CopyMatrix(const Matrix& m, cl_mem to, std::uint64_t at) {
+  const RawMatrix raw(m, at);
+  std::uint64_t data = raw.data;
+  std::uint64_t scale = raw.scale;
+  for (const HostShard& shard : m.shards) {
+    const std::int64_t rows = shard.row1 - shard.row0;
+    const std::uint64_t bytes = IsBlockFormat(m.dtype()) ? PackedBytes(m.dtype(), rows, m.cols())
+                                                         : DataBytes(m.dtype(), rows * m.cols());
+    CopyBytes(shard.data, bytes, to, data);
+    data += bytes;
+    if (!m.info->has_scale) continue;
+    const std::int64_t scale_rows = (rows + kFp8Block - 1) / kFp8Block;
+    const auto scale_bytes =
+        static_cast<std::uint64_t>(scale_rows * m.info->scale_cols()) * sizeof(float);
+    CopyBytes(reinterpret_cast<const std::byte*>(shard.scale), scale_bytes, to, scale);
+    scale += scale_bytes;
+  }
+}
+
+void ExpertStream::CopyBytes(const std::byte* from, std::uint64_t bytes, cl_mem to,
+                             std::uint64_t at) {
+  for (std::uint64_t done = 0; done < bytes;) {
+    const std::uint64_t n = std::min(kStreamPieceBytes, bytes - done);
+    Piece& piece = pieces_[next_piece_];
+    std::byte* room = ring_.host() + next_piece_ * kStreamPieceBytes;
+    next_piece_ = (next_piece_ + 1) % kStreamPieces;
+    Wait(piece.copied);
+    const std::byte* source = from + done;
+    host_.pool.Run([&](const Worker& worker) {
+      const std::uint64_t first = n * static_cast<std::uint64_t>(worker.index) /
+                                  static_cast<std::uint64_t>(worker.count) / 64 * 64;
+      const std::uint64_t last = worker.index + 1 == worker.count
+                                     ? n
+                                     : n * static_cast<std::uint64_t>(worker.index + 1) /
+                                           static_cast<std::uint64_t>(worker.count) / 64 * 64;
+      std::memcpy(room + first, source + first, last - first);
+    });
+    cl_event event = nullptr;
+    ClCheck(
+        clEnqueueWriteBuffer(copies_.get(), to, CL_FALSE, at + done, n, room, 0, nullptr, &event),
+        "clEnqueueWriteBuffer of a streamed expert");
+    piece.copied.reset(event);
+    ClCheck(clRetainEvent(event), "clRetainEvent");
+    last_copy_.reset(event);
+    ClCheck(clFlush(copies_.get()), "clFlush");
+    done += n;
+  }
+  moved_bytes_ += bytes;
+}
+
+void ExpertStream::AfterCopies() { WaitInQueue(device_.device.queue(), last_copy_); }
+
+void ExpertStream::Unpack(const std::vector<const MlpWeights*>& group, std::size_t slot) {
+  for (std::size_t j = 0; j < group.size(); ++j) {
+    const std::size_t place = slot * kStreamSlotExperts + j;
+    std::uint64_t from = place * expert_raw_;
+    std::uint64_t to = place * expert_bf16_;
+    for (const Matrix* m : {&group[j]->gate, &group[j]->up, &group[j]->down}) {
+      device_.kernels.Panels({raw_,
+                              from,
+                              m->dtype(),
+                              m->rows(),
+                              m->cols(),
+                              {bf16_, static_cast<std::int64_t>(to / 2)}});
+      from = RawMatrix(*m, from).end;
+      to += AlignUp(static_cast<std::uint64_t>(m->rows() * m->cols()) * 2);
+    }
+  }
+}
+
+void ExpertStream::ResetCounts() {
+  moved_bytes_ = 0;
+  seconds_ = 0;
+}
+
+}  // namespace tandem

@@ -1,0 +1,83 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "cl_kernels/args.h"
+#include "memory/cl_shared.h"
+#include "runtime/device_side.h"
+#include "runtime/host_side.h"
+#include "runtime/weights.h"
+
+namespace tandem {
+
+// Host experts on their way through a device in prefill (Plan::stream_prefill): the team copies
+// them into pinned pieces, a queue of its own carries those to slots of a few experts on the
+// device, and the compute queue runs them there, slot after slot. Nothing here waits for the device
+// but for the room that it needs: while one layer computes, the next one's experts are under way.
+//
+// Block formats travel in the CPU's panels and become bf16 on the device; the others travel as they
+// are.
+class ExpertStream {
+ public:
+  // For plans with stream_prefill. All arguments outlive this.
+  ExpertStream(const Plan& plan, const Weights& weights, HostSide& host, DeviceSide& device);
+  ~ExpertStream();
+  ExpertStream(const ExpertStream&) = delete;
+  ExpertStream& operator=(const ExpertStream&) = delete;
+
+  // The table of a layer in which streamed experts count as being on the device: for Group.
+  cl::Span Table(int layer) const;
+  // Enqueues the layer's host experts, slot by slot: act and pair_out of `a`, whose tiles Group
+  // made from Table. The sum is the caller's.
+  void Run(int layer, cl::ExpertsArgs a);
+
+  std::uint64_t moved_bytes() const { return moved_bytes_; }
+  double seconds() const { return seconds_; }  // that Run took, all of them together
+  void ResetCounts();
+
+ private:
+  struct Layer {
+    std::vector<int> experts;      // that stream, in their order
+    std::int64_t first_table = 0;  // table of all, then one for each group
+  };
+  struct Slot {
+    ClEventHandle done;  // the compute queue has finished with it
+  };
+  struct Piece {
+    ClEventHandle copied;  // its last copy has left it
+  };
+
+  void BuildTables();
+  cl::ExpertEntry EntryInSlot(const MlpWeights& w, std::size_t slot, std::size_t index) const;
+  void CopyGroup(const std::vector<const MlpWeights*>& group, std::size_t slot);
+  void CopyMatrix(const Matrix& m, cl_mem to, std::uint64_t at);
+  void CopyBytes(const std::byte* from, std::uint64_t bytes, cl_mem to, std::uint64_t at);
+  void Unpack(const std::vector<const MlpWeights*>& group, std::size_t slot);
+  void AfterCopies();  // the compute queue waits for what was copied
+
+  const Plan& plan_;
+  const Weights& weights_;
+  HostSide& host_;
+  DeviceSide& device_;
+  ClQueueHandle copies_;
+  ClPinned ring_;
+  std::vector<Piece> pieces_;
+  std::size_t next_piece_ = 0;
+  std::vector<Slot> slots_;
+  std::size_t next_slot_ = 0;
+  ClEventHandle last_copy_;
+  cl_mem raw_ = nullptr;   // slots of experts as they travel
+  cl_mem bf16_ = nullptr;  // and decoded; null where they travel in a format of the device
+  bool packed_ = false;
+  std::uint64_t expert_raw_ = 0;   // bytes of an expert's place in raw_
+  std::uint64_t expert_bf16_ = 0;  // and in bf16_
+  std::vector<Layer> layers_;
+  cl_mem tables_ = nullptr;
+  std::int64_t table_entries_ = 0;  // of one table
+  std::uint64_t moved_bytes_ = 0;
+  double seconds_ = 0;
+};
+
+}  // namespace tandem
