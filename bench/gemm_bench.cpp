@@ -1,7 +1,8 @@
 // Products of many rows on matrix units: TFLOP/s beside the bare rate of mma.sync, measured in the
 // same run with registers alone, and for the experts GB/s of weights beside the streaming read.
 //
-//   gemm_bench [word]      only the lines that contain the word; device: TANDEM_BENCH_DEVICE
+//   gemm_bench [word [mma]]    only the lines that contain the word, and without wgmma; device:
+//                              TANDEM_BENCH_DEVICE
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -57,8 +58,8 @@ double Seconds(const ClDevice& device, const std::function<void()>& work) {
 
 class Bench {
  public:
-  Bench(const ClDeviceInfo& info, std::string word)
-      : device_(info), programs_(device_, cl::TraitsOf(device_), ""), word_(std::move(word)) {
+  Bench(const ClDeviceInfo& info, std::string word, bool wgmma)
+      : device_(info), programs_(device_, Traits(device_, wgmma), ""), word_(std::move(word)) {
     pattern_ = device_.Allocate(kPattern);
     std::vector<std::uint16_t> values(kPattern / 2);
     std::uint32_t state = 1;
@@ -99,7 +100,7 @@ class Bench {
   void Experts(DType type, std::int64_t E, std::int64_t rows, std::int64_t D, std::int64_t F) {
     const std::string name =
         fmt::format("experts {} {} of {} rows, {} x {}", Name(type), E, rows, D, F);
-    if (name.find(word_) == std::string::npos) return;
+    if (name.find(word_) == std::string::npos || F % BlockElements(type) != 0) return;
     const std::size_t gate = MatrixBytes(type, F, D);
     const std::size_t down = MatrixBytes(type, D, F);
     constexpr std::int64_t kSlabs = 2;
@@ -176,6 +177,12 @@ class Bench {
   }
 
  private:
+  // Without wgmma the programs take the device for one of compute capability 8.0.
+  static cl::DeviceTraits Traits(const ClDevice& device, bool wgmma) {
+    cl::DeviceTraits traits = cl::TraitsOf(device);
+    if (!wgmma) traits.nv_compute = std::min(traits.nv_compute, 80);
+    return traits;
+  }
   static std::size_t Round(std::uint64_t bytes) { return (bytes + 255) / 256 * 256; }
   static std::size_t CodeBytes(DType type, std::int64_t N, std::int64_t K) {
     return Round(IsBlockFormat(type) ? SplitDataBytes(type, N, K) : DataBytes(type, N * K));
@@ -301,7 +308,7 @@ int main(int argc, char** argv) {
       tandem::Throw<tandem::OpenClError>("TANDEM_BENCH_DEVICE={}: {} OpenCL devices found; {}",
                                          index, probe.devices.size(), probe.problem);
     }
-    tandem::Bench bench(probe.devices[index], argc > 1 ? argv[1] : "");
+    tandem::Bench bench(probe.devices[index], argc > 1 ? argv[1] : "", argc <= 2);
     tandem::RunAll(bench);
   } catch (const tandem::Error& e) {
     fmt::print(stderr, "gemm_bench: {}\n", e.what());

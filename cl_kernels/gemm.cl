@@ -1,7 +1,8 @@
 // Products of many rows with matrices of weights on matrix units: x rounded to bf16, sums in f32.
 // gemm_round runs on any device; the products need NV_COMPUTE >= 80, see gemm_tile.cl.
 //
-//   gemm_round    b[t, k] = bf16(x[t, k]), rows packed        global ceil(T K / 8 / 256) * 256
+//   gemm_round    b[t, k] = bf16(x[t, k]), rows packed; or in panels of 16 columns, so that what
+//                 a tile takes of x in a step is one piece     global ceil(T K / 8 / 256) * 256
 //   gemm_linear   y[t, n] (+)= sum_k x[t, k] w[n, k], or silu(x w^T) * (x w2^T)
 //                                                             global ceil(T/BM) ceil(N/BN) * 256
 //   gemm_gate_up  act[p, f] = pair_weight[p] silu(gate_e . x[row]) (up_e . x[row]), in bf16
@@ -11,12 +12,14 @@
 //   -cl-nv-maxrregcount, and with more than 128 registers one work-group fills a multiprocessor.
 kernel __attribute__((reqd_work_group_size(256, 1, 1))) void gemm_round(
     const global float* x, long x_offset, long x_stride, int aligned, int K, long eighths,
-    global uint* out, long out_offset) {
+    int panels, global uint* out, long out_offset) {
   const long i = (long)get_global_id(0);
   if (i >= eighths) return;
   const long t = i / (K / 8);
   const float8 v = load8(x + x_offset + t * x_stride + i % (K / 8) * 8, aligned);
-  *(global uint4*)(out + out_offset + i * 4) =
+  const long k8 = i % (K / 8);
+  const long to = panels ? (k8 / 2 * (eighths / (K / 8)) + t) * 2 + k8 % 2 : i;
+  *(global uint4*)(out + out_offset + to * 4) =
       (uint4)(bf16_pair(v.s0, v.s1), bf16_pair(v.s2, v.s3), bf16_pair(v.s4, v.s5),
               bf16_pair(v.s6, v.s7));
 }
@@ -48,9 +51,9 @@ kernel __attribute__((reqd_work_group_size(256, 1, 1))) void gemm_round_fragment
 kernel void gemm_linear(LINEAR_ARGS) {
   LINEAR_GROUP(4);
   if (rows > TILE_ROWS / 2) {
-    LINEAR_TILE(4, 4);
+    LINEAR_TILE(WHOLE_TILE);
   } else {
-    LINEAR_TILE(2, 4);
+    LINEAR_TILE(HALF_TILE);
   }
 }
 
@@ -70,10 +73,10 @@ kernel void gemm_gate_up(
   const int n0 = (int)get_group_id(0) * 64;
   if (e->slab != slab_index || n0 >= e->F) return;
   if (tile.n_pairs > TILE_ROWS / 2) {
-    gate_up_tile_4x4(tiles, slab, e, tile, pair_row + pair_row_offset, pair_weight + pair_weight_offset,
+    WHOLE_TILE(gate_up_tile)(tiles, slab, e, tile, pair_row + pair_row_offset, pair_weight + pair_weight_offset,
                  x + x_offset * 4, (global ushort*)(act + act_offset), n0, D, F);
   } else {
-    gate_up_tile_2x4(tiles, slab, e, tile, pair_row + pair_row_offset, pair_weight + pair_weight_offset,
+    HALF_TILE(gate_up_tile)(tiles, slab, e, tile, pair_row + pair_row_offset, pair_weight + pair_weight_offset,
                  x + x_offset * 4, (global ushort*)(act + act_offset), n0, D, F);
   }
 }
@@ -91,9 +94,9 @@ kernel void gemm_down(
   const global uchar* const from = (const global uchar*)(act + act_offset);
   const int even = out_offset % 2 == 0;
   if (tile.n_pairs > TILE_ROWS / 2) {
-    down_tile_4x4(tiles, slab, e, tile, from, out + out_offset, even, n0, D, F);
+    WHOLE_TILE(down_tile)(tiles, slab, e, tile, from, out + out_offset, even, n0, D, F);
   } else {
-    down_tile_2x4(tiles, slab, e, tile, from, out + out_offset, even, n0, D, F);
+    HALF_TILE(down_tile)(tiles, slab, e, tile, from, out + out_offset, even, n0, D, F);
   }
 }
 

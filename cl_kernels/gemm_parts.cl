@@ -6,9 +6,20 @@
 // Row r of the weights' tile is a weight row, as tile_weight says; x arrives in bf16.
 #define GEMM_ITEMS 256
 #define WARPS 8
+#ifndef MW
 #define MW 2
 #define TILE_ROWS 128
+#define X_PANELS 0
+#endif
 #define TILE_BYTES 40960
+// The shapes of a whole tile and of one with at most half its rows.
+#ifdef TILE_WGMMA
+#define WHOLE_TILE(name) name##_1x16
+#define HALF_TILE(name) name##_1x8
+#else
+#define WHOLE_TILE(name) name##_4x4
+#define HALF_TILE(name) name##_2x4
+#endif
 #if WTYPE == WTYPE_BF16
 #define NARROW_STAGES 5
 #define X_ITEMS 2  // work-items that load one row of x in a step
@@ -78,15 +89,15 @@ typedef struct {
   const global float* at[2];
   float unit[2];
   float next[2];
-  uint mask[2];
 } scales_t;
 typedef struct {
   weight_row_t row[2];
   scales_t scales;  // FP8
+  long x_step;      // bytes from a step's columns of x to the next one's
 } w_items_t;
 
 // Steps that the loads of weights run ahead where they pass through registers.
-#if WTYPE == WTYPE_F8
+#if WTYPE == WTYPE_F8 && !defined(TILE_WGMMA)
 #define AHEAD 4
 #elif WTYPE == WTYPE_F32
 #define AHEAD 1
@@ -115,10 +126,6 @@ INLINE tile_row_t tile_weight(int r, int pairs, const int NT) {
   return at;
 }
 
-INLINE int sum_column(int n, int columns_of_warp) {
-  const int lid = (int)get_local_id(0);
-  return lid / 32 / MW * columns_of_warp + n * 8 + lid % 4 * 2;
-}
 
 INLINE void store2(global float* y, int n, int N, float v0, float v1, int even) {
   if (even && n + 1 < N) {
@@ -166,9 +173,8 @@ INLINE int2 tile_of(int group, int row_tiles, int column_tiles) {
       const global uchar *w2, ulong codes2, ulong side2, global float *y, long y_offset,          \
       long y_stride, int T, int N, int K, int mode
 
-// `tile` of the shape MT x NT.
-#define LINEAR_TILE(MT, NT)                                                                       \
-  linear_tile_##MT##x##NT(tiles, from, first, second, to, y_stride, even, rows, n0, N, K, mode)
+#define LINEAR_TILE(SHAPE)                                                                        \
+  SHAPE(linear_tile)(tiles, from, x_row, X_PANELS ? T * 32l : X_ITEMS * 16l, first, second, to, y_stride, even, rows, n0, N, K, mode)
 
 #define LINEAR_GROUP(NT)                                                                          \
   local uchar tiles[TILE_BYTES] __attribute__((aligned(1024)));                                   \
@@ -177,9 +183,10 @@ INLINE int2 tile_of(int group, int row_tiles, int column_tiles) {
                           (N + columns - 1) / columns);                                           \
   const int rows = T - at.x * TILE_ROWS;                                                          \
   const int n0 = at.y * columns;                                                                  \
+  const long x_row = X_PANELS ? 32 : K * 2;                                                       \
   const weights_t first = {w, codes, side};                                                       \
   const weights_t second = {w2, codes2, side2};                                                   \
-  const global uchar* const from = x + x_offset * 4 + (long)at.x * TILE_ROWS * K * 2;             \
+  const global uchar* const from = x + x_offset * 4 + (long)at.x * TILE_ROWS * x_row;             \
   global float* const to = y + y_offset + at.x * TILE_ROWS * y_stride;                            \
   const int even = y_offset % 2 == 0 && y_stride % 2 == 0
 
@@ -203,7 +210,6 @@ INLINE void begin_scales(scales_t* s) {
   for (int h = 0; h < 2; ++h) {
     s->unit[h] = 1.0f;
     s->next[h] = s->at[h][0];
-    s->mask[h] = ~0u;
   }
 }
 #endif

@@ -42,9 +42,10 @@ INLINE void SHAPED(load_step16)(uint stage, const global uchar* const* x_at, con
   const uint at = stage + swizzled16(lid / 2, lid % 2);
   const int bytes = step * 16 + (int)(lid % 2) * 8 < K ? 16 : 0;
   const long k = (long)step * 32;
+  const long x_k = step * w->x_step;
 #pragma unroll
   for (int i = 0; i < (BM + 127) / 128; ++i) {
-    if (BM % 128 == 0 || lid < 2 * BM) cp_async16(at + i * 4096, x_at[i] + k, bytes);
+    if (BM % 128 == 0 || lid < 2 * BM) cp_async16(at + i * 4096, x_at[i] + x_k, bytes);
   }
 #pragma unroll
   for (int i = 0; i < BN / 128; ++i) {
@@ -99,27 +100,26 @@ INLINE void SHAPED(tile_product)(float* acc, local uchar* tiles, const global uc
 //   x_at : this work-item's rows lid / 4 + 64 i of x's tile, at column 8 (lid % 4)
 //   w->row : its rows lid / 2 + 128 i of the weights' tile; it decodes columns 16 (lid % 2) on
 
-INLINE void SHAPED(load_x32)(uint stage, const global uchar* const* x_at, int step, int K) {
+INLINE void SHAPED(load_x32)(uint stage, const global uchar* const* x_at, long x_step, int step,
+                                int K) {
   const uint lid = (uint)get_local_id(0);
   const uint at = stage + swizzled32(lid / 4, lid % 4);
   const int bytes = step * 32 + (int)(lid % 4) * 8 < K ? 16 : 0;
 #pragma unroll
-  for (int i = 0; i < BM / 64; ++i) cp_async16(at + i * 4096, x_at[i] + (long)step * 64, bytes);
+  for (int i = 0; i < BM / 64; ++i) cp_async16(at + i * 4096, x_at[i] + step * x_step, bytes);
 }
 
 // FP8: sums are kept in units of the scale of the 128 x 128 weights they are at, so that one set of
 // registers holds them: at the next 128 columns they are multiplied by the old scale over the new.
-// A scale below 2^-100 counts as zero: its codes are masked away. Two scales, for the two halves of
+// A scale below 2^-100 counts as 2^-100, which is as good as zero. Two scales, for the two halves of
 // a warp's columns, which may be rows of two matrices or of two blocks.
 INLINE void SHAPED(change_scale)(float* acc, scales_t* s, int block, int blocks) {
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const float scale = s->next[h];
+    const float scale = fabs(s->next[h]) > 0x1p-100f ? s->next[h] : 0x1p-100f;
     s->next[h] = s->at[h][min(block + 1, blocks - 1)];
-    const int some = fabs(scale) > 0x1p-100f;
-    const float factor = some ? s->unit[h] / scale : 1.0f;
-    s->unit[h] = some ? scale : s->unit[h];
-    s->mask[h] = some ? ~0u : 0u;
+    const float factor = s->unit[h] / scale;
+    s->unit[h] = scale;
 #pragma unroll
     for (int m = 0; m < MT; ++m) {
 #pragma unroll
@@ -136,29 +136,49 @@ INLINE void SHAPED(end_scales)(float* acc, const scales_t* s) {
   for (int i = 0; i < MT * NT * 4; ++i) acc[i] *= s->unit[i / 4 % NT >= NT / 2];
 }
 
-INLINE void SHAPED(multiply32)(float* acc, const scales_t* s, uint x_at, uint w_at) {
+#ifdef TILE_WGMMA
+// Begins the products of a step: four warps take 64 rows of x each and all rows of w, or where there
+// are 64 rows of x alone, 64 rows of w each.
+INLINE void SHAPED(multiply32)(float* acc, uint x_at, uint w_at) {
+  const uint group = (uint)get_local_id(0) / 128;
+  const ulong x = tile_descriptor(x_at + (BM == 128 ? group * 4096 : 0));
+  const ulong w = tile_descriptor(w_at + (BM == 128 ? 0 : group * 4096));
+  wgmma_begin();
+#pragma unroll
+  for (int half16 = 0; half16 < 2; ++half16) {
+#if NT == 16
+    wgmma_m64n128k16(acc, x + 2 * half16, w + 2 * half16);
+#else
+    wgmma_m64n64k16(acc, x + 2 * half16, w + 2 * half16);
+#endif
+  }
+  wgmma_commit();
+}
+#else
+INLINE void SHAPED(multiply32)(float* acc, uint x_at, uint w_at) {
 #pragma unroll
   for (int half16 = 0; half16 < 2; ++half16) {
     uint a[16], b[16];
     SHAPED(load_fragments)(a, b, x_at ^ half16 * 32, w_at ^ half16 * 32, 64);
-#if WTYPE == WTYPE_F8
-#pragma unroll
-    for (int i = 0; i < 2 * NT; ++i) b[i] &= s->mask[i >= NT];
-#endif
     SHAPED(multiply)(acc, a, b);
   }
 }
+#endif
 
 INLINE void SHAPED(tile_product)(float* acc, local uchar* tiles, const global uchar* const* x_at,
                          w_items_t* w, int K) {
   const int steps = (K + 31) / 32;
   const uint memory = shared_address(tiles);
+  local uchar* const w_tiles = tiles + STAGES * BM * 64;
+#ifdef TILE_WGMMA
+  const uint x_first = memory;
+  const uint w_first = memory + STAGES * BM * 64;
+#else
   const uint lane = (uint)get_local_id(0) % 32;
   const uint warp = (uint)get_local_id(0) / 32;
-  local uchar* const w_tiles = tiles + STAGES * BM * 64;
-  const uint x_fragments = memory + x_fragment(lane, warp % MW * MT * 16, 32);
-  const uint w_fragments =
-      memory + STAGES * BM * 64 + w_fragment(lane, warp / MW * NT * 8, 32);
+  const uint x_first = memory + x_fragment(lane, warp % MW * MT * 16, 32);
+  const uint w_first = memory + STAGES * BM * 64 + w_fragment(lane, warp / MW * NT * 8, 32);
+#endif
   run16_t runs[AHEAD * 2];
 #pragma unroll
   for (int s = 0; s < AHEAD; ++s) {
@@ -167,7 +187,7 @@ INLINE void SHAPED(tile_product)(float* acc, local uchar* tiles, const global uc
   }
 #pragma unroll
   for (int s = 0; s < STAGES - 1; ++s) {
-    if (s < steps) SHAPED(load_x32)(memory + s * BM * 64, x_at, s, K);
+    if (s < steps) SHAPED(load_x32)(memory + s * BM * 64, x_at, w->x_step, s, K);
     cp_async_commit();
   }
 #pragma unroll
@@ -188,9 +208,19 @@ INLINE void SHAPED(tile_product)(float* acc, local uchar* tiles, const global uc
       const int step = step0 + j;
       if (step < steps) {
         cp_async_wait(STAGES - 2);
+#ifdef TILE_WGMMA
+        wgmma_fence_loads();
+#endif
         barrier(CLK_LOCAL_MEM_FENCE);
+#ifdef TILE_WGMMA
+        // The products run while the next step's weights are decoded.
+#if WTYPE == WTYPE_F8
+        if (step % 4 == 0) SHAPED(change_scale)(acc, &w->scales, step / 4, (K + 127) / 128);
+#endif
+        SHAPED(multiply32)(acc, x_first + stage, w_first + step % 2 * BN * 64);
+#endif
         if (step + STAGES - 1 < steps) {
-          SHAPED(load_x32)(memory + free, x_at, step + STAGES - 1, K);
+          SHAPED(load_x32)(memory + free, x_at, w->x_step, step + STAGES - 1, K);
         }
         cp_async_commit();
         if (step + 1 < steps) {
@@ -201,10 +231,14 @@ INLINE void SHAPED(tile_product)(float* acc, local uchar* tiles, const global uc
             *run = fetch_step(w->row[i], step + 1 + AHEAD, K);
           }
         }
+#ifdef TILE_WGMMA
+        wgmma_wait();
+#else
 #if WTYPE == WTYPE_F8
         if (step % 4 == 0) SHAPED(change_scale)(acc, &w->scales, step / 4, (K + 127) / 128);
 #endif
-        SHAPED(multiply32)(acc, &w->scales, x_fragments + stage, w_fragments + step % 2 * BN * 64);
+        SHAPED(multiply32)(acc, x_first + stage, w_first + step % 2 * BN * 64);
+#endif
         free = stage;
         stage = stage == (STAGES - 1) * BM * 64 ? 0 : stage + BM * 64;
       }
@@ -243,6 +277,11 @@ INLINE int SHAPED(sum_row)(int m, int half8) {
   const int lid = (int)get_local_id(0);
   return lid / 32 % MW * MT * 16 + m * 16 + half8 * 8 + lid % 32 / 4;
 }
+INLINE int SHAPED(sum_column)(int n, int columns_of_warp) {
+  const int lid = (int)get_local_id(0);
+  return lid / 32 / MW * columns_of_warp + n * 8 + lid % 4 * 2;
+}
+
 // y points at the tile's first row.
 INLINE void SHAPED(store_linear)(const float* acc, global float* y, long y_stride, int even, int rows,
                          int n0, int N, int mode) {
@@ -257,12 +296,12 @@ INLINE void SHAPED(store_linear)(const float* acc, global float* y, long y_strid
         for (int n = 0; n < NT; ++n) {
           const float* const c = acc + (m * NT + n) * 4 + half8 * 2;
           if (mode == MODE_STORE) {
-            store2(to, n0 + sum_column(n, NT * 8), N, c[0], c[1], even);
+            store2(to, n0 + SHAPED(sum_column)(n, NT * 8), N, c[0], c[1], even);
           } else if (mode == MODE_ADD) {
-            add2(to, n0 + sum_column(n, NT * 8), N, c[0], c[1]);
+            add2(to, n0 + SHAPED(sum_column)(n, NT * 8), N, c[0], c[1]);
           } else if (n < NT / 2) {
             const float* const up = c + NT * 2;
-            store2(to, n0 + sum_column(n, NT * 4), N, silu(c[0]) * up[0], silu(c[1]) * up[1], even);
+            store2(to, n0 + SHAPED(sum_column)(n, NT * 4), N, silu(c[0]) * up[0], silu(c[1]) * up[1], even);
           }
         }
       }
@@ -270,7 +309,7 @@ INLINE void SHAPED(store_linear)(const float* acc, global float* y, long y_strid
   }
 }
 
-INLINE void SHAPED(linear_tile)(local uchar* tiles, const global uchar* x, weights_t w, weights_t w2,
+INLINE void SHAPED(linear_tile)(local uchar* tiles, const global uchar* x, long x_row, long x_step, weights_t w, weights_t w2,
                         global float* y, long y_stride, int even, int rows, int n0, int N, int K,
                         int mode) {
   const int lid = (int)get_local_id(0);
@@ -280,8 +319,9 @@ INLINE void SHAPED(linear_tile)(local uchar* tiles, const global uchar* x, weigh
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int row = min(lid / X_ITEMS + GEMM_ITEMS / X_ITEMS * i, rows - 1);
-    x_at[i] = x + (long)row * K * 2 + lid % X_ITEMS * 16;
+    x_at[i] = x + row * x_row + lid % X_ITEMS * 16;
   }
+  items.x_step = x_step;
   SHAPED(begin_weights)(&items, w, w2, mode == MODE_SWIGLU, n0, N, K);
   SHAPED(tile_product)(acc, tiles, x_at, &items, K);
   SHAPED(store_linear)(acc, y, y_stride, even, rows, n0, N, mode);
@@ -304,6 +344,7 @@ INLINE void SHAPED(gate_up_tile)(local uchar* tiles, const global uchar* slab, c
     const int row = min(lid / X_ITEMS + GEMM_ITEMS / X_ITEMS * i, tile.n_pairs - 1);
     x_at[i] = x + (long)pair_row[tile.first_pair + row] * D * 2 + lid % X_ITEMS * 16;
   }
+  items.x_step = X_ITEMS * 16;
   SHAPED(begin_weights)(&items, gate, up, 1, n0, N, D);
   SHAPED(tile_product)(acc, tiles, x_at, &items, D);
 #pragma unroll
@@ -318,7 +359,7 @@ INLINE void SHAPED(gate_up_tile)(local uchar* tiles, const global uchar* slab, c
         for (int n = 0; n < NT / 2; ++n) {
           const float* const c = acc + (m * NT + n) * 4 + half8 * 2;
           const float* const u = c + NT * 2;
-          const int f = n0 + sum_column(n, NT * 4);
+          const int f = n0 + SHAPED(sum_column)(n, NT * 4);
           if (f < N) {  // F is even
             *(global uint*)(to + f) =
                 bf16_pair(weight * (silu(c[0]) * u[0]), weight * (silu(c[1]) * u[1]));
@@ -342,6 +383,7 @@ INLINE void SHAPED(down_tile)(local uchar* tiles, const global uchar* slab, cons
     const int row = min(lid / X_ITEMS + GEMM_ITEMS / X_ITEMS * i, tile.n_pairs - 1);
     x_at[i] = act + (long)(tile.first_pair + row) * F * 2 + lid % X_ITEMS * 16;
   }
+  items.x_step = X_ITEMS * 16;
   SHAPED(begin_weights)(&items, down, down, 0, n0, D, e->F);
   SHAPED(tile_product)(acc, tiles, x_at, &items, e->F);
   SHAPED(store_linear)(acc, out + (long)tile.first_pair * D, D, even, tile.n_pairs, n0, D, MODE_STORE);

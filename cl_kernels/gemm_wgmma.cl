@@ -1,17 +1,17 @@
 // gemm_linear (gemm.cl) through wgmma, for compute capability 9.0 and weights in bf16: tiles of
-// 128 x 256, two groups of four warps with 64 rows each. The compiler knows no wgmma: what it needs
+// 256 x 128, two groups of four warps with twice 64 rows each. The compiler knows no wgmma: what it needs
 // stands in comments that begin with //PTX and become instructions in the program's binary, which is
 // text (program_patch.h).
 //
 // Fragments of x go from device memory to registers, in the order that gemm_round_fragments gave
-// them, so that local memory holds weights alone: a ring of five units of 128 rows x 32 columns,
-// swizzled by 64 bytes (as swizzled32). Unit u is rows 0 to 127 of the tile for an even u and 128 to
-// 255 for an odd one, columns 32 (u / 2) on; three are on their way while one is multiplied and the
-// one before may still be. With SwiGLU the even ones are rows of gate, the odd ones of up.
+// them, so that local memory holds weights alone: a ring of five steps of 32 columns, swizzled by 64
+// bytes (as swizzled32). Three are on their way while one is multiplied and the one before may still
+// be. With SwiGLU rows 0 to 63 of a step are gate's, the others up's.
 #if NV_COMPUTE == 90
 
-#define UNITS 5
-#define UNIT_BYTES 8192
+#define WGMMA_ROWS 256
+#define RING 5
+#define STEP_BYTES 8192
 #define FRAGMENT_SETS 3
 
 // c [64 x 128] += a [64 x 16] w^T, w the 128 rows that the descriptor tells.
@@ -45,76 +45,80 @@ INLINE ulong descriptor(uint address) {
   return (ulong)((address & 0x3ffff) >> 4) | 1ul << 16 | 32ul << 32 | 2ul << 62;
 }
 
-INLINE void load_unit(uint at, const global uchar* const* rows, int unit, int K) {
-  const uint lid = (uint)get_local_id(0);
-  const int k = unit / 2 * 32 + (int)(lid % 4) * 8;
+// Rows lid / 4 and lid / 4 + 64 of the weights' tile, a quarter of a step each.
+INLINE void load_step(uint at, const global uchar* const* rows, int step, int K) {
+  const int k = step * 32 + (int)(get_local_id(0) % 4) * 8;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    cp_async16(at + swizzled32(lid / 4, lid % 4) + i * 4096, rows[i] + (long)k * 2, k < K ? 16 : 0);
+    cp_async16(at + i * 4096, rows[i] + (long)k * 2, k < K ? 16 : 0);
   }
 }
 
-kernel __attribute__((reqd_work_group_size(GEMM_ITEMS, 1, 1))) void gemm_linear_wgmma(LINEAR_ARGS) {
-  local uchar ring[UNITS * UNIT_BYTES] __attribute__((aligned(1024)));
+// Two runs of 16 columns of this item's rows in both halves of its warps' 128.
+INLINE void load_set(uint4* set, const global uint4* const* fragments, int step) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) set[i] = fragments[i / 2][step * 64 + i % 2 * 32];
+}
+
+INLINE uint next_in_ring(uint at) { return at == (RING - 1) * STEP_BYTES ? 0 : at + STEP_BYTES; }
+
+kernel __attribute__((reqd_work_group_size(GEMM_ITEMS, 1, 1))) void gemm_linear_wgmma(
+    LINEAR_ARGS) {
+  local uchar ring[RING * STEP_BYTES] __attribute__((aligned(1024)));
   const int lid = (int)get_local_id(0);
-  const int pairs_of_rows = mode == MODE_SWIGLU;
-  const int columns = pairs_of_rows ? 128 : 256;
-  const int2 at = tile_of((int)get_group_id(0), (T + TILE_ROWS - 1) / TILE_ROWS,
+  const int swiglu = mode == MODE_SWIGLU;
+  const int columns = swiglu ? 64 : 128;
+  const int2 at = tile_of((int)get_group_id(0), (T + WGMMA_ROWS - 1) / WGMMA_ROWS,
                           (N + columns - 1) / columns);
   const int n0 = at.y * columns;
   const int steps = (K + 31) / 32;
-  const int block = min(at.x * 8 + lid / 32, (T + 15) / 16 - 1);
-  const global uint4* const fragments =
-      (const global uint4*)(x + x_offset * 4) + (long)block * steps * 64 + lid % 32;
-  // This work-item's rows of the even and of the odd units.
-  const global uchar* rows[2][2];
+  const int warp = lid / 32;
+  const global uint4* fragments[2];
+  const global uchar* rows[2];
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int odd = i / 2;
-    const int row = lid / 4 + i % 2 * 64;
-    const long n = min(n0 + row + (odd && !pairs_of_rows ? 128 : 0), N - 1);
-    rows[odd][i % 2] = (odd && pairs_of_rows ? w2 + codes2 : w + codes) + n * K * 2;
+  for (int i = 0; i < 2; ++i) {
+    const int block = at.x * (WGMMA_ROWS / 16) + warp / 4 * 8 + i * 4 + warp % 4;
+    fragments[i] = (const global uint4*)(x + x_offset * 4) +
+                   (long)min(block, (T + 15) / 16 - 1) * steps * 64 + lid % 32;
+    const long n = min(n0 + lid / 4 + (swiglu ? 0 : i * 64), N - 1);
+    rows[i] = (swiglu && i == 1 ? w2 + codes2 : w + codes) + n * K * 2;
   }
   const uint memory = shared_address(ring);
-  uint4 a[FRAGMENT_SETS][2];
+  const uint mine = memory + swizzled32(lid / 4, lid % 4);
+  uint4 a[FRAGMENT_SETS][4];
   float acc[2][64];
 #pragma unroll
   for (int i = 0; i < 128; ++i) acc[i / 64][i % 64] = 0.0f;
 #pragma unroll
-  for (int u = 0; u < 3; ++u) {
-    load_unit(memory + u * UNIT_BYTES, rows[u % 2], u, K);
+  for (int s = 0; s < 3; ++s) {
+    load_step(mine + s * STEP_BYTES, rows, s, K);
     cp_async_commit();
   }
 #pragma unroll
-  for (int s = 0; s < 2; ++s) {
-    a[s][0] = fragments[min(s, steps - 1) * 64];
-    a[s][1] = fragments[min(s, steps - 1) * 64 + 32];
-  }
-  uint now = 0;                   // where unit u lies
-  uint later = 3 * UNIT_BYTES;    // and unit u + 3
-  // Whole turns of the sets: units beyond K are zeros.
-  for (int u0 = 0; u0 < 2 * steps; u0 += 2 * FRAGMENT_SETS) {
+  for (int s = 0; s < 2; ++s) load_set(a[s], fragments, min(s, steps - 1));
+  uint now = 0;                  // where this step lies
+  uint later = 3 * STEP_BYTES;   // and the third from it
+  // Whole turns of the sets: steps beyond K are zeros.
+  for (int step0 = 0; step0 < steps; step0 += FRAGMENT_SETS) {
 #pragma unroll
-    for (int j = 0; j < 2 * FRAGMENT_SETS; ++j) {
-      const int u = u0 + j;
+    for (int j = 0; j < FRAGMENT_SETS; ++j) {
       cp_async_wait(2);
       asm volatile("//PTX fence.proxy.async.shared::cta;" : : : "memory");
       barrier(CLK_LOCAL_MEM_FENCE);
       asm volatile("//PTX wgmma.fence.sync.aligned;" : : : "memory");
       const ulong w_at = descriptor(memory + now);
-      wgmma_m64n128k16(acc[j % 2], a[j / 2][0], w_at);
-      wgmma_m64n128k16(acc[j % 2], a[j / 2][1], w_at + 2);
+      wgmma_m64n128k16(acc[0], a[j][0], w_at);
+      wgmma_m64n128k16(acc[0], a[j][1], w_at + 2);
+      wgmma_m64n128k16(acc[1], a[j][2], w_at);
+      wgmma_m64n128k16(acc[1], a[j][3], w_at + 2);
       asm volatile("//PTX wgmma.commit_group.sync.aligned;" : : : "memory");
       asm volatile("//PTX wgmma.wait_group.sync.aligned 1;" : : : "memory");
-      load_unit(memory + later, rows[(j + 1) % 2], u + 3, K);
+      load_step(mine + later, rows, step0 + j + 3, K);
       cp_async_commit();
-      if (j % 2 == 0) {  // the last product of the set before this one is done
-        const int next = min(u / 2 + 2, steps - 1) * 64;
-        a[(j / 2 + 2) % FRAGMENT_SETS][0] = fragments[next];
-        a[(j / 2 + 2) % FRAGMENT_SETS][1] = fragments[next + 32];
-      }
-      now = now == (UNITS - 1) * UNIT_BYTES ? 0 : now + UNIT_BYTES;
-      later = later == (UNITS - 1) * UNIT_BYTES ? 0 : later + UNIT_BYTES;
+      // The set of the step before is free.
+      load_set(a[(j + 2) % FRAGMENT_SETS], fragments, min(step0 + j + 2, steps - 1));
+      now = next_in_ring(now);
+      later = next_in_ring(later);
     }
   }
   asm volatile("//PTX wgmma.wait_group.sync.aligned 0;" : : : "memory");
@@ -122,21 +126,21 @@ kernel __attribute__((reqd_work_group_size(GEMM_ITEMS, 1, 1))) void gemm_linear_
 
   const int even = y_offset % 2 == 0 && y_stride % 2 == 0;
 #pragma unroll
-  for (int half8 = 0; half8 < 2; ++half8) {
-    const int t = at.x * TILE_ROWS + lid / 32 * 16 + half8 * 8 + lid % 32 / 4;
+  for (int h = 0; h < 4; ++h) {
+    const int t = at.x * WGMMA_ROWS + warp / 4 * 128 + h / 2 * 64 + warp % 4 * 16 + h % 2 * 8 +
+                  lid % 32 / 4;
     global float* const to = y + y_offset + t * y_stride;
     if (t < T) {
 #pragma unroll
-      for (int i = 0; i < 32; ++i) {
-        const float* const c = &acc[i / 16][i % 16 * 4 + half8 * 2];
-        const int n = n0 + i * 8 + lid % 4 * 2;
+      for (int i = 0; i < 16; ++i) {
+        const float* const c = &acc[h / 2][i * 4 + h % 2 * 2];
+        const int column = n0 + i * 8 + lid % 4 * 2;
         if (mode == MODE_STORE) {
-          store2(to, n, N, c[0], c[1], even);
+          store2(to, column, N, c[0], c[1], even);
         } else if (mode == MODE_ADD) {
-          add2(to, n, N, c[0], c[1]);
-        } else if (i < 16) {
-          store2(to, n, N, silu(c[0]) * acc[1][i * 4 + half8 * 2],
-                 silu(c[1]) * acc[1][i * 4 + half8 * 2 + 1], even);
+          add2(to, column, N, c[0], c[1]);
+        } else if (i < 8) {
+          store2(to, column, N, silu(c[0]) * c[32], silu(c[1]) * c[33], even);
         }
       }
     }

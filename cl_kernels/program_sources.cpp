@@ -1,6 +1,6 @@
-#include <fmt/format.h>
-
 #include "cl_kernels/program_sources.h"
+
+#include <fmt/format.h>
 
 namespace tandem::cl {
 
@@ -8,23 +8,25 @@ namespace source {  // written by embed_cl.cmake
 extern const std::string_view common, weights, units, few_rows, matmul, linear, head_linear,
     experts, expert_jobs, attention, kv_append, rmsnorm, rope, elementwise, group, argmax, router,
     hand_over, mla_cache, mla_append, mla_attention, mla_heads, mla_mma, mla_parts, mla_wgmma,
-    panels, gemm_decode, gemm_parts, gemm_tile, gemm, gemm_wide, gemm_wgmma;
+    panels, gemm_decode, gemm_parts, gemm_tile, gemm, gemm_wide, gemm_wgmma, gemm_tile_wgmma;
 }  // namespace source
 
 namespace {
 
-// The matrix units' tile in one shape: fragments of a warp, and stages.
-std::string GemmTile(int mt, int nt, std::string_view stages) {
+// The matrix units' tile in one shape: fragments of a warp, stages, and warps along the rows of x.
+std::string GemmTile(int mt, int nt, std::string_view stages, int mw) {
   return fmt::format(
-      "#define MT {}\n#define NT {}\n#define STAGES {}\n{}\n#undef MT\n#undef NT\n#undef STAGES\n",
-      mt, nt, stages, source::gemm_tile);
+      "#undef MW\n#define MW {}\n#define MT {}\n#define NT {}\n#define STAGES {}\n{}\n#undef "
+      "MT\n#undef NT\n#undef STAGES\n",
+      mw, mt, nt, stages, source::gemm_tile);
 }
 
 }  // namespace
 
 std::string_view NameOf(Program program) {
-  constexpr std::string_view kNames[] = {"matmul", "kv_cache",  "mla",        "mla_heads", "panels",
-                                         "gemm",   "gemm_wide", "gemm_wgmma", "mla_wgmma", "rows"};
+  constexpr std::string_view kNames[] = {"matmul",           "kv_cache",  "mla",       "mla_heads",
+                                         "panels",           "gemm",      "gemm_wide", "gemm_wgmma",
+                                         "gemm_tiles_wgmma", "mla_wgmma", "rows"};
   return kNames[static_cast<std::size_t>(program)];
 }
 
@@ -45,10 +47,15 @@ std::string TextOf(Program program) {
       return fmt::format("{}{}{}", common, weights, panels);
     case Program::kGemm:
       return fmt::format("{}{}{}{}{}{}", common, gemm_decode, gemm_parts,
-                         GemmTile(4, 4, "NARROW_STAGES"), GemmTile(2, 4, "NARROW_STAGES"), gemm);
+                         GemmTile(4, 4, "NARROW_STAGES", 2), GemmTile(2, 4, "NARROW_STAGES", 2),
+                         gemm);
     case Program::kGemmWide:
-      return fmt::format("{}{}{}{}{}", common, gemm_decode, gemm_parts, GemmTile(4, 8, "3"),
-                         gemm_wide);
+      return fmt::format("{}{}#define MW 4\n#define TILE_ROWS 256\n#define X_PANELS 1\n{}{}{}",
+                         common, gemm_decode, gemm_parts, GemmTile(4, 8, "3", 4), gemm_wide);
+    case Program::kGemmTilesWgmma:
+      return fmt::format("{}{}#define TILE_WGMMA\n{}{}{}{}{}{}", common, gemm_decode, gemm_parts,
+                         gemm_tile_wgmma, GemmTile(1, 16, "NARROW_STAGES", 8),
+                         GemmTile(1, 8, "NARROW_STAGES", 4), "#undef MW\n#define MW 2\n", gemm);
     case Program::kGemmWgmma:
       return fmt::format("{}{}{}{}", common, gemm_decode, gemm_parts, gemm_wgmma);
     case Program::kMlaWgmma:
@@ -67,6 +74,7 @@ std::string TypeOption(Program program, DType type) {
     case Program::kPanels:
     case Program::kGemm:
     case Program::kGemmWide:
+    case Program::kGemmTilesWgmma:
     case Program::kGemmWgmma:
       return fmt::format(" -DWTYPE={}", static_cast<int>(type));
     case Program::kKvCache:

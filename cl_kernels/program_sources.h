@@ -12,24 +12,27 @@ namespace tandem::cl {
 // The .cl files are compiled in a few programs, by what they are typed by: a program costs a second
 // on some drivers, a kernel in it little.
 enum class Program : int {
-  kMatmul,     // per weight format: linear, head_linear, experts
-  kKvCache,    // per KV type: kv_append, attention
-  kMla,        // per KV type: mla_append, mla_attention, mla_mma
-  kMlaHeads,   // per weight format: mla_heads
-  kPanels,     // per block format: panels
-  kGemm,       // per weight format: gemm, in two shapes
-  kGemmWide,   // bf16: gemm_wide
-  kGemmWgmma,  // bf16: gemm_wgmma, whose binary is patched (program_patch.h)
-  kMlaWgmma,   // per KV type: mla_wgmma, whose binary is patched
-  kRows,       // f32 only: rmsnorm, rope, elementwise, router, hand_over
+  kMatmul,          // per weight format: linear, head_linear, experts
+  kKvCache,         // per KV type: kv_append, attention
+  kMla,             // per KV type: mla_append, mla_attention, mla_mma
+  kMlaHeads,        // per weight format: mla_heads
+  kPanels,          // per block format: panels
+  kGemm,            // per weight format: gemm, in two shapes
+  kGemmWide,        // bf16: gemm_wide
+  kGemmWgmma,       // bf16: gemm_wgmma, whose binary is patched (program_patch.h)
+  kGemmTilesWgmma,  // per weight format but bf16: gemm, patched
+  kMlaWgmma,        // per KV type: mla_wgmma, whose binary is patched
+  kRows,            // f32 only: rmsnorm, rope, elementwise, router, hand_over
 };
 inline constexpr std::array kPrograms{
-    Program::kMatmul, Program::kKvCache,  Program::kMla,       Program::kMlaHeads, Program::kPanels,
-    Program::kGemm,   Program::kGemmWide, Program::kGemmWgmma, Program::kMlaWgmma, Program::kRows};
+    Program::kMatmul,         Program::kKvCache,  Program::kMla,      Program::kMlaHeads,
+    Program::kPanels,         Program::kGemm,     Program::kGemmWide, Program::kGemmWgmma,
+    Program::kGemmTilesWgmma, Program::kMlaWgmma, Program::kRows};
 
 // True where the binary is patched (program_patch.h).
 constexpr bool IsPatched(Program program) {
-  return program == Program::kGemmWgmma || program == Program::kMlaWgmma;
+  return program == Program::kGemmWgmma || program == Program::kGemmTilesWgmma ||
+         program == Program::kMlaWgmma;
 }
 
 // "matmul", ...: for messages.

@@ -19,7 +19,8 @@ DType KeyType(Program program, DType type) {
 // Two work-groups of gemm's 256 items share a multiprocessor only with at most 128 registers an
 // item; left alone the compiler takes a few more.
 std::string_view RegisterOption(Program program, const DeviceTraits& traits) {
-  return program == Program::kGemm && traits.nv_compute >= 80 ? " -cl-nv-maxrregcount=128" : "";
+  const bool shares = program == Program::kGemm || program == Program::kGemmTilesWgmma;
+  return shares && traits.nv_compute >= 80 ? " -cl-nv-maxrregcount=128" : "";
 }
 
 std::string OptionsOf(Program program, DType type, const DeviceTraits& traits) {
@@ -158,7 +159,7 @@ bool Programs::HasWgmma() {
   has_wgmma_ = false;
   if (traits_.nv_compute != 90) return false;
   try {
-    Build(Program::kGemmWgmma, DType::kBF16);
+    Build(Program::kGemmTilesWgmma, DType::kQ8_0);
     has_wgmma_ = true;
   } catch (const OpenClError& e) {
     wgmma_problem_ = e.what();

@@ -25,7 +25,7 @@ class Programs {
   cl_kernel Kernel(Program program, DType type, std::string_view name);
   // Throws OpenClError with options, device and build log.
   void Build(Program program, DType type);
-  // Whether the driver takes the patched binary (program_patch.h) of kGemmWgmma; asked of it once.
+  // Whether the driver takes the patched binary (program_patch.h) of gemm; asked of it once.
   bool HasWgmma();
   // Why not, where it was refused; else empty.
   const std::string& wgmma_problem() const { return wgmma_problem_; }

@@ -37,6 +37,14 @@ class Gemm : public test::ClTest {
     if (!programs) programs.emplace(device(), cl::TraitsOf(device()), "");
     return *programs;
   }
+  // As on a device of compute capability 8.0.
+  cl::Programs& without_wgmma() {
+    static std::optional<cl::Programs> programs;
+    cl::DeviceTraits traits = cl::TraitsOf(device());
+    traits.nv_compute = 80;
+    if (!programs) programs.emplace(device(), traits, "");
+    return *programs;
+  }
   bool HasMma() { return programs().traits().nv_compute >= 80; }
 };
 
@@ -320,19 +328,30 @@ class Product {
   std::vector<float> x_;
 };
 
-TEST_F(Gemm, LinearInEveryFormat) {
-  NEEDS_MMA();
+void AllFormats(const ClDevice& device, cl::Programs& programs) {
   for (const DType type : kFormats) {
     const std::int64_t block = BlockElements(type);
     for (const Shape s : {Shape{200, 130, 512}, Shape{40, 72, 256}, Shape{129, 65, 768}}) {
       ASSERT_EQ(s.K % block, 0);
-      Product product(device(), programs(), type, s);
+      Product product(device, programs, type, s);
       const auto where = fmt::format("{} {} x {} x {}", Name(type), s.T, s.N, s.K);
       EXPECT_TRUE(product.Run(false, false)) << where;
       EXPECT_TRUE(product.Run(true, false)) << where;
       EXPECT_TRUE(product.Run(false, true)) << where;
     }
   }
+}
+
+TEST_F(Gemm, LinearInEveryFormat) {
+  NEEDS_MMA();
+  AllFormats(device(), programs());
+}
+
+TEST_F(Gemm, LinearInEveryFormatWithoutWgmma) {
+  if (programs().traits().nv_compute <= 80) {
+    GTEST_SKIP() << device().info().name << " has one form";
+  }
+  AllFormats(device(), without_wgmma());
 }
 
 TEST_F(Gemm, AnyNumberOfColumns) {
@@ -358,13 +377,10 @@ TEST_F(Gemm, AnyNumberOfColumns) {
   return product.Run(false, true);
 }
 
-// More tiles than the device has multiprocessors: the 128 x 256 form of mma.sync.
+// More tiles than the device has multiprocessors: the 256 x 128 form of mma.sync.
 TEST_F(Gemm, WideTiles) {
   NEEDS_MMA();
-  cl::DeviceTraits traits = cl::TraitsOf(device());
-  traits.nv_compute = 80;
-  cl::Programs without_wgmma(device(), traits, "");
-  EXPECT_TRUE(WideProducts(device(), without_wgmma));
+  EXPECT_TRUE(WideProducts(device(), without_wgmma()));
 }
 
 TEST_F(Gemm, WideTilesThroughWgmma) {
