@@ -43,6 +43,9 @@ void Kernels::Prepare(const std::vector<DType>& weight_formats, DType kv_type) {
   // Attention over keys of several heads has no cache in FP8.
   if (kv_type != DType::kF8E4M3) impl_->programs.Build(Program::kKvCache, kv_type);
   impl_->programs.Build(Program::kMla, kv_type);
+  if (kv_type != DType::kF32 && impl_->programs.HasWgmma()) {
+    impl_->programs.Build(Program::kMlaWgmma, kv_type);
+  }
   impl_->programs.Build(Program::kRows, DType::kF32);
 }
 
@@ -59,6 +62,9 @@ void Kernels::Add(const AddArgs& a) { LaunchAdd(impl_->programs, a); }
 void Kernels::Argmax(const ArgmaxArgs& a) { LaunchArgmax(impl_->programs, a); }
 void Kernels::Panels(const PanelsArgs& a) { LaunchPanels(impl_->programs, a); }
 void Kernels::Router(const RouterArgs& a) { LaunchRouter(impl_->programs, a); }
+void Kernels::RouterOneRow(const RouterArgs& a, const GroupArgs& g) {
+  LaunchRouterOneRow(impl_->programs, a, g);
+}
 void Kernels::Group(const GroupArgs& a) { LaunchGroup(impl_->programs, a); }
 void Kernels::Experts(const ExpertsArgs& a) { LaunchExperts(impl_->programs, a); }
 void Kernels::ExpertJobs(const ExpertJobsArgs& a) { LaunchExpertJobs(impl_->programs, a); }

@@ -38,6 +38,8 @@ class Kernels {
   void Argmax(const ArgmaxArgs& a);
   void Panels(const PanelsArgs& a);
   void Router(const RouterArgs& a);
+  // Router and Group of a step's only row in one launch; the tiles are in the order of the choices.
+  void RouterOneRow(const RouterArgs& a, const GroupArgs& g);
   void Group(const GroupArgs& a);
   void Experts(const ExpertsArgs& a);
   void ExpertJobs(const ExpertJobsArgs& a);

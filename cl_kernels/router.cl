@@ -7,7 +7,8 @@
 //   weights = their scores
 // A work-group per row. An expert's place is the number of keys that beat its own: no rounds of
 // maxima, no barriers between choices. NaN counts as -inf: ids are always K different experts.
-//   router_f32  global (ROUTER_GROUP, T)   local (ROUTER_GROUP, 1)      E <= 1024, n_group <= 64
+//   router_f32      global (ROUTER_GROUP, T)   local (ROUTER_GROUP, 1)      E <= 1024, n_group <= 64
+//   router_one_row  global (ROUTER_GROUP)      local (ROUTER_GROUP)
 #ifndef ROUTER_GROUP
 #define ROUTER_GROUP 64
 #endif
@@ -54,53 +55,112 @@ INLINE void row_scores(const global float* logits, local float* scores, int E, i
   barrier(CLK_LOCAL_MEM_FENCE);
 }
 
-kernel __attribute__((reqd_work_group_size(ROUTER_GROUP, 1, 1))) void router_f32(
-    const global float* logits, long logits_offset, const global float* bias, long bias_offset,
-    int has_bias, global int* ids, long ids_offset, global float* weights, long weights_offset,
-    int E, int K, int n_group, int topk_group, int scoring, int method, int normalise,
-    float factor) {
-  local float scores[MAX_EXPERTS];
-  local float keys[MAX_EXPERTS];
-  local float group_keys[MAX_GROUPS];
-  local int kept[MAX_GROUPS];
-  local float chosen[MAX_EXPERTS];
+typedef struct {
+  int E, K, n_group, topk_group, scoring, method, normalise;
+  float factor;
+} rule_t;
+
+typedef struct {
+  float scores[MAX_EXPERTS];
+  float keys[MAX_EXPERTS];
+  float group_keys[MAX_GROUPS];
+  int kept[MAX_GROUPS];
+  float chosen[MAX_EXPERTS];
+} room_t;
+
+// One row; `bias` may be null. All items have read `logits` when this returns.
+INLINE void route(const global float* logits, const global float* bias, rule_t r, global int* ids,
+                  global float* weights, local room_t* room) {
   const int lid = (int)get_local_id(0);
-  const long t = get_group_id(1);
-  row_scores(logits + logits_offset + t * E, scores, E, scoring);
-  for (int e = lid; e < E; e += ROUTER_GROUP) {
-    const float key = has_bias ? scores[e] + bias[bias_offset + e] : scores[e];
+  local float* scores = room->scores;
+  local float* keys = room->keys;
+  row_scores(logits, scores, r.E, r.scoring);
+  for (int e = lid; e < r.E; e += ROUTER_GROUP) {
+    const float key = bias ? scores[e] + bias[e] : scores[e];
     keys[e] = isnan(key) ? -INFINITY : key;
   }
   barrier(CLK_LOCAL_MEM_FENCE);
 
-  if (method != GREEDY) {
-    const int size = E / n_group;
-    for (int g = lid; g < n_group; g += ROUTER_GROUP) {
-      group_keys[g] = group_key(keys + g * size, size, method);
+  if (r.method != GREEDY) {
+    const int size = r.E / r.n_group;
+    for (int g = lid; g < r.n_group; g += ROUTER_GROUP) {
+      room->group_keys[g] = group_key(keys + g * size, size, r.method);
     }
     barrier(CLK_LOCAL_MEM_FENCE);
-    for (int g = lid; g < n_group; g += ROUTER_GROUP) {
-      kept[g] = place_of(group_keys, n_group, g) < topk_group;
+    for (int g = lid; g < r.n_group; g += ROUTER_GROUP) {
+      room->kept[g] = place_of(room->group_keys, r.n_group, g) < r.topk_group;
     }
     barrier(CLK_LOCAL_MEM_FENCE);
-    for (int e = lid; e < E; e += ROUTER_GROUP) {
-      if (!kept[e / size]) keys[e] = -INFINITY;
+    for (int e = lid; e < r.E; e += ROUTER_GROUP) {
+      if (!room->kept[e / size]) keys[e] = -INFINITY;
     }
     barrier(CLK_LOCAL_MEM_FENCE);
   }
 
-  for (int e = lid; e < E; e += ROUTER_GROUP) {
-    const int place = place_of(keys, E, e);
-    if (place < K) {
-      ids[ids_offset + t * K + place] = e;
-      chosen[place] = scores[e];
+  for (int e = lid; e < r.E; e += ROUTER_GROUP) {
+    const int place = place_of(keys, r.E, e);
+    if (place < r.K) {
+      ids[place] = e;
+      room->chosen[place] = scores[e];
     }
   }
-  barrier(CLK_LOCAL_MEM_FENCE);
+  barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
   float sum = 0.0f;
-  for (int k = 0; k < K; ++k) sum += chosen[k];
-  for (int k = lid; k < K; k += ROUTER_GROUP) {
-    const float weight = normalise ? chosen[k] / (sum + 1e-20f) : chosen[k];
-    weights[weights_offset + t * K + k] = weight * factor;
+  for (int k = 0; k < r.K; ++k) sum += room->chosen[k];
+  for (int k = lid; k < r.K; k += ROUTER_GROUP) {
+    const float weight = r.normalise ? room->chosen[k] / (sum + 1e-20f) : room->chosen[k];
+    weights[k] = weight * r.factor;
+  }
+}
+
+#define ROUTER_ARGS                                                                              \
+  const global float *logits, long logits_offset, const global float *bias, long bias_offset,    \
+      int has_bias, global int *ids, long ids_offset, global float *weights, long weights_offset, \
+      int E, int K, int n_group, int topk_group, int scoring, int method, int normalise,         \
+      float factor
+
+#define ROUTER_RULE \
+  {E, K, n_group, topk_group, scoring, method, normalise, factor}
+
+kernel __attribute__((reqd_work_group_size(ROUTER_GROUP, 1, 1))) void router_f32(ROUTER_ARGS) {
+  local room_t room;
+  const long t = get_group_id(1);
+  const rule_t rule = ROUTER_RULE;
+  route(logits + logits_offset + t * E, has_bias ? bias + bias_offset : 0, rule,
+        ids + ids_offset + t * K, weights + weights_offset + t * K, &room);
+}
+
+// The only row of a step, and the lists that group_pairs would make of it: a tile for each chosen
+// expert that is on this device, in the order of the choices.
+kernel __attribute__((reqd_work_group_size(ROUTER_GROUP, 1, 1))) void router_one_row(
+    ROUTER_ARGS, const global int* table, long table_offset, global int4* tiles,
+    long tiles_offset, global int* n_tiles, long n_tiles_offset, global int* pair_row,
+    long pair_row_offset, global float* pair_weight, long pair_weight_offset,
+    global int* token_pairs, long token_pairs_offset, int shared_entry) {
+  local room_t room;
+  const int lid = (int)get_local_id(0);
+  const rule_t rule = ROUTER_RULE;
+  ids += ids_offset;
+  weights += weights_offset;
+  route(logits + logits_offset, has_bias ? bias + bias_offset : 0, rule, ids, weights, &room);
+  barrier(CLK_GLOBAL_MEM_FENCE);
+  table += table_offset;
+  const int C = K + shared_entry;
+  for (int c = lid; c < C; c += ROUTER_GROUP) {
+    int at = 0;
+    int expert = -1;
+    int here = 0;
+    for (int i = 0; i <= c; ++i) {
+      at += here;
+      expert = i < K ? ids[i] : E;
+      here = table[expert * ENTRY_WORDS + ENTRY_SLAB] >= 0;
+    }
+    token_pairs[token_pairs_offset + c] = here ? at : -1;
+    if (here) {
+      tiles[tiles_offset / 4 + at] = (int4)(expert, at, 1, 0);
+      pair_row[pair_row_offset + at] = 0;
+      pair_weight[pair_weight_offset + at] = c < K ? weights[c] : 1.0f;
+    }
+    if (c == C - 1) n_tiles[n_tiles_offset] = at + here;
   }
 }

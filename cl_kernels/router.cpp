@@ -16,24 +16,43 @@ float WeightFactor(const RouterArgs& a) {
   return unscaled ? 1.0F : a.routed_scaling_factor;
 }
 
-}  // namespace
-
-void LaunchRouter(Programs& programs, const RouterArgs& a) {
+void CheckSize(const RouterArgs& a) {
   if (a.E > kMaxExperts || a.n_group > kMaxGroups) {
     Throw<OpenClError>(
         "router of {} experts in {} groups: the OpenCL kernel holds {} in {}; run it "
         "on the CPU (--device none)",
         a.E, a.n_group, kMaxExperts, kMaxGroups);
   }
-  if (a.T <= 0) return;
+}
+
+void SetRule(Arguments& arguments, const RouterArgs& a) {
   const bool has_bias = a.bias.buffer != nullptr;
+  arguments.Set(a.logits, has_bias ? a.bias : a.logits, cl_int{has_bias}, a.ids, a.weights,
+                static_cast<cl_int>(a.E), static_cast<cl_int>(a.K), static_cast<cl_int>(a.n_group),
+                static_cast<cl_int>(a.topk_group), cl_int{a.scoring}, cl_int{a.method},
+                cl_int{a.norm_topk_prob}, WeightFactor(a));
+}
+
+}  // namespace
+
+void LaunchRouter(Programs& programs, const RouterArgs& a) {
+  CheckSize(a);
+  if (a.T <= 0) return;
   const cl_kernel kernel = programs.Kernel(Program::kRows, DType::kF32, "router_f32");
-  Arguments(kernel).Set(a.logits, has_bias ? a.bias : a.logits, cl_int{has_bias}, a.ids, a.weights,
-                        static_cast<cl_int>(a.E), static_cast<cl_int>(a.K),
-                        static_cast<cl_int>(a.n_group), static_cast<cl_int>(a.topk_group),
-                        cl_int{a.scoring}, cl_int{a.method}, cl_int{a.norm_topk_prob},
-                        WeightFactor(a));
+  Arguments arguments(kernel);
+  SetRule(arguments, a);
   Enqueue(programs, kernel, {1, a.T, 1}, kRouterGroup);
+}
+
+void LaunchRouterOneRow(Programs& programs, const RouterArgs& a, const GroupArgs& g) {
+  CheckSize(a);
+  TANDEM_CHECK(a.T == 1 && g.T == 1 && g.K == a.K && g.E == a.E && g.tiles.offset % 4 == 0);
+  const cl_kernel kernel = programs.Kernel(Program::kRows, DType::kF32, "router_one_row");
+  Arguments arguments(kernel);
+  SetRule(arguments, a);
+  arguments.Set(g.table, g.tiles, g.n_tiles, g.pair_row, g.pair_weight, g.token_pairs,
+                cl_int{g.shared});
+  Enqueue(programs, kernel, {1, 1, 1}, kRouterGroup);
 }
 
 }  // namespace tandem::cl

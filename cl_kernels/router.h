@@ -7,5 +7,6 @@ namespace tandem::cl {
 
 // router.cl. Throws OpenClError for more experts or groups than the kernel holds (1024, 64).
 void LaunchRouter(Programs& programs, const RouterArgs& a);
+void LaunchRouterOneRow(Programs& programs, const RouterArgs& a, const GroupArgs& g);
 
 }  // namespace tandem::cl

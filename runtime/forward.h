@@ -170,6 +170,9 @@ class FeedForward {
   void MlpOnDevice(const MlpWeights& w, const cl::Span& y, const Vector* norm);
   void EnqueueDevicePart(int layer, const cl::Span& y);
   void EnqueueExperts(int layer, const cl::Span& y);
+  cl::ExpertsArgs ExpertsOf(int layer) const;
+  bool RoutesOneRow(int layer) const;
+  cl::GroupArgs GroupOf(int layer, const cl::ExpertsArgs& a) const;
   void FinishFromDevice(int layer, const std::function<void()>& ahead);
   void FinishFromHost(int layer);
   bool HasDevicePart(int layer) const;

@@ -66,11 +66,10 @@ void FeedForward::EnqueueDevicePart(int layer, const cl::Span& y) {
   if (!experts.slabs.empty() || Streams(layer)) EnqueueExperts(layer, y);
 }
 
-void FeedForward::EnqueueExperts(int layer, const cl::Span& y) {
+// All but the target.
+cl::ExpertsArgs FeedForward::ExpertsOf(int layer) const {
   const Config& c = f_.config;
   const LayerExperts& experts = f_.device_experts->layer(layer);
-  const std::int64_t T = f_.T();
-  const std::int64_t K = c.num_experts_per_tok;
   cl::ExpertsArgs a;
   a.slabs = experts.slabs;
   a.gate_up = experts.gate_up;
@@ -78,12 +77,13 @@ void FeedForward::EnqueueExperts(int layer, const cl::Span& y) {
   a.D = c.hidden_size;
   a.F = experts.F;
   a.table = experts.table;
-  a.T = T;
-  a.C = K + (experts.shared ? 1 : 0);
+  a.T = f_.T();
+  a.C = c.num_experts_per_tok + (experts.shared ? 1 : 0);
   a.bf16 = f_.plan.bf16_many_rows;
-  a.tile_rows = cl::ExpertTileRows(f_.device->kernels.traits(), T, a.C, c.n_routed_experts, a.bf16);
-  a.max_tiles = cl::MaxTiles(T, a.C, c.n_routed_experts + 1, a.tile_rows);
-  const Lists lists(dlists_, a.max_tiles, T * a.C);
+  a.tile_rows =
+      cl::ExpertTileRows(f_.device->kernels.traits(), a.T, a.C, c.n_routed_experts, a.bf16);
+  a.max_tiles = cl::MaxTiles(a.T, a.C, c.n_routed_experts + 1, a.tile_rows);
+  const Lists lists(dlists_, a.max_tiles, a.T * a.C);
   a.tiles = lists.tiles;
   a.n_tiles = lists.n_tiles;
   a.pair_row = lists.pair_row;
@@ -93,29 +93,45 @@ void FeedForward::EnqueueExperts(int layer, const cl::Span& y) {
   a.x_stride = c.hidden_size;
   a.act = dact_;
   a.pair_out = dpair_out_;
-  a.y = y;
   a.y_stride = c.hidden_size;
   a.work = work_;
-  const bool streams = Streams(layer);
-  f_.device->kernels.Group({dchoice_,
-                            {dchoice_.buffer, dchoice_.offset + T * K},
-                            streams ? f_.stream->Table(layer) : a.table,
-                            T,
-                            K,
-                            c.n_routed_experts,
-                            experts.shared,
-                            a.tile_rows,
-                            a.tiles,
-                            a.n_tiles,
-                            a.pair_row,
-                            a.pair_weight,
-                            a.token_pairs});
-  if (!streams) return f_.device->kernels.Experts(a);
+  return a;
+}
+
+cl::GroupArgs FeedForward::GroupOf(int layer, const cl::ExpertsArgs& a) const {
+  const std::int64_t K = f_.config.num_experts_per_tok;
+  return {dchoice_,
+          {dchoice_.buffer, dchoice_.offset + a.T * K},
+          Streams(layer) ? f_.stream->Table(layer) : a.table,
+          a.T,
+          K,
+          f_.config.n_routed_experts,
+          f_.device_experts->layer(layer).shared,
+          a.tile_rows,
+          a.tiles,
+          a.n_tiles,
+          a.pair_row,
+          a.pair_weight,
+          a.token_pairs};
+}
+
+// That the router's launch lists the pairs as well.
+bool FeedForward::RoutesOneRow(int layer) const {
+  return f_.T() == 1 && f_.plan.layers[layer].router.on_device() &&
+         !f_.device_experts->layer(layer).slabs.empty();
+}
+
+void FeedForward::EnqueueExperts(int layer, const cl::Span& y) {
+  cl::Kernels& k = f_.device->kernels;
+  cl::ExpertsArgs a = ExpertsOf(layer);
+  a.y = y;
+  if (!RoutesOneRow(layer)) k.Group(GroupOf(layer, a));
+  if (!Streams(layer)) return k.Experts(a);
   // Pairs of both kinds lie in one list; their sum comes last.
   a.sum = false;
-  if (!a.slabs.empty()) f_.device->kernels.Experts(a);
+  if (!a.slabs.empty()) k.Experts(a);
   f_.stream->Run(layer, a);
-  f_.device->kernels.ExpertCombine({a.pair_out, a.token_pairs, T, a.C, a.D, y, c.hidden_size});
+  k.ExpertCombine({a.pair_out, a.token_pairs, a.T, a.C, a.D, y, a.y_stride});
 }
 
 // The router was on the device, and so is x. The host's experts run while the device goes on with

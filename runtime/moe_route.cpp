@@ -94,7 +94,11 @@ void FeedForward::RouteOnDevice(int layer) {
   a.ids = dchoice_;
   a.weights = {dchoice_.buffer, dchoice_.offset + T * a.K};
   a.T = T;
-  d.kernels.Router(a);
+  if (RoutesOneRow(layer)) {
+    d.kernels.RouterOneRow(a, GroupOf(layer, ExpertsOf(layer)));
+  } else {
+    d.kernels.Router(a);
+  }
   if (HandsOver(layer)) d.hand_over->Publish(f_.h_device, a.ids, a.weights);
 }
 
