@@ -147,7 +147,7 @@ kernel __attribute__((reqd_work_group_size(HEAD_ITEMS, 1, 1))) void mla_query_tr
     return;
   }
   const long base = (long)h * head_rows;
-  const matrix_t m = matrix_at(w, w_offset, scale_offset, base + nope, R);
+  const matrix_t m = matrix_at(w, w_offset, scale_offset, (long)H * head_rows, R);
   const int c = min(c0 + lid % TEAM * 8, (R - 1) / 8 * 8);
   long row_at[HEAD_ROWS];
   float8 sum[HEAD_ROWS];

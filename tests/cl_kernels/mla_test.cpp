@@ -200,7 +200,8 @@ class MlaHeadsTest : public MlaTest {
       weights_.kv_b = blob.Add(k_);
     } else {
       k_ = test::MakeWeight(c.type, c.H * c.R, c.nope, 3);
-      v_ = test::MakeWeight(c.type, c.H * c.dv, c.R, 4);
+      v_ = test::MakeWeight(c.R % BlockElements(c.type) == 0 ? c.type : DType::kBF16, c.H * c.dv,
+                            c.R, 4);
       weights_.k_b = blob.Add(k_);
       weights_.v_b = blob.Add(v_);
     }
@@ -341,6 +342,17 @@ TEST_P(MlaHeadsTest, OutputOfEveryFormat) {
     CheckOutput({3, 512, 64, 128, 128, type}, 2, 5);
     CheckOutput({8, 64, 16, 32, 32, type}, 5, 3);
     CheckOutput({2, 256, 16, 128, 64, type, false}, 5, 2);
+  }
+}
+
+// weights.cl decodes and has its own tests; here the formats with most parts and with one.
+TEST_P(MlaHeadsTest, BlockFormats) {
+  std::vector<DType> types{DType::kQ6_K};
+  if (!slow_to_compile()) types = {DType::kQ8_0, DType::kQ5_0, DType::kQ4_K, DType::kQ6_K};
+  for (const DType type : types) {
+    CheckQuery({2, 512, 16, 64, 32, type}, 3);
+    CheckQuery({2, 64, 16, 256, 32, type, false}, 3);
+    CheckOutput({2, 512, 16, 64, 32, type}, 3, 2);
   }
 }
 
