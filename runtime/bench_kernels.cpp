@@ -1,6 +1,6 @@
 #include "runtime/bench_kernels.h"
 
-#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cctype>
@@ -10,6 +10,7 @@
 #include "runtime/bench.h"
 #include "runtime/bench_kernels_cases.h"
 #include "runtime/bench_kernels_rate.h"
+#include "runtime/bench_kernels_traits.h"
 #include "runtime/clock.h"
 #include "runtime/device_read.h"
 
@@ -60,10 +61,15 @@ class KernelBench {
         effort_(EffortFor(device.info(), options.quick)),
         native_(device, cl::DefaultCacheDir()),
         memory_(device, WeightBytesFor(device.info(), options.quick)) {
-    if (native_.traits().nv_compute == 0) return;
     cl::DeviceTraits traits = native_.traits();
-    traits.nv_compute = 0;
-    generic_.emplace(device, cl::DefaultCacheDir(), traits);
+    if (!options.with.empty()) {
+      traits = WithTraits(traits, options.with, device.info().max_work_group_size);
+      report_.second = fmt::format("{}", fmt::join(options.with, ","));
+    } else if (traits.nv_compute > 0) {
+      traits.nv_compute = 0;
+      report_.second = "generic";
+    }
+    if (!report_.second.empty()) second_.emplace(device, cl::DefaultCacheDir(), traits);
   }
 
   KernelReport Run() {
@@ -137,7 +143,7 @@ class KernelBench {
     limits.matrix_flops_per_s = rate.Measure();
     const ClBuffer values = memory_.Values(128);
     const cl::AddArgs add{All(values), {values.get(), 64}, 64};
-    limits.launch_s = Time(InTurn([&](std::size_t) { native_.Add(add); })).seconds;
+    limits.launch_s = Time({{InTurn([&](std::size_t) { native_.Add(add); })}}).front().seconds;
   }
 
   void One(const KernelCase& c) {
@@ -148,8 +154,11 @@ class KernelBench {
     if (!why.empty()) return report_.left_out.push_back({Line(c), why});
     try {
       KernelFinding finding{c.kernel, c.shape, c.format, c.bytes, c.flops, {}, {}};
-      finding.time = Time(c.prepare(native_));
-      if (c.has_generic && generic_) finding.generic = Time(c.prepare(*generic_));
+      std::vector<Form> forms{{c.prepare(native_)}};
+      if (c.has_second && second_) forms.push_back({c.prepare(*second_)});
+      const std::vector<KernelTime> times = Time(std::move(forms));
+      finding.time = times.front();
+      if (times.size() > 1) finding.second = times.back();
       report_.findings.push_back(std::move(finding));
     } catch (const OpenClError& e) {
       report_.failed.push_back({Line(c), e.what()});
@@ -165,22 +174,43 @@ class KernelBench {
     return Now() - start;
   }
 
-  KernelTime Time(const KernelRun& run) const {
-    constexpr int kMostCalls = 4096;
-    Batch(run, 1);  // compiles
+  // Calls of one form that fill a batch.
+  struct Form {
+    KernelRun run;
     int calls = 1;
-    double seconds = Batch(run, calls);
-    while (seconds < effort_.batch_s && calls < kMostCalls) {
-      const double wanted = 1.25 * effort_.batch_s / seconds * calls;
-      calls = static_cast<int>(std::clamp<double>(wanted, calls + 1, 16.0 * calls));
-      seconds = Batch(run, calls);
+    std::vector<double> batches = {};
+  };
+
+  void FirstBatch(Form& form) const {
+    constexpr int kMostCalls = 4096;
+    Batch(form.run, 1);  // compiles
+    double seconds = Batch(form.run, form.calls);
+    while (seconds < effort_.batch_s && form.calls < kMostCalls) {
+      const double wanted = 1.25 * effort_.batch_s / seconds * form.calls;
+      form.calls = static_cast<int>(std::clamp(wanted, form.calls + 1.0, 16.0 * form.calls));
+      seconds = Batch(form.run, form.calls);
     }
-    std::vector<double> batches{seconds};
-    const int count = seconds > effort_.long_call_s ? 2 : effort_.batches;
-    while (static_cast<int>(batches.size()) < count) batches.push_back(Batch(run, calls));
-    const auto [least, most] = std::ranges::minmax(batches);
-    const double median = Median(batches);
-    return {median / calls, (most - least) / median};
+    form.batches = {seconds};
+  }
+
+  // The forms take turns, so that a device that slows down slows both.
+  std::vector<KernelTime> Time(std::vector<Form> forms) const {
+    bool is_long = false;
+    for (Form& form : forms) {
+      FirstBatch(form);
+      is_long = is_long || form.batches.front() > effort_.long_call_s;
+    }
+    const int count = is_long ? 2 : effort_.batches;
+    for (int i = 1; i < count; ++i) {
+      for (Form& form : forms) form.batches.push_back(Batch(form.run, form.calls));
+    }
+    std::vector<KernelTime> times;
+    for (const auto& [run, calls, batches] : forms) {
+      const auto [least, most] = std::ranges::minmax(batches);
+      const double median = Median(batches);
+      times.push_back({median / calls, (most - least) / median});
+    }
+    return times;
   }
 
   void Judge(KernelFinding& f) const {
@@ -200,7 +230,7 @@ class KernelBench {
   ProgressSink* progress_;
   Effort effort_;
   cl::Kernels native_;
-  std::optional<cl::Kernels> generic_;
+  std::optional<cl::Kernels> second_;
   BenchMemory memory_;
   const double start_ = Now();
   std::string stage_;

@@ -12,8 +12,9 @@
 namespace tandem {
 
 struct KernelBenchOptions {
-  std::string only;    // what "kernel shape format" must hold, in any case; empty: everything
-  bool quick = false;  // small shapes and short batches, for tests: a few seconds
+  std::string only;  // what "kernel shape format" must hold, in any case; empty: everything
+  std::vector<std::string> with;  // shapes to compare: WithTraits of bench_kernels_traits.h
+  bool quick = false;             // small shapes and short batches, for tests: a few seconds
 };
 
 // What bounds a kernel: the largest of its bytes over the streaming read, its operations over the
@@ -32,8 +33,7 @@ struct KernelFinding {
   double bytes = 0;  // that a call must read and write at the least
   double flops = 0;
   KernelTime time;
-  // The same without vendor instructions, where the device has any.
-  std::optional<KernelTime> generic;
+  std::optional<KernelTime> second;  // the same in the report's second form
   KernelLimit limit = KernelLimit::kNone;
   double share = 0;  // of that limit
 };
@@ -52,6 +52,9 @@ struct KernelLimits {
 
 struct KernelReport {
   KernelLimits limits;
+  // What stands beside: "wide_rows=2" where it was asked for, else "generic", without vendor
+  // instructions, where the device has any; else empty.
+  std::string second;
   std::vector<KernelFinding> findings;
   struct Omission {
     std::string what, why;

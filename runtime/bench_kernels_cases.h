@@ -20,8 +20,8 @@ struct KernelCase {
   std::string kernel, shape, format;
   double bytes = 0;
   double flops = 0;
-  bool has_generic = true;  // runs with traits that know no vendor
-  std::string left_out;     // why it cannot be measured here; empty: it can
+  bool has_second = true;  // works with other traits than the device's
+  std::string left_out;    // why it cannot be measured here; empty: it can
   // Memory for it, which the result owns. The BenchMemory and the kernels must outlive that.
   std::function<KernelRun(cl::Kernels&)> prepare;
 };

@@ -68,7 +68,7 @@ KernelCase HandOverCase(BenchMemory& memory, HandOverKind kind, std::int64_t D) 
   c.kernel = "hand_over";
   c.shape = fmt::format("1 row of {}, {}", D, Name(kind));
   c.format = Name(DType::kF32);
-  c.has_generic = false;  // the order of its writes is a matter of the vendor's fences
+  c.has_second = false;  // the order of its writes is a matter of the vendor's fences
   c.prepare = [=, &memory](cl::Kernels& kernels) -> KernelRun {
     const auto steps = std::make_shared<EmptySteps>(memory, kernels, kind, D);
     return [steps](int calls) { steps->Run(calls); };
