@@ -40,7 +40,8 @@ class Bench {
                                 nullptr, nullptr),
             "clEnqueueFillBuffer");
     device.Zero(scratch_.get(), 0, scratch_.bytes());
-    stream_ = DeviceRead(device, pool_.get(), pool_.bytes()).Measure();
+    const DeviceRead read(device, pool_.get(), pool_.bytes());
+    for (int i = 0; i < 5; ++i) stream_ = std::max(stream_, read.Measure());
     fmt::print("{}: streams {:.0f} GB/s\n", device.info().name, stream_ / 1e9);
   }
 

@@ -51,6 +51,7 @@ DeviceTraits GpuTraits(std::int64_t compute_units) {
   DeviceTraits traits;
   traits.team = 32;
   traits.teams = 8;
+  traits.wide_rows = 2;  // with 4 the registers of two work-groups fill a compute unit
   traits.max_rows = 8;
   traits.group = 256;
   traits.hand_over_group = 256;

@@ -144,11 +144,11 @@ kernel __attribute__((reqd_work_group_size(TEAM* TEAMS, 1, 1))) void experts_gat
   local float totals[TOTALS(1)];
   local float scratch[SCRATCH(1)];
   const int per_group = TEAMS / (int)a.ksplit * (WROWS / 2);
-  const long blocks = (a.F + per_group - 1) / per_group;
-  const long all = n_tiles[a.n_tiles_offset] * blocks;
+  const int blocks = ((int)a.F + per_group - 1) / per_group;
+  const int all = n_tiles[a.n_tiles_offset] * blocks;
   int staged = 0;
   int set = 0;
-  for (long b = get_group_id(0); b < all; b += get_num_groups(0)) {
+  for (int b = (int)get_group_id(0); b < all; b += (int)get_num_groups(0)) {
     const tile_t tile = tile_at(table, tiles, &a, b / blocks);
     const long first = b % blocks * per_group;
     if (first >= tile.e.F) continue;
@@ -166,11 +166,11 @@ kernel __attribute__((reqd_work_group_size(TEAM* TEAMS, 1, 1))) void experts_gat
   local float totals[TOTALS(MAX_ROWS)];
   local float scratch[SCRATCH(MAX_ROWS)];
   const int per_group = TEAMS / (int)a.ksplit * (WROWS / 2);
-  const long blocks = (a.F + per_group - 1) / per_group;
-  const long all = n_tiles[a.n_tiles_offset] * blocks;
+  const int blocks = ((int)a.F + per_group - 1) / per_group;
+  const int all = n_tiles[a.n_tiles_offset] * blocks;
   const int part = (int)get_group_id(1) * MAX_ROWS;
   int set = 0;
-  for (long b = get_group_id(0); b < all; b += get_num_groups(0)) {
+  for (int b = (int)get_group_id(0); b < all; b += (int)get_num_groups(0)) {
     const tile_t tile = tile_at(table, tiles, &a, b / blocks);
     const long first = b % blocks * per_group;
     const int pairs = tile.pairs - part;
@@ -196,11 +196,11 @@ kernel __attribute__((reqd_work_group_size(TEAM* TEAMS, 1, 1))) void experts_dow
   local float totals[TOTALS(MAX_ROWS)];
   local float scratch[SCRATCH(MAX_ROWS)];
   const int per_group = TEAMS / (int)a.ksplit * WROWS;
-  const long blocks = (a.D + per_group - 1) / per_group;
-  const long all = n_tiles[a.n_tiles_offset] * blocks;
+  const int blocks = ((int)a.D + per_group - 1) / per_group;
+  const int all = n_tiles[a.n_tiles_offset] * blocks;
   const int part = (int)get_group_id(1) * MAX_ROWS;
   int set = 0;
-  for (long b = get_group_id(0); b < all; b += get_num_groups(0)) {
+  for (int b = (int)get_group_id(0); b < all; b += (int)get_num_groups(0)) {
     const tile_t tile = tile_at(table, tiles, &a, b / blocks);
     const long first = b % blocks * per_group;
     const int pairs = tile.pairs - part;

@@ -171,7 +171,7 @@ void LaunchExpertJobs(Programs& programs, const ExpertJobsArgs& a) {
   words.act_aligned = Aligned16(a.act.offset, a.F) ? 1 : 0;
   words.out_offset = a.pair_out.offset;
   words.ksplit = 1;
-  const std::int64_t parts = CeilDiv(a.max_pairs, traits.max_rows);
+  const std::int64_t parts = a.max_pairs;
   const std::int64_t rows = traits.teams * traits.wide_rows;
   const cl_kernel gate_up = programs.Kernel(Program::kMatmul, a.dtype, "experts_jobs_gate_up");
   Arguments(gate_up).Set(a.weights, a.jobs.buffer, a.pair_row.buffer, a.pair_weight.buffer,

@@ -228,16 +228,37 @@ INLINE void add_unit(float* sum, const raw_t* raw, const local float4* xs, int r
   }
 }
 
+// Where a unit's codes and scales take few registers, those of the next step are loaded before this
+// one is multiplied: fewer teams fit a compute unit, but each always has loads in flight.
+#define LOADS_AHEAD (UNIT <= 16)
+
+INLINE void load_units(raw_t* raw, const row_t* row, int u) {
+#pragma unroll
+  for (int r = 0; r < WROWS; ++r) raw[r] = load_unit(row[r], u);
+}
+
 // The steps of this team in [step0, step0 + steps), for which the pool holds x.
 INLINE void add_steps(float* sum, const row_t* row, const local float4* pool, int step0, int steps,
                       int units, int kteam, int ksplit, int lane, const int rows) {
-  for (int s = (kteam + ksplit - step0 % ksplit) % ksplit; s < steps; s += ksplit) {
-    const int u = (step0 + s) * TEAM + lane;
-    if (u >= units) break;
-    raw_t raw[WROWS];
+  const int first = (kteam + ksplit - step0 % ksplit) % ksplit;
+  const int end = min(units, (step0 + steps) * TEAM);
+  const int stride = steps * VECTORS * TEAM;
+  const local float4* xs = pool + first * VECTORS * TEAM + lane;
+  raw_t raw[WROWS];
+  int u = (step0 + first) * TEAM + lane;
+  if (LOADS_AHEAD && u < end) load_units(raw, row, u);
+  for (; u < end; u += ksplit * TEAM) {
+    if (LOADS_AHEAD) {
+      raw_t now[WROWS];
 #pragma unroll
-    for (int r = 0; r < WROWS; ++r) raw[r] = load_unit(row[r], u);
-    add_unit(sum, raw, pool + s * VECTORS * TEAM + lane, steps * VECTORS * TEAM, u, rows);
+      for (int r = 0; r < WROWS; ++r) now[r] = raw[r];
+      if (u + ksplit * TEAM < end) load_units(raw, row, u + ksplit * TEAM);
+      add_unit(sum, now, xs, stride, u, rows);
+    } else {
+      load_units(raw, row, u);
+      add_unit(sum, raw, xs, stride, u, rows);
+    }
+    xs += ksplit * VECTORS * TEAM;
   }
 }
 

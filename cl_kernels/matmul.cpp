@@ -15,6 +15,9 @@ std::int64_t UnitWeights(DType type) {
   return IsBlockFormat(type) ? 32 : 8;
 }
 
+// Steps of a team below which what it shares with others costs more than it brings.
+constexpr std::int64_t kLeastSteps = 4;
+
 // Work-groups of a compute unit that its registers and local memory hold at once.
 constexpr std::int64_t kResident = 4;
 
@@ -32,12 +35,17 @@ FewRowsLaunch ChooseFewRows(const Programs& programs, DType type, std::int64_t r
   const std::int64_t resident = kResident * programs.device().info().compute_units;
   const std::int64_t step = UnitWeights(type) * traits.team;
   const std::int64_t staged = kStageFloats / (rows * step);  // steps that local memory holds
-  const std::int64_t most = std::min({std::int64_t{traits.teams}, CeilDiv(K, step), staged});
+  const std::int64_t steps = CeilDiv(K, step);
+  const std::int64_t most = std::min({std::int64_t{traits.teams}, steps, staged});
   const bool stays = K <= staged * step;
-  // Sharing rows makes more and smaller pieces of work. Where x stays in local memory they cost
-  // nothing; else each brings x there again, so there are only as many as fill the device.
+  // Sharing rows makes more and smaller pieces of work: as many as fill the device, and where x
+  // stays in local memory more of them, which share out more evenly; else each brings x there
+  // again.
+  const auto fills = [&](std::int64_t ksplit) {
+    return CeilDiv(N, outputs / ksplit) * batch >= resident;
+  };
   std::int64_t ksplit = 1;
-  while (2 * ksplit <= most && (stays || CeilDiv(N, outputs / ksplit) * batch < resident)) {
+  while (2 * ksplit <= most && (!fills(ksplit) || (stays && 2 * ksplit * kLeastSteps <= steps))) {
     ksplit *= 2;
   }
   const std::int64_t blocks = CeilDiv(N, outputs / ksplit);

@@ -9,6 +9,7 @@
 
 #include "cl_kernels/device_traits.h"
 #include "cl_kernels/program_sources.h"
+#include "memory/split_layout.h"
 
 namespace tandem {
 namespace {
@@ -44,7 +45,10 @@ TEST(ClSource, ClangAcceptsEveryProgramAsOpenClC12) {
   for (const cl::Program program : cl::kPrograms) {
     const fs::path file = fs::path(directory) / (std::string(cl::NameOf(program)) + ".cl");
     std::ofstream(file) << cl::TextOf(program);
-    for (const DType type : {DType::kF32, DType::kBF16, DType::kF16, DType::kF8E4M3}) {
+    for (int number = 0; number < kNumWeightFormats; ++number) {
+      const auto type = static_cast<DType>(number);
+      const bool weights = cl::TypeOption(program, type).find("WTYPE") != std::string::npos;
+      if (!IsDeviceFormat(type) || (IsBlockFormat(type) && !weights)) continue;
       for (const cl::DeviceTraits& traits : {cl::CpuTraits(4), cl::GpuTraits(4)}) {
         const std::string command =
             "clang -x cl -Xclang -finclude-default-header -fsyntax-only -Werror " +

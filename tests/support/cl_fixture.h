@@ -82,10 +82,7 @@ class ClShapesTest : public ClTest, public ::testing::WithParamInterface<Shapes>
   cl::DeviceTraits Traits() const {
     if (GetParam() == Shapes::kCpu) return cl::CpuTraits(4);
     cl::DeviceTraits traits = cl::GpuTraits(4);
-    if (slow_to_compile()) {
-      traits.wide_rows = 2;
-      traits.max_rows = 4;
-    }
+    if (slow_to_compile()) traits.max_rows = 4;
     traits.few_rows_max = 16;  // so that 17 rows meet the tiles
     return traits;
   }
