@@ -129,6 +129,14 @@ void LaunchGemmRound(Programs& programs, DType weights, const Span& x, std::int6
   Round(programs, weights, x, x_stride, T, K, false, work);
 }
 
+void PrepareGemm(Programs& programs, DType type) {
+  if (!HasMma(programs) || !IsDeviceFormat(type)) return;
+  programs.Build(TileProgram(programs, type), type);
+  if (type == DType::kBF16) {
+    programs.Build(programs.HasWgmma() ? kWgmma.program : kWide.program, type);
+  }
+}
+
 bool GemmTakes(const Programs& programs, const LinearArgs& a) {
   if (!HasMma(programs) || !a.bf16 || !TakesWork(a.work) || a.T < kGemmMinRows) return false;
   if (!TakesColumns(a.w.dtype, a.w.cols) || (a.swiglu && a.accumulate)) return false;
@@ -161,6 +169,7 @@ void LaunchExpertsGemm(Programs& programs, const ExpertsArgs& a) {
   LaunchGemmRound(programs, a.gate_up, a.x, a.x_stride, a.T, a.D, a.work);
   for (cl_int slab = 0; slab < slabs; ++slab) LaunchGateUp(programs, a, slab);
   for (cl_int slab = 0; slab < slabs; ++slab) LaunchDown(programs, a, slab);
+  if (!a.sum) return;
   ExpertCombineArgs sum;
   sum.pair_out = a.pair_out;
   sum.token_pairs = a.token_pairs;

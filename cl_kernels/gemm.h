@@ -22,6 +22,10 @@ inline constexpr std::int64_t kGemmTileRows = 128;
 // Fewer rows than this are quicker without matrix units.
 inline constexpr std::int64_t kGemmMinRows = 32;
 
+// Builds what products with weights of a type need, so that no step compiles. Nothing where the
+// device has no matrix units.
+void PrepareGemm(Programs& programs, DType type);
+
 // True where this device has a form for these arguments and is faster with it: then LaunchGemm runs
 // it. Needs a.bf16 and a.work, at least kGemmMinRows rows, and a K that is a multiple of 8 for BF16
 // and of 16 for the other formats.

@@ -8,6 +8,7 @@
 #include "cl_kernels/device_traits.h"
 #include "cl_kernels/elementwise.h"
 #include "cl_kernels/experts.h"
+#include "cl_kernels/gemm.h"
 #include "cl_kernels/group.h"
 #include "cl_kernels/hand_over.h"
 #include "cl_kernels/kv_append.h"
@@ -35,10 +36,11 @@ Kernels::Kernels(const ClDevice& device, std::filesystem::path cache_dir,
 
 Kernels::~Kernels() = default;
 
-void Kernels::Prepare(const std::vector<DType>& weight_formats, DType kv_type) {
+void Kernels::Prepare(const std::vector<DType>& weight_formats, DType kv_type, bool many_rows) {
   for (const DType format : weight_formats) {
     impl_->programs.Build(Program::kMatmul, format);
     impl_->programs.Build(Program::kMlaHeads, format);
+    if (many_rows) PrepareGemm(impl_->programs, format);
   }
   // Attention over keys of several heads has no cache in FP8.
   if (kv_type != DType::kF8E4M3) impl_->programs.Build(Program::kKvCache, kv_type);
@@ -48,6 +50,8 @@ void Kernels::Prepare(const std::vector<DType>& weight_formats, DType kv_type) {
   }
   impl_->programs.Build(Program::kRows, DType::kF32);
 }
+
+void Kernels::PreparePanels(DType format) { impl_->programs.Build(Program::kPanels, format); }
 
 const DeviceTraits& Kernels::traits() const { return impl_->programs.traits(); }
 

@@ -25,7 +25,10 @@ class Kernels {
 
   // Builds every program that these formats need, so that no step compiles. Throws OpenClError with
   // options, device and build log.
-  void Prepare(const std::vector<DType>& weight_formats, DType kv_type);
+  // `many_rows`: also those for many rows that may be rounded to bf16.
+  void Prepare(const std::vector<DType>& weight_formats, DType kv_type, bool many_rows = true);
+
+  void PreparePanels(DType format);
 
   void RmsNorm(const RmsNormArgs& a);
   void Linear(const LinearArgs& a);

@@ -222,7 +222,7 @@ std::int64_t GemmFloats(const Config& c, const Sizes& s, const ScratchUse& use) 
   std::int64_t width = s.D;
   if (use.attention) width = std::max({width, s.out, c.q_lora_rank});
   if (use.mlp) width = std::max({width, s.dense, s.shared});
-  return (s.T * width / 2 + 63) / 64 * 64;
+  return (s.T + 15) / 16 * 16 * ((width + 63) / 64 * 64) / 2;  // cl::GemmWorkFloats
 }
 
 }  // namespace

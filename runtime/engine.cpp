@@ -59,7 +59,7 @@ struct Engine::Running {
         forward(model.config, plan, weights, host, device),
         decoder(forward) {
     if (device == nullptr) return;
-    PrepareKernels(model.tensors, plan, *device);
+    PrepareKernels(weights, plan, *device);
     MakeHandOver(model.config, plan, *device);
   }
 
@@ -76,17 +76,21 @@ struct Engine::Running {
     device->AllocateScratch(DeviceScratch(config, plan, UseOf(plan, Place::Device(0))));
   }
 
-  static void PrepareKernels(const TensorList& tensors, const Plan& plan, DeviceSide& device) {
-    std::vector<DType> formats;
-    for (const TensorInfo& t : tensors.all()) {
-      const bool matrix = t.shape.size() == 2 && IsWeightFormat(t.dtype);
-      if (matrix && std::find(formats.begin(), formats.end(), t.dtype) == formats.end()) {
-        formats.push_back(t.dtype);
+  static void PrepareKernels(const Weights& weights, const Plan& plan, DeviceSide& device) {
+    std::vector<DType> formats = weights.DeviceFormats();
+    const auto add = [&](DType format) {
+      if (std::ranges::find(formats, format) == formats.end()) formats.push_back(format);
+    };
+    for (const LayerWeights& w : weights.layers) {
+      if (!plan.stream_prefill || w.experts.empty()) continue;
+      for (const Matrix* m : {&w.experts[0].gate, &w.experts[0].down}) {
+        if (IsBlockFormat(m->dtype())) device.kernels.PreparePanels(m->dtype());
+        add(IsBlockFormat(m->dtype()) ? DType::kBF16 : m->dtype());
       }
     }
     // A KV cache in q8_0 or f8 is the host's; the device has no program for it.
     const bool on_host = plan.kv_type == DType::kQ8_0 || plan.kv_type == DType::kF8E4M3;
-    device.kernels.Prepare(formats, on_host ? DType::kF16 : plan.kv_type);
+    device.kernels.Prepare(formats, on_host ? DType::kF16 : plan.kv_type, plan.bf16_many_rows);
   }
 
   HostSide host;

@@ -193,6 +193,29 @@ void Weights::LoadVectors(const Plan& plan, const ClDevice* device) {
   device_vectors_ = loader.Upload(device);
 }
 
+std::vector<DType> Weights::DeviceFormats() const {
+  std::vector<DType> formats;
+  const auto add = [&](const Matrix& m) {
+    if (!m || !m.place.on_device()) return;
+    if (std::ranges::find(formats, m.dtype()) == formats.end()) formats.push_back(m.dtype());
+  };
+  const auto add_mlp = [&](const MlpWeights& mlp) {
+    for (const Matrix* m : {&mlp.gate, &mlp.up, &mlp.down}) add(*m);
+  };
+  for (const LayerWeights& w : layers) {
+    const AttentionWeights& a = w.attention;
+    for (const Matrix* m :
+         {&a.q, &a.q_a, &a.q_b, &a.kv_a, &a.kv_b, &a.k_b, &a.v_b, &a.k, &a.v, &a.o, &w.router}) {
+      add(*m);
+    }
+    add_mlp(w.dense);
+    add_mlp(w.shared);
+    for (const MlpWeights& expert : w.experts) add_mlp(expert);
+  }
+  add(lm_head);
+  return formats;
+}
+
 std::uint64_t Weights::host_bytes() const {
   std::uint64_t bytes = 0;
   for (const PlacedUnit& u : units_) bytes += u.unit.host_bytes();

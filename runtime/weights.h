@@ -96,6 +96,8 @@ class Weights {
   // Of the constructor, or of the last Move.
   std::uint64_t loaded_bytes() const { return loaded_bytes_; }
   double load_s() const { return load_s_; }
+  // Formats of the matrices on a device.
+  std::vector<DType> DeviceFormats() const;
   // Memory that the weights take now; norms and biases are not counted on the host.
   std::uint64_t host_bytes() const;
   std::uint64_t device_bytes() const;
