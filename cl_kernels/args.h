@@ -217,24 +217,6 @@ inline constexpr std::int64_t kMlaParts = 16 * 528;
 std::int64_t MlaSplits(std::int64_t T, std::int64_t H, std::int64_t max_keys,
                        std::int64_t compute_units);
 
-// Prefill in the expanded form: k = W_UK c and v = W_UV c are made for a run of keys at a time, and
-// no score leaves the chip. Rows of one sequence that follow each other; `work` bounds the runs.
-struct MlaExpandedArgs {
-  Span q;  // f32 [T, H, nope + d], roped already, rows q_stride apart
-  std::int64_t q_stride = 0;
-  cl_mem kv = nullptr;
-  DType kv_type = DType::kF16;
-  Span table;                   // i32: the sequence's block table
-  std::int64_t first_keys = 0;  // n_keys of row 0; row t attends to first_keys + t
-  HeadWeights w;
-  std::int64_t T = 0, H = 0, R = 0, d = 0, nope = 0, dv = 0;
-  float scale = 0;
-  Span out;  // f32 [T, H, dv], rows out_stride apart
-  std::int64_t out_stride = 0;
-  Span work;
-  std::int64_t work_floats = 0;
-};
-
 // y[t, i] = silu(gate[t, i]) * up[t, i]; y may be gate.
 struct SwigluArgs {
   Span gate;
@@ -351,7 +333,9 @@ constexpr std::int64_t MaxTiles(std::int64_t T, std::int64_t C, std::int64_t E,
 // The experts of a layer that are on this device, for the pairs that Group listed:
 //   act[p, f]      = pair_weight[p] * silu(gate_e . x[pair_row[p]])[f] * (up_e . x[pair_row[p]])[f]
 //   y[t, d]       += sum_c (down_e . act[token_pairs[t, c]])[d]   in the order of c
-// A work-group that meets no tile, or a tile of another slab, leaves at once.
+// A launch serves kSlabsAtOnce slabs: usually the routed experts' and the shared one's. A
+// work-group that meets no tile, or a tile of another slab, leaves at once.
+inline constexpr std::int64_t kSlabsAtOnce = 2;
 struct ExpertsArgs {
   std::span<const cl_mem> slabs;
   DType gate_up = DType::kBF16;  // format of every gate and up
@@ -379,35 +363,11 @@ struct ExpertsArgs {
   Span work = {};     // as LinearArgs: GemmWorkFloats(T, D) floats
 };
 
-// One expert with the pairs (token row, expert) that it serves, as the host lists them. Byte
-// offsets into the weights buffer of the launch.
-struct ExpertJob {
-  cl_ulong gate = 0, gate_scale = 0;
-  cl_ulong up = 0, up_scale = 0;
-  cl_ulong down = 0, down_scale = 0;
-  cl_int first_pair = 0;
-  cl_int n_pairs = 0;
-};
-static_assert(sizeof(ExpertJob) == 56);
-
-// As Experts, with pairs that the host grouped, for weights in one buffer and without the sum:
-//   pair_out[p, d] = (down_e . act[p])[d]
-struct ExpertJobsArgs {
-  cl_mem weights = nullptr;
-  DType dtype = DType::kBF16;
-  std::int64_t D = 0;
-  std::int64_t F = 0;
-  Span jobs;  // ExpertJob [n_jobs], offset in jobs
-  std::int64_t n_jobs = 0;
-  std::int64_t max_pairs = 0;  // largest n_pairs of these jobs
-  Span pair_row;               // i32 [P]
-  Span pair_weight;            // f32 [P]
-  Span x;
-  std::int64_t x_stride = 0;
-  Span act;       // f32 [P, F]
-  Span gate_up;   // f32 [P, 2F] scratch that an implementation may use
-  Span pair_out;  // f32 [P, D]
-};
+// Slab i, or the last one where there are fewer: no tile is in it then.
+inline cl_mem SlabAt(const ExpertsArgs& a, std::int64_t i) {
+  const auto last = static_cast<std::int64_t>(a.slabs.size()) - 1;
+  return a.slabs[static_cast<std::size_t>(i < last ? i : last)];
+}
 
 // y[t, d] += sum_k pair_out[token_pairs[t, k], d] over the k with token_pairs[t, k] >= 0, in order.
 struct ExpertCombineArgs {

@@ -3,7 +3,8 @@
 //   act[p, f] = pair_weight[p] * silu(gate_e . x[pair_row[p]])[f] * (up_e . x[pair_row[p]])[f]
 //   out[p, d] = (down_e . act[p])[d]      or      y[t, d] += sum_c (down_e . act[p_c])[d]
 //   gate, up : WTYPE [F_e, D]     down : WTYPE [D, F_e]     x : f32     act : f32 [P, F], F >= F_e
-// A work-group looks at tile after tile and skips those of other slabs than `weights`.
+// A launch serves two slabs, `weights` and `weights_b` (numbers slab and slab + 1); a work-group looks
+// at tile after tile and skips those of others.
 //
 //   experts_{gate_up,down}_{1,few}  any number of work-groups, each taking every so many-th block
 //       of (tile, weight rows)      global (groups * TEAM * TEAMS, parts)   local (TEAM * TEAMS)
@@ -31,42 +32,46 @@ typedef struct {
 } experts_t;
 
 #define EXPERT_LISTS                                                                   \
-  const global uchar *weights, const global entry_t *table, const global int4 *tiles,  \
+  const global uchar *weights, const global uchar *weights_b,                          \
+      const global entry_t *table, const global int4 *tiles,                           \
       const global int *n_tiles
 
 // Of a tile: its expert, with F = 0 where it lies in another slab, its first pair and their number.
 typedef struct {
   entry_t e;
+  const global uchar* weights;  // its slab
   long pair0;
   int pairs;
 } tile_t;
 
-INLINE tile_t tile_at(const global entry_t* table, const global int4* tiles, const experts_t* a,
+INLINE tile_t tile_at(const global uchar* weights, const global uchar* weights_b,
+                      const global entry_t* table, const global int4* tiles, const experts_t* a,
                       long i) {
   const int4 words = tiles[a->tiles_offset + i];
   tile_t tile;
   tile.e = table[a->table_offset + words.x];
-  if (tile.e.slab != a->slab) tile.e.F = 0;
+  tile.weights = tile.e.slab == a->slab ? weights : weights_b;
+  if (tile.e.slab != a->slab && tile.e.slab != a->slab + 1) tile.e.F = 0;
   tile.pair0 = words.y;
   tile.pairs = words.z;
   return tile;
 }
 
-INLINE matrix_t gate_of(const global uchar* weights, tile_t tile, long D) {
-  return matrix_at(weights, tile.e.gate, tile.e.gate_side, tile.e.F, D);
+INLINE matrix_t gate_of(tile_t tile, long D) {
+  return matrix_at(tile.weights, tile.e.gate, tile.e.gate_side, tile.e.F, D);
 }
-INLINE matrix_t up_of(const global uchar* weights, tile_t tile, long D) {
-  return matrix_at(weights, tile.e.up, tile.e.up_side, tile.e.F, D);
+INLINE matrix_t up_of(tile_t tile, long D) {
+  return matrix_at(tile.weights, tile.e.up, tile.e.up_side, tile.e.F, D);
 }
-INLINE matrix_t down_of(const global uchar* weights, tile_t tile, long D) {
-  return matrix_at(weights, tile.e.down, tile.e.down_side, D, tile.e.F);
+INLINE matrix_t down_of(tile_t tile, long D) {
+  return matrix_at(tile.weights, tile.e.down, tile.e.down_side, D, tile.e.F);
 }
 
 // ---- few rows
 
 // act of the tile's pairs [part, part + rows) and the expert's rows from `first` on: a team takes
 // WROWS / 2 rows of gate and the same of up.
-INLINE void gate_up_block(const experts_t* a, const global uchar* weights, tile_t tile, int part,
+INLINE void gate_up_block(const experts_t* a, tile_t tile, int part,
                           long first, const global int* pair_row, const global float* pair_weight,
                           const global float* x, global float* act, local float4* pool,
                           local float* totals, local float* scratch, int staged, const int rows) {
@@ -82,7 +87,7 @@ INLINE void gate_up_block(const experts_t* a, const global uchar* weights, tile_
   sum_t sum[WROWS * 8];
 #pragma unroll
   for (int r = 0; r < WROWS; ++r) {
-    m[r] = r % 2 == 0 ? gate_of(weights, tile, a->D) : up_of(weights, tile, a->D);
+    m[r] = r % 2 == 0 ? gate_of(tile, a->D) : up_of(tile, a->D);
     n[r] = min(first + row_team * per_team + r / 2, (long)tile.e.F - 1);
   }
 #pragma unroll
@@ -106,7 +111,7 @@ INLINE void gate_up_block(const experts_t* a, const global uchar* weights, tile_
 }
 
 // out of the tile's pairs [part, part + rows), columns from `first` on.
-INLINE void down_block(const experts_t* a, const global uchar* weights, tile_t tile, int part,
+INLINE void down_block(const experts_t* a, tile_t tile, int part,
                        long first, const global float* act, global float* out, local float4* pool,
                        local float* totals, local float* scratch, const int rows) {
   const int ksplit = (int)a->ksplit;
@@ -120,7 +125,7 @@ INLINE void down_block(const experts_t* a, const global uchar* weights, tile_t t
   sum_t sum[WROWS * 8];
 #pragma unroll
   for (int r = 0; r < WROWS; ++r) {
-    m[r] = down_of(weights, tile, a->D);
+    m[r] = down_of(tile, a->D);
     n[r] = min(first + row_team * WROWS + r, a->D - 1);
   }
 #pragma unroll
@@ -149,12 +154,12 @@ kernel __attribute__((reqd_work_group_size(TEAM* TEAMS, 1, 1))) void experts_gat
   int staged = 0;
   int set = 0;
   for (int b = (int)get_group_id(0); b < all; b += (int)get_num_groups(0)) {
-    const tile_t tile = tile_at(table, tiles, &a, b / blocks);
+    const tile_t tile = tile_at(weights, weights_b, table, tiles, &a, b / blocks);
     const long first = b % blocks * per_group;
     if (first >= tile.e.F) continue;
-    gate_up_block(&a, weights, tile, 0, first, pair_row, pair_weight, x, act, pool, totals + set,
+    gate_up_block(&a, tile, 0, first, pair_row, pair_weight, x, act, pool, totals + set,
                   scratch, staged, 1);
-    staged = stays_staged(gate_of(weights, tile, a.D), 1);
+    staged = stays_staged(gate_of(tile, a.D), 1);
     set = set == 0 ? TOTALS(1) / 2 : 0;
   }
 }
@@ -171,19 +176,19 @@ kernel __attribute__((reqd_work_group_size(TEAM* TEAMS, 1, 1))) void experts_gat
   const int part = (int)get_group_id(1) * MAX_ROWS;
   int set = 0;
   for (int b = (int)get_group_id(0); b < all; b += (int)get_num_groups(0)) {
-    const tile_t tile = tile_at(table, tiles, &a, b / blocks);
+    const tile_t tile = tile_at(weights, weights_b, table, tiles, &a, b / blocks);
     const long first = b % blocks * per_group;
     const int pairs = tile.pairs - part;
     if (first >= tile.e.F || pairs <= 0) continue;
     local float* sums = totals + set;
     if (pairs == 1) {
-      gate_up_block(&a, weights, tile, part, first, pair_row, pair_weight, x, act, pool, sums,
+      gate_up_block(&a, tile, part, first, pair_row, pair_weight, x, act, pool, sums,
                     scratch, 0, 1);
     } else if (MAX_ROWS == 4 || pairs <= 4) {
-      gate_up_block(&a, weights, tile, part, first, pair_row, pair_weight, x, act, pool, sums,
+      gate_up_block(&a, tile, part, first, pair_row, pair_weight, x, act, pool, sums,
                     scratch, 0, 4);
     } else {
-      gate_up_block(&a, weights, tile, part, first, pair_row, pair_weight, x, act, pool, sums,
+      gate_up_block(&a, tile, part, first, pair_row, pair_weight, x, act, pool, sums,
                     scratch, 0, MAX_ROWS);
     }
     set = set == 0 ? TOTALS(MAX_ROWS) / 2 : 0;
@@ -201,28 +206,29 @@ kernel __attribute__((reqd_work_group_size(TEAM* TEAMS, 1, 1))) void experts_dow
   const int part = (int)get_group_id(1) * MAX_ROWS;
   int set = 0;
   for (int b = (int)get_group_id(0); b < all; b += (int)get_num_groups(0)) {
-    const tile_t tile = tile_at(table, tiles, &a, b / blocks);
+    const tile_t tile = tile_at(weights, weights_b, table, tiles, &a, b / blocks);
     const long first = b % blocks * per_group;
     const int pairs = tile.pairs - part;
     if (tile.e.F == 0 || pairs <= 0) continue;
     local float* sums = totals + set;
     if (pairs == 1) {
-      down_block(&a, weights, tile, part, first, act, out, pool, sums, scratch, 1);
+      down_block(&a, tile, part, first, act, out, pool, sums, scratch, 1);
     } else if (MAX_ROWS == 4 || pairs <= 4) {
-      down_block(&a, weights, tile, part, first, act, out, pool, sums, scratch, 4);
+      down_block(&a, tile, part, first, act, out, pool, sums, scratch, 4);
     } else {
-      down_block(&a, weights, tile, part, first, act, out, pool, sums, scratch, MAX_ROWS);
+      down_block(&a, tile, part, first, act, out, pool, sums, scratch, MAX_ROWS);
     }
     set = set == 0 ? TOTALS(MAX_ROWS) / 2 : 0;
   }
 }
 
 // The tile of pair p; there are few.
-INLINE tile_t tile_of_pair(const global entry_t* table, const global int4* tiles,
+INLINE tile_t tile_of_pair(const global uchar* weights, const global uchar* weights_b,
+                           const global entry_t* table, const global int4* tiles,
                            const experts_t* a, int p) {
   long i = 0;
   while (p >= tiles[a->tiles_offset + i].y + tiles[a->tiles_offset + i].z) ++i;
-  return tile_at(table, tiles, a, i);
+  return tile_at(weights, weights_b, table, tiles, a, i);
 }
 
 kernel __attribute__((reqd_work_group_size(TEAM* TEAMS, 1, 1))) void experts_down_sum(
@@ -242,13 +248,13 @@ kernel __attribute__((reqd_work_group_size(TEAM* TEAMS, 1, 1))) void experts_dow
   for (int c = 0; c < a.C; ++c) {
     const int p = token_pairs[a.token_pairs_offset + t * a.C + c];
     if (p < 0) continue;
-    const tile_t tile = tile_of_pair(table, tiles, &a, p);
+    const tile_t tile = tile_of_pair(weights, weights_b, table, tiles, &a, p);
     matrix_t m[WROWS];
     long n[WROWS];
     long row_at[8];
 #pragma unroll
     for (int r = 0; r < WROWS; ++r) {
-      m[r] = down_of(weights, tile, a.D);
+      m[r] = down_of(tile, a.D);
       n[r] = min(first + row_team * WROWS + r, a.D - 1);
     }
     row_at[0] = p * a.F;
@@ -271,7 +277,7 @@ kernel __attribute__((reqd_work_group_size(TILE_GROUP, 1, 1))) void experts_gate
   local float tile_pool[TILE_FLOATS] __attribute__((aligned(16)));
   local long row_at[BM];
   if ((int)get_group_id(2) >= n_tiles[a.n_tiles_offset]) return;
-  const tile_t tile = tile_at(table, tiles, &a, get_group_id(2));
+  const tile_t tile = tile_at(weights, weights_b, table, tiles, &a, get_group_id(2));
   const int lid = (int)get_local_id(0);
   const int part = (int)get_group_id(1) * BM;
   const long n0 = (long)get_group_id(0) * BN;
@@ -286,9 +292,9 @@ kernel __attribute__((reqd_work_group_size(TILE_GROUP, 1, 1))) void experts_gate
 
   float gate[TM * TN];
   float up[TM * TN];
-  many_rows(gate, tile_pool, gate_of(weights, tile, a.D), n0, F, x + a.x_offset, row_at,
+  many_rows(gate, tile_pool, gate_of(tile, a.D), n0, F, x + a.x_offset, row_at,
             (int)a.x_aligned);
-  many_rows(up, tile_pool, up_of(weights, tile, a.D), n0, F, x + a.x_offset, row_at,
+  many_rows(up, tile_pool, up_of(tile, a.D), n0, F, x + a.x_offset, row_at,
             (int)a.x_aligned);
 #pragma unroll
   for (int i = 0; i < TM; ++i) {
@@ -310,7 +316,7 @@ kernel __attribute__((reqd_work_group_size(TILE_GROUP, 1, 1))) void experts_down
   local float tile_pool[TILE_FLOATS] __attribute__((aligned(16)));
   local long row_at[BM];
   if ((int)get_group_id(2) >= n_tiles[a.n_tiles_offset]) return;
-  const tile_t tile = tile_at(table, tiles, &a, get_group_id(2));
+  const tile_t tile = tile_at(weights, weights_b, table, tiles, &a, get_group_id(2));
   const int lid = (int)get_local_id(0);
   const int part = (int)get_group_id(1) * BM;
   const long n0 = (long)get_group_id(0) * BN;
@@ -321,7 +327,7 @@ kernel __attribute__((reqd_work_group_size(TILE_GROUP, 1, 1))) void experts_down
   barrier(CLK_LOCAL_MEM_FENCE);
 
   float sum[TM * TN];
-  many_rows(sum, tile_pool, down_of(weights, tile, a.D), n0, a.D, act + a.act_offset, row_at,
+  many_rows(sum, tile_pool, down_of(tile, a.D), n0, a.D, act + a.act_offset, row_at,
             (int)a.act_aligned);
 #pragma unroll
   for (int i = 0; i < TM; ++i) {

@@ -73,7 +73,7 @@ void LaunchGateUp(Programs& programs, const ExpertsArgs& a, std::int64_t slab) {
   const std::int64_t rows = a.T == 1 ? 1 : traits.max_rows;
   const FewRowsLaunch launch = ChooseFewRows(programs, a.gate_up, rows, a.F, a.D, 2, a.max_tiles);
   words.ksplit = launch.ksplit;
-  Arguments(kernel).Set(a.slabs[static_cast<std::size_t>(slab)], a.table.buffer, a.tiles.buffer,
+  Arguments(kernel).Set(SlabAt(a, slab), SlabAt(a, slab + 1), a.table.buffer, a.tiles.buffer,
                         a.n_tiles.buffer, a.pair_row.buffer, a.pair_weight.buffer, a.x.buffer,
                         a.act.buffer, words);
   if (many) {
@@ -96,7 +96,7 @@ void LaunchDown(Programs& programs, const ExpertsArgs& a, std::int64_t slab) {
   const FewRowsLaunch launch =
       ChooseFewRows(programs, a.down, traits.max_rows, a.D, a.F, 1, a.max_tiles);
   words.ksplit = launch.ksplit;
-  Arguments(kernel).Set(a.slabs[static_cast<std::size_t>(slab)], a.table.buffer, a.tiles.buffer,
+  Arguments(kernel).Set(SlabAt(a, slab), SlabAt(a, slab + 1), a.table.buffer, a.tiles.buffer,
                         a.n_tiles.buffer, a.act.buffer, a.pair_out.buffer, words);
   if (many) {
     return Enqueue(programs, kernel,
@@ -116,8 +116,8 @@ void LaunchDownSum(Programs& programs, const ExpertsArgs& a) {
   words.ksplit = launch.ksplit;
   const std::int64_t outputs =
       programs.traits().teams / launch.ksplit * programs.traits().wide_rows;
-  Arguments(kernel).Set(a.slabs[0], a.table.buffer, a.tiles.buffer, a.n_tiles.buffer,
-                        a.token_pairs.buffer, a.act.buffer, a.y.buffer, words);
+  Arguments(kernel).Set(SlabAt(a, 0), SlabAt(a, 1), a.table.buffer, a.tiles.buffer,
+                        a.n_tiles.buffer, a.token_pairs.buffer, a.act.buffer, a.y.buffer, words);
   Enqueue(programs, kernel, {CeilDiv(a.D, outputs), a.T, 1}, programs.traits().group_size());
 }
 
@@ -149,37 +149,10 @@ void LaunchExperts(Programs& programs, const ExpertsArgs& a) {
   if (a.T <= 0 || a.max_tiles <= 0 || a.slabs.empty()) return;
   if (GemmTakes(programs, a)) return LaunchExpertsGemm(programs, a);
   const auto slabs = std::ssize(a.slabs);
-  for (std::int64_t slab = 0; slab < slabs; ++slab) LaunchGateUp(programs, a, slab);
-  if (a.sum && a.T <= kSumRows && slabs == 1) return LaunchDownSum(programs, a);
-  for (std::int64_t slab = 0; slab < slabs; ++slab) LaunchDown(programs, a, slab);
+  for (std::int64_t slab = 0; slab < slabs; slab += kSlabsAtOnce) LaunchGateUp(programs, a, slab);
+  if (a.sum && a.T <= kSumRows && slabs <= kSlabsAtOnce) return LaunchDownSum(programs, a);
+  for (std::int64_t slab = 0; slab < slabs; slab += kSlabsAtOnce) LaunchDown(programs, a, slab);
   if (a.sum) LaunchSum(programs, a);
-}
-
-void LaunchExpertJobs(Programs& programs, const ExpertJobsArgs& a) {
-  if (a.n_jobs <= 0 || a.max_pairs <= 0) return;
-  const DeviceTraits& traits = programs.traits();
-  ExpertWords words = {};
-  words.D = a.D;
-  words.F = a.F;
-  words.table_offset = a.jobs.offset;
-  words.pair_row_offset = a.pair_row.offset;
-  words.pair_weight_offset = a.pair_weight.offset;
-  words.x_offset = a.x.offset;
-  words.x_stride = a.x_stride;
-  words.x_aligned = Aligned16(a.x.offset, a.x_stride) ? 1 : 0;
-  words.act_offset = a.act.offset;
-  words.act_aligned = Aligned16(a.act.offset, a.F) ? 1 : 0;
-  words.out_offset = a.pair_out.offset;
-  words.ksplit = 1;
-  const std::int64_t parts = a.max_pairs;
-  const std::int64_t rows = traits.teams * traits.wide_rows;
-  const cl_kernel gate_up = programs.Kernel(Program::kMatmul, a.dtype, "experts_jobs_gate_up");
-  Arguments(gate_up).Set(a.weights, a.jobs.buffer, a.pair_row.buffer, a.pair_weight.buffer,
-                         a.x.buffer, a.act.buffer, words);
-  Enqueue(programs, gate_up, {CeilDiv(a.F, rows / 2), parts, a.n_jobs}, traits.group_size());
-  const cl_kernel down = programs.Kernel(Program::kMatmul, a.dtype, "experts_jobs_down");
-  Arguments(down).Set(a.weights, a.jobs.buffer, a.act.buffer, a.pair_out.buffer, words);
-  Enqueue(programs, down, {CeilDiv(a.D, rows), parts, a.n_jobs}, traits.group_size());
 }
 
 }  // namespace tandem::cl

@@ -14,7 +14,5 @@ std::int64_t ExpertTileRows(const DeviceTraits& traits, std::int64_t T, std::int
 // are one launch for one or two rows whose experts are in one slab.
 void LaunchExperts(Programs& programs, const ExpertsArgs& a);
 
-// expert_jobs.cl
-void LaunchExpertJobs(Programs& programs, const ExpertJobsArgs& a);
 
 }  // namespace tandem::cl

@@ -58,7 +58,8 @@ kernel void gemm_linear(LINEAR_ARGS) {
 }
 
 #define EXPERT_ARGS                                                                              \
-  const global uchar *slab, int slab_index, const global int *table, long table_offset,          \
+  const global uchar *slab_a, const global uchar *slab_b, int slab_index,                        \
+      const global int *table, long table_offset,                                                \
       const global int *tile_list, long tiles_offset, const global int *n_tiles, long n_tiles_at
 
 kernel void gemm_gate_up(
@@ -71,7 +72,8 @@ kernel void gemm_gate_up(
       ((const global expert_tile_t*)(tile_list + tiles_offset))[get_group_id(1)];
   const global expert_t* const e = (const global expert_t*)(table + table_offset) + tile.expert;
   const int n0 = (int)get_group_id(0) * 64;
-  if (e->slab != slab_index || n0 >= e->F) return;
+  const global uchar* const slab = e->slab == slab_index ? slab_a : slab_b;
+  if ((uint)(e->slab - slab_index) > 1 || n0 >= e->F) return;
   if (tile.n_pairs > TILE_ROWS / 2) {
     WHOLE_TILE(gate_up_tile)(tiles, slab, e, tile, pair_row + pair_row_offset, pair_weight + pair_weight_offset,
                  x + x_offset * 4, (global ushort*)(act + act_offset), n0, D, F);
@@ -90,7 +92,8 @@ kernel void gemm_down(
       ((const global expert_tile_t*)(tile_list + tiles_offset))[get_group_id(1)];
   const global expert_t* const e = (const global expert_t*)(table + table_offset) + tile.expert;
   const int n0 = (int)get_group_id(0) * 128;
-  if (e->slab != slab_index) return;
+  const global uchar* const slab = e->slab == slab_index ? slab_a : slab_b;
+  if ((uint)(e->slab - slab_index) > 1) return;
   const global uchar* const from = (const global uchar*)(act + act_offset);
   const int even = out_offset % 2 == 0;
   if (tile.n_pairs > TILE_ROWS / 2) {

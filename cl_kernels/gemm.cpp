@@ -109,7 +109,7 @@ Span NormedRows(Programs& programs, const LinearArgs& a, std::int64_t* stride) {
 void LaunchGateUp(Programs& programs, const ExpertsArgs& a, cl_int slab) {
   const cl_kernel kernel =
       programs.Kernel(TileProgram(programs, a.gate_up), a.gate_up, "gemm_gate_up");
-  Arguments(kernel).Set(a.slabs[static_cast<std::size_t>(slab)], slab, a.table, a.tiles, a.n_tiles,
+  Arguments(kernel).Set(SlabAt(a, slab), SlabAt(a, slab + 1), slab, a.table, a.tiles, a.n_tiles,
                         a.pair_row, a.pair_weight, a.work, a.act, static_cast<cl_int>(a.D),
                         static_cast<cl_int>(a.F));
   Enqueue(programs, kernel, {CeilDiv(a.F, kColumns / 2), a.max_tiles, 1}, kItems);
@@ -117,7 +117,7 @@ void LaunchGateUp(Programs& programs, const ExpertsArgs& a, cl_int slab) {
 
 void LaunchDown(Programs& programs, const ExpertsArgs& a, cl_int slab) {
   const cl_kernel kernel = programs.Kernel(TileProgram(programs, a.down), a.down, "gemm_down");
-  Arguments(kernel).Set(a.slabs[static_cast<std::size_t>(slab)], slab, a.table, a.tiles, a.n_tiles,
+  Arguments(kernel).Set(SlabAt(a, slab), SlabAt(a, slab + 1), slab, a.table, a.tiles, a.n_tiles,
                         a.act, a.pair_out, static_cast<cl_int>(a.D), static_cast<cl_int>(a.F));
   Enqueue(programs, kernel, {CeilDiv(a.D, kColumns), a.max_tiles, 1}, kItems);
 }
@@ -167,8 +167,8 @@ void LaunchExpertsGemm(Programs& programs, const ExpertsArgs& a) {
   if (a.T <= 0 || a.max_tiles <= 0) return;
   const auto slabs = static_cast<cl_int>(a.slabs.size());
   LaunchGemmRound(programs, a.gate_up, a.x, a.x_stride, a.T, a.D, a.work);
-  for (cl_int slab = 0; slab < slabs; ++slab) LaunchGateUp(programs, a, slab);
-  for (cl_int slab = 0; slab < slabs; ++slab) LaunchDown(programs, a, slab);
+  for (cl_int slab = 0; slab < slabs; slab += kSlabsAtOnce) LaunchGateUp(programs, a, slab);
+  for (cl_int slab = 0; slab < slabs; slab += kSlabsAtOnce) LaunchDown(programs, a, slab);
   if (!a.sum) return;
   ExpertCombineArgs sum;
   sum.pair_out = a.pair_out;

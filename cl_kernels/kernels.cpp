@@ -71,7 +71,6 @@ void Kernels::RouterOneRow(const RouterArgs& a, const GroupArgs& g) {
 }
 void Kernels::Group(const GroupArgs& a) { LaunchGroup(impl_->programs, a); }
 void Kernels::Experts(const ExpertsArgs& a) { LaunchExperts(impl_->programs, a); }
-void Kernels::ExpertJobs(const ExpertJobsArgs& a) { LaunchExpertJobs(impl_->programs, a); }
 void Kernels::ExpertCombine(const ExpertCombineArgs& a) { LaunchExpertCombine(impl_->programs, a); }
 void Kernels::HandOverPublish(const HandOverPublishArgs& a) {
   LaunchHandOverPublish(impl_->programs, a);

@@ -45,15 +45,11 @@ class Kernels {
   void RouterOneRow(const RouterArgs& a, const GroupArgs& g);
   void Group(const GroupArgs& a);
   void Experts(const ExpertsArgs& a);
-  void ExpertJobs(const ExpertJobsArgs& a);
   void ExpertCombine(const ExpertCombineArgs& a);
   void MlaAppend(const MlaAppendArgs& a);
   void MlaQuery(const MlaQueryArgs& a);
   void MlaAttention(const MlaAttentionArgs& a);
   void MlaOutput(const MlaOutputArgs& a);
-  // True where the device has the kernel; else the absorbed form serves prefill too.
-  bool HasMlaExpanded() const;
-  void MlaExpanded(const MlaExpandedArgs& a);
 
   void HandOverPublish(const HandOverPublishArgs& a);
   void HandOverTake(const HandOverTakeArgs& a);

@@ -40,7 +40,7 @@ class Arguments {
                     std::is_same_v<T, cl_long> || std::is_same_v<T, cl_ulong> ||
                     std::is_same_v<T, float> ||
                     (std::is_class_v<T> && std::is_trivially_copyable_v<T>));
-      ClCheck(clSetKernelArg(kernel_, index_++, sizeof(value), &value), "clSetKernelArg");
+      ClCheck(clSetKernelArg(kernel_, index_++, sizeof(value), &value), "clSetKernelArg", kernel_);
     }
   }
   cl_kernel kernel_;
@@ -57,9 +57,9 @@ inline void Enqueue(const Programs& programs, cl_kernel kernel, std::array<std::
   const cl_int error = clEnqueueNDRangeKernel(programs.device().queue(), kernel, 3, nullptr,
                                               global.data(), local.data(), 0, nullptr, nullptr);
   if (error == CL_SUCCESS) return;
-  Throw<OpenClError>("cannot start a kernel of {} x {} x {} work-groups of {} on '{}': {}",
-                     groups[0], groups[1], groups[2], group_size, programs.device().info().name,
-                     ClErrorName(error));
+  ThrowCl(error, fmt::format("cannot start kernel '{}' of {} x {} x {} work-groups of {} on '{}': {}",
+                             ClKernelName(kernel), groups[0], groups[1], groups[2], group_size,
+                             programs.device().info().name, ClErrorName(error)));
 }
 
 }  // namespace tandem::cl

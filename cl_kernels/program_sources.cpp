@@ -6,9 +6,9 @@ namespace tandem::cl {
 
 namespace source {  // written by embed_cl.cmake
 extern const std::string_view common, weights, units, few_rows, matmul, linear, head_linear,
-    experts, expert_jobs, attention, kv_append, rmsnorm, rope, elementwise, group, argmax, router,
-    hand_over, mla_cache, mla_append, mla_attention, mla_heads, mla_mma, mla_parts, mla_wgmma,
-    panels, gemm_decode, gemm_parts, gemm_tile, gemm, gemm_wide, gemm_wgmma, gemm_tile_wgmma;
+    experts, attention, kv_append, rmsnorm, rope, elementwise, group, argmax, router, hand_over,
+    mla_cache, mla_append, mla_attention, mla_heads, mla_mma, mla_parts, mla_wgmma, panels,
+    gemm_decode, gemm_parts, gemm_tile, gemm, gemm_wide, gemm_wgmma, gemm_tile_wgmma;
 }  // namespace source
 
 namespace {
@@ -34,8 +34,8 @@ std::string TextOf(Program program) {
   using namespace source;
   switch (program) {
     case Program::kMatmul:
-      return fmt::format("{}{}{}{}{}{}{}{}{}", common, weights, units, few_rows, matmul, linear,
-                         head_linear, experts, expert_jobs);
+      return fmt::format("{}{}{}{}{}{}{}{}", common, weights, units, few_rows, matmul, linear,
+                         head_linear, experts);
     case Program::kKvCache:
       return fmt::format("{}{}{}", common, kv_append, attention);
     case Program::kMla:

@@ -64,10 +64,10 @@ void CheckGroupSize(cl_kernel kernel, const ClDevice& device, std::string_view n
   std::size_t most = 0;
   ClCheck(clGetKernelWorkGroupInfo(kernel, device.id(), CL_KERNEL_COMPILE_WORK_GROUP_SIZE,
                                    sizeof(fixed), fixed, nullptr),
-          "clGetKernelWorkGroupInfo");
+          "clGetKernelWorkGroupInfo", kernel);
   ClCheck(clGetKernelWorkGroupInfo(kernel, device.id(), CL_KERNEL_WORK_GROUP_SIZE, sizeof(most),
                                    &most, nullptr),
-          "clGetKernelWorkGroupInfo");
+          "clGetKernelWorkGroupInfo", kernel);
   if (fixed[0] * fixed[1] * fixed[2] > most) {
     Throw<OpenClError>(
         "kernel {} needs work-groups of {} items, '{}' runs at most {} of it; use "
@@ -117,7 +117,7 @@ ClProgramHandle Programs::FromSource(Program program, const std::string& options
   const cl_device_id id = device_.id();
   cl_int error = CL_SUCCESS;
   ClProgramHandle built(clCreateProgramWithSource(device_.context(), 1, &data, &bytes, &error));
-  ClCheck(error, "clCreateProgramWithSource");
+  ClCheck(error, "clCreateProgramWithSource", device_);
   error = clBuildProgram(built.get(), 1, &id, options.c_str(), nullptr, nullptr);
   if (error != CL_SUCCESS) {
     Throw<OpenClError>(
@@ -174,7 +174,10 @@ cl_kernel Programs::Kernel(Program program, DType type, std::string_view name) {
   if (slot) return slot.get();
   cl_int error = CL_SUCCESS;
   slot.reset(clCreateKernel(Get(program, type), std::string(name).c_str(), &error));
-  ClCheck(error, "clCreateKernel");
+  if (error != CL_SUCCESS) {
+    ThrowCl(error, fmt::format("clCreateKernel '{}': {} on '{}'", name, ClErrorName(error),
+                               device_.info().name));
+  }
   CheckGroupSize(slot.get(), device_, name);
   return slot.get();
 }
