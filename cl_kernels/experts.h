@@ -14,5 +14,4 @@ std::int64_t ExpertTileRows(const DeviceTraits& traits, std::int64_t T, std::int
 // are one launch for one or two rows whose experts are in one slab.
 void LaunchExperts(Programs& programs, const ExpertsArgs& a);
 
-
 }  // namespace tandem::cl

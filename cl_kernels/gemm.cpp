@@ -23,6 +23,10 @@ bool TakesColumns(DType type, std::int64_t K) {
 
 bool TakesWork(const Span& work) { return work.buffer != nullptr && work.offset % 4 == 0; }
 
+bool UsesWgmma(Programs& programs) {
+  return programs.traits().wgmma_products && programs.HasWgmma();
+}
+
 bool HasMma(const Programs& programs) { return programs.traits().nv_compute >= 80; }
 
 // The form that a product takes, and the columns of its weights' tile.
@@ -40,7 +44,7 @@ constexpr Form kWgmma{Program::kGemmWgmma, "gemm_linear_wgmma", 256, 128};
 // TFLOP/s on an H100 through wgmma (with four steps of codes ahead) and at 259 through mma.sync.
 Program TileProgram(Programs& programs, DType type) {
   const bool decoded = type != DType::kBF16 && type != DType::kF8E4M3;
-  return decoded && programs.HasWgmma() ? Program::kGemmTilesWgmma : Program::kGemm;
+  return decoded && UsesWgmma(programs) ? Program::kGemmTilesWgmma : Program::kGemm;
 }
 
 Form FormOf(Programs& programs, const Weight& w, std::int64_t T, bool swiglu) {
@@ -49,7 +53,7 @@ Form FormOf(Programs& programs, const Weight& w, std::int64_t T, bool swiglu) {
   if (w.dtype != DType::kBF16 || tiles < programs.device().info().compute_units) {
     return {TileProgram(programs, w.dtype), "gemm_linear", 128, 128};
   }
-  return programs.HasWgmma() ? kWgmma : kWide;
+  return UsesWgmma(programs) ? kWgmma : kWide;
 }
 
 // y of `w` over the rows in a.work.
@@ -133,7 +137,7 @@ void PrepareGemm(Programs& programs, DType type) {
   if (!HasMma(programs) || !IsDeviceFormat(type)) return;
   programs.Build(TileProgram(programs, type), type);
   if (type == DType::kBF16) {
-    programs.Build(programs.HasWgmma() ? kWgmma.program : kWide.program, type);
+    programs.Build(UsesWgmma(programs) ? kWgmma.program : kWide.program, type);
   }
 }
 

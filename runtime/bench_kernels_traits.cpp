@@ -36,7 +36,8 @@ const std::vector<Tunable>& Tunables() {
        {1, 32, 64, 128, 256, 512, 1024},
        [](DeviceTraits& t, std::int64_t v) { t.group = static_cast<int>(v); }},
       {"few_rows_max", {}, [](DeviceTraits& t, std::int64_t v) { t.few_rows_max = v; }},
-      {"wide_min_groups", {}, [](DeviceTraits& t, std::int64_t v) { t.wide_min_groups = v; }}};
+      {"wide_min_groups", {}, [](DeviceTraits& t, std::int64_t v) { t.wide_min_groups = v; }},
+      {"wgmma_products", {1}, [](DeviceTraits& t, std::int64_t v) { t.wgmma_products = v != 0; }}};
   return list;
 }
 

@@ -34,7 +34,9 @@ class Gemm : public test::ClTest {
   // Shared by the tests, because compiling takes longer than running.
   cl::Programs& programs() {
     static std::optional<cl::Programs> programs;
-    if (!programs) programs.emplace(device(), cl::TraitsOf(device()), "");
+    cl::DeviceTraits traits = cl::TraitsOf(device());
+    traits.wgmma_products = true;
+    if (!programs) programs.emplace(device(), traits, "");
     return *programs;
   }
   // As on a device of compute capability 8.0.
