@@ -322,16 +322,15 @@ void KeepOnHost(const PlanTask& task, const Profile& profile, Wants& wants) {
   }
 }
 
-// Nor for a KV cache in q8_0 or f8: attention stays with it.
+// Nor for a KV cache in q8_0: attention stays with it.
 void KeepCacheOnHost(const Profile& profile, Wants& wants) {
-  if (profile.kv_type != DType::kQ8_0 && profile.kv_type != DType::kF8E4M3) return;
+  if (profile.kv_type != DType::kQ8_0) return;
   for (auto& roles : wants.roles) {
     if (roles[kAttention].side == Side::kDevice) {
       Throw<ConfigError>(
-          "{}: 'kv.type' {} is for attention on the host, and a layer's is on a device: leave it "
-          "to "
-          "the host, or use f16, bf16 or f32",
-          ProfileName(profile), *profile.kv_type == DType::kQ8_0 ? "q8_0" : "f8");
+          "{}: 'kv.type' q8_0 is for attention on the host, and a layer's is on a device: leave it "
+          "to the host, or use f8, f16, bf16 or f32",
+          ProfileName(profile));
     }
     roles[kAttention].side = Side::kHost;
   }

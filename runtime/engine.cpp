@@ -11,6 +11,7 @@
 #include "runtime/clock.h"
 #include "runtime/decoder.h"
 #include "runtime/hand_over_events.h"
+#include "runtime/watchdog.h"
 #include "runtime/weight_layout.h"
 
 namespace tandem {
@@ -88,8 +89,8 @@ struct Engine::Running {
         add(IsBlockFormat(m->dtype()) ? DType::kBF16 : m->dtype());
       }
     }
-    // A KV cache in q8_0 or f8 is the host's; the device has no program for it.
-    const bool on_host = plan.kv_type == DType::kQ8_0 || plan.kv_type == DType::kF8E4M3;
+    // A KV cache in q8_0 is the host's; the device has no program for it.
+    const bool on_host = plan.kv_type == DType::kQ8_0;
     device.kernels.Prepare(formats, on_host ? DType::kF16 : plan.kv_type, plan.bf16_many_rows);
   }
 
@@ -120,6 +121,8 @@ struct Engine::Impl {
   std::span<const float> Step(std::span<const Row> rows, StepObserver* observer,
                               const LogitsSink* sink, bool greedy);
   std::span<const float> RunStep(Running& r);
+  void Watch(std::size_t rows) const;
+  void EndFailedStep() noexcept;
   void CopyBlocks(const std::vector<KvBlocks::Copy>& copies);
 
   Model model;
@@ -132,6 +135,10 @@ struct Engine::Impl {
   mutable Metrics metrics;
 };
 
+void Engine::Closer::operator()(Impl* impl) const noexcept {
+  if (!impl->device || !impl->device->device.Hangs()) delete impl;
+}
+
 void Engine::Impl::MoveWeights(ProgressSink* progress) {
   const bool fresh = !weights || !(cut == RowCut(plan));
   const ClDevice* on = device ? &device->device : nullptr;
@@ -143,7 +150,8 @@ void Engine::Impl::MoveWeights(ProgressSink* progress) {
 
 void Engine::Impl::Start(ProgressSink* progress) {
   try {
-    if (device) device->AllocateScratch({});  // room for what comes
+    if (device) device->device.Watch(Seconds{0}, "");  // loading takes as long as it takes
+    if (device) device->AllocateScratch({});           // room for what comes
     if (!device) device = OpenDevice(plan);
     MoveWeights(progress);
     if (plan.devices.empty()) device.reset();
@@ -156,7 +164,7 @@ void Engine::Impl::Start(ProgressSink* progress) {
 }
 
 Engine::Engine(Model model, Plan plan, ProgressSink* progress)
-    : impl_(std::make_unique<Impl>(std::move(model), std::move(plan))) {
+    : impl_(new Impl(std::move(model), std::move(plan))) {
   impl_->Start(progress);
   WarmUp(progress);
 }
@@ -289,19 +297,26 @@ void Engine::Impl::CopyBlocks(const std::vector<KvBlocks::Copy>& copies) {
   }
 }
 
-// A failure on the way leaves the device's queue drained, not waiting for sums that never come.
 std::span<const float> Engine::Impl::RunStep(Running& r) {
   HandOver* hand_over = device ? device->hand_over.get() : nullptr;
-  if (hand_over == nullptr) return r.decoder.Step();
-  hand_over->BeginStep(r.forward.T());
-  try {
-    const std::span<const float> logits = r.decoder.Step();
-    hand_over->EndStep();
-    return logits;
-  } catch (...) {
-    hand_over->Abandon();
-    throw;
-  }
+  if (hand_over != nullptr) hand_over->BeginStep(r.forward.T());
+  const std::span<const float> logits = r.decoder.Step();
+  if (hand_over != nullptr) hand_over->EndStep();
+  return logits;
+}
+
+void Engine::Impl::Watch(std::size_t rows) const {
+  if (!device) return;
+  device->device.Watch(WatchdogOf(static_cast<std::int64_t>(rows)), fmt::format("a step of {} rows", rows));
+}
+
+// A failure on the way leaves the device's queue drained, not waiting for sums that never come, and
+// not writing to memory that its owner may free. The sums come first: drivers wait for a queue
+// before they free memory.
+void Engine::Impl::EndFailedStep() noexcept {
+  if (!device) return;
+  if (device->hand_over) device->hand_over->Abandon();
+  device->device.Drain(DrainWatchdog());
 }
 
 void Engine::Impl::Prepare(std::span<const Row> rows) {
@@ -327,11 +342,18 @@ std::span<const float> Engine::Impl::Step(std::span<const Row> rows, StepObserve
   const double start = Now();
   Running& r = *running;
   const WorkerPool::CallerPin pin(r.host.pool);
-  Prepare(rows);
   r.forward.observer = observer;
   r.forward.sink = sink;
   r.forward.greedy = greedy;
-  const std::span<const float> logits = RunStep(r);
+  Watch(rows.size());
+  std::span<const float> logits;
+  try {
+    Prepare(rows);
+    logits = RunStep(r);
+  } catch (...) {
+    EndFailedStep();
+    throw;
+  }
   metrics.Count(rows.size(), SequencesOf(rows), Now() - start);
   return logits;
 }

@@ -42,28 +42,27 @@ TEST(KvType, BytesOfATokenOfV3) {
   EXPECT_EQ(KvLayerBytes(v3, 3, DType::kF8E4M3), 3U * 64 * 656);
 }
 
-TEST(KvType, EightBitsArePlannedOnTheHostAndSurviveAPlanFile) {
+TEST(KvType, Q8IsPlannedOnTheHostAndFp8AnywhereAndBothSurviveAPlanFile) {
   for (const DType type : kEightBits) {
     Profile profile;
     profile.kv_type = type;
     const Plan plan = PlanV2Lite(test::GpuMachine(24), profile);
     EXPECT_EQ(plan.kv_type, type);
-    for (const LayerPlan& layer : plan.layers) EXPECT_FALSE(layer.attention.on_device());
+    const Place place = plan.layers[0].attention;
+    EXPECT_EQ(place.on_device(), type == DType::kF8E4M3);
     EXPECT_EQ(ParsePlan(ToJson(plan), "plan.json").kv_type, type);
     const auto blocks = static_cast<std::uint64_t>(plan.kv_blocks);
-    EXPECT_EQ(test::BytesOfItem(plan, "KV cache", Place::Host()),
+    EXPECT_EQ(test::BytesOfItem(plan, "KV cache", place),
               27U * blocks * 64 * KvTokenBytes(test::V2Lite(), type));
   }
 }
 
-TEST(KvType, AttentionOnADeviceRefusesThem) {
-  for (const DType type : kEightBits) {
-    Profile profile;
-    profile.kv_type = type;
-    profile.attention = Side::kDevice;
-    ExpectError<ConfigError>(ExitCode::kConfig, {"'kv.type'", "on the host", "bf16"},
-                             [&] { PlanV2Lite(test::GpuMachine(24), profile); });
-  }
+TEST(KvType, AttentionOnADeviceRefusesQ8) {
+  Profile profile;
+  profile.kv_type = DType::kQ8_0;
+  profile.attention = Side::kDevice;
+  ExpectError<ConfigError>(ExitCode::kConfig, {"'kv.type'", "on the host", "bf16"},
+                           [&] { PlanV2Lite(test::GpuMachine(24), profile); });
 }
 
 TEST(KvType, ModelsWithoutWholeBlocksRefuseThem) {
