@@ -41,7 +41,7 @@ struct KernelFinding {
 // The device's own, measured in the same run.
 struct KernelLimits {
   double read_bytes_per_s_before = 0;  // streaming read, before the kernels and after them
-  double read_bytes_per_s_after = 0;   // 0: interrupted
+  double read_bytes_per_s_after = 0;   // 0: interrupted, or failed
   double matrix_flops_per_s = 0;       // registers only
   std::string matrix_unit;             // "mma.sync bf16", "f32 fma"
   double launch_s = 0;                 // a tiny kernel, back to back

@@ -26,9 +26,9 @@ using Json = nlohmann::ordered_json;
 constexpr const char* kExamples =
     R"(Times every kernel of an OpenCL device, launched back to back as in a step, beside the device's own
 limits of the same run: the streaming read before and after, the bare rate of the matrix unit, and a
-launch. `share` is of the limit that bounds the kernel. Where the device has vendor instructions the
-generic form stands beside; with --with it is the same form in other shapes. Weights and keys are read
-from memory that no cache holds: up to 6 GiB.
+launch. `share` is of the limit that bounds the kernel; through wgmma more than all of mma.sync can be
+reached. Where the device has vendor instructions the generic form stands beside; with --with it is
+the same form in other shapes. Weights and keys are read from memory that no cache holds: up to 6 GiB.
 Examples:
   tandem bench kernels
   tandem bench kernels --only "linear 7168" --output json
