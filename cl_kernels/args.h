@@ -253,6 +253,19 @@ struct PanelsArgs {
   Span out;  // bf16 [rows, cols], offset in elements, a multiple of 8
 };
 
+// A matrix in a block format out of the CPU's panels into the layout of devices; a scalar format
+// lies alike on both sides.
+struct PanelSplitArgs {
+  cl_mem panels = nullptr;
+  std::uint64_t offset = 0;  // bytes, a multiple of 16
+  DType dtype = DType::kQ4_K;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  cl_mem out = nullptr;
+  std::uint64_t data_offset = 0;  // bytes, multiples of 16
+  std::uint64_t side_offset = 0;
+};
+
 // y[i] += x[i], i < n
 struct AddArgs {
   Span x;

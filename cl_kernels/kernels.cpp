@@ -14,6 +14,7 @@
 #include "cl_kernels/kv_append.h"
 #include "cl_kernels/linear.h"
 #include "cl_kernels/mla.h"
+#include "cl_kernels/panel_split.h"
 #include "cl_kernels/panels.h"
 #include "cl_kernels/programs.h"
 #include "cl_kernels/rmsnorm.h"
@@ -65,6 +66,7 @@ void Kernels::Swiglu(const SwigluArgs& a) { LaunchSwiglu(impl_->programs, a); }
 void Kernels::Add(const AddArgs& a) { LaunchAdd(impl_->programs, a); }
 void Kernels::Argmax(const ArgmaxArgs& a) { LaunchArgmax(impl_->programs, a); }
 void Kernels::Panels(const PanelsArgs& a) { LaunchPanels(impl_->programs, a); }
+void Kernels::PanelSplit(const PanelSplitArgs& a) { LaunchPanelSplit(impl_->programs, a); }
 void Kernels::Router(const RouterArgs& a) { LaunchRouter(impl_->programs, a); }
 void Kernels::RouterOneRow(const RouterArgs& a, const GroupArgs& g) {
   LaunchRouterOneRow(impl_->programs, a, g);

@@ -40,6 +40,7 @@ class Kernels {
   void Add(const AddArgs& a);
   void Argmax(const ArgmaxArgs& a);
   void Panels(const PanelsArgs& a);
+  void PanelSplit(const PanelSplitArgs& a);
   void Router(const RouterArgs& a);
   // Router and Group of a step's only row in one launch; the tiles are in the order of the choices.
   void RouterOneRow(const RouterArgs& a, const GroupArgs& g);

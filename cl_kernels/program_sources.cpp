@@ -8,7 +8,7 @@ namespace source {  // written by embed_cl.cmake
 extern const std::string_view common, weights, units, few_rows, matmul, linear, head_linear,
     experts, attention, kv_append, rmsnorm, rope, elementwise, group, argmax, router, hand_over,
     mla_cache, mla_append, mla_attention, mla_heads, mla_mma, mla_parts, mla_wgmma, panels,
-    gemm_decode, gemm_parts, gemm_tile, gemm, gemm_wide, gemm_wgmma, gemm_tile_wgmma;
+    panel_split, gemm_decode, gemm_parts, gemm_tile, gemm, gemm_wide, gemm_wgmma, gemm_tile_wgmma;
 }  // namespace source
 
 namespace {
@@ -44,7 +44,7 @@ std::string TextOf(Program program) {
     case Program::kMlaHeads:
       return fmt::format("{}{}{}", common, weights, mla_heads);
     case Program::kPanels:
-      return fmt::format("{}{}{}", common, weights, panels);
+      return fmt::format("{}{}{}{}", common, weights, panels, panel_split);
     case Program::kGemm:
       return fmt::format("{}{}{}{}{}{}", common, gemm_decode, gemm_parts,
                          GemmTile(4, 4, "NARROW_STAGES", 2), GemmTile(2, 4, "NARROW_STAGES", 2),

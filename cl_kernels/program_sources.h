@@ -16,7 +16,7 @@ enum class Program : int {
   kKvCache,         // per KV type: kv_append, attention
   kMla,             // per KV type: mla_append, mla_attention, mla_mma
   kMlaHeads,        // per weight format: mla_heads
-  kPanels,          // per block format: panels
+  kPanels,          // per block format: panels, panel_split
   kGemm,            // per weight format: gemm, in two shapes
   kGemmWide,        // bf16: gemm_wide
   kGemmWgmma,       // bf16: gemm_wgmma, whose binary is patched (program_patch.h)
