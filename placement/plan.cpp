@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 
 #include "placement/byte_size.h"
 
@@ -112,6 +113,11 @@ std::string PredictionLines(const Plan& plan) {
 }
 
 }  // namespace
+
+std::string_view Name(HandOverWay way) {
+  constexpr std::array<std::string_view, 3> kNames{"auto", "polled", "events"};
+  return kNames[static_cast<std::size_t>(way)];
+}
 
 std::uint64_t Plan::DeviceBytes(int device) const {
   std::uint64_t bytes = 0;

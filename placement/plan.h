@@ -8,6 +8,7 @@
 #include "memory/dtype.h"
 #include "memory/place.h"
 #include "model/tensor_list.h"
+#include "placement/hand_over_way.h"
 #include "placement/machine.h"
 
 namespace tandem {
@@ -126,6 +127,7 @@ struct Plan {
   // there.
   bool stream_prefill = false;
   StreamPlan stream;
+  HandOverWay hand_over = HandOverWay::kAuto;
 
   std::uint64_t DeviceBytes(int device) const;  // sum over items
   // host_bytes, and what lies on devices that live in the host's memory (PoCL).

@@ -78,6 +78,7 @@ void DiffSettings(const Plan& before, const Plan& after, PlanDiff& diff) {
   });
   compare("prefill of cold experts",
           [](const Plan& p) { return std::string(p.stream_prefill ? "streamed" : "host"); });
+  compare("hand-over", [](const Plan& p) { return std::string(Name(p.hand_over)); });
 }
 
 void DiffBytes(const Plan& before, const Plan& after, PlanDiff& diff) {

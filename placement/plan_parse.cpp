@@ -83,6 +83,14 @@ DType ParseType(const Field& field) {
   return *type;
 }
 
+HandOverWay ParseHandOver(const Field& field) {
+  const std::string word = Text(field);
+  for (const HandOverWay way : {HandOverWay::kAuto, HandOverWay::kPolled, HandOverWay::kEvents}) {
+    if (Name(way) == word) return way;
+  }
+  field.Expected("auto, polled or events");
+}
+
 Limit ParseLimit(const Field& field) {
   const std::string text = Text(field);
   for (int i = 0; i <= static_cast<int>(Limit::kHandOver); ++i) {
@@ -202,6 +210,7 @@ Plan ParsePlan(const std::string& text, const std::string& file) {
   plan.max_rows = Integer<std::int64_t>(root["max_rows"]);
   plan.max_sequences = Integer<std::int64_t>(root["max_sequences"]);
   plan.stream_prefill = Flag(root["stream_prefill"]);
+  plan.hand_over = ParseHandOver(root["hand_over"]);
   plan.stream = {Integer<std::int64_t>(root["stream_rows"]),
                  Integer<std::uint64_t>(root["stream_expert_bytes"]),
                  Integer<std::uint64_t>(root["stream_bf16_bytes"])};

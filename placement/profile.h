@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "memory/dtype.h"
+#include "placement/hand_over_way.h"
 
 namespace tandem {
 
@@ -65,9 +66,9 @@ struct Profile {
   std::int64_t answer_tokens = 256;
   std::int64_t least_context = 1;     // plans that are offered instead never go below
   std::optional<std::int64_t> chunk;  // rows of one step at the most; absent: the planner's choice
-  // What CPU kernels may round activations to in fast runs. bf16: always; f32: never, so that a row's
-  // results do not depend on the rows beside it; absent: bf16 for many rows where that is faster.
-  // The integer kernels of block formats quantise them in any case.
+  // What CPU kernels may round activations to in fast runs. bf16: always; f32: never, so that a
+  // row's results do not depend on the rows beside it; absent: bf16 for many rows where that is
+  // faster. The integer kernels of block formats quantise them in any case.
   std::optional<DType> activation_type;
   std::optional<DType> kv_type;  // f32, bf16, f16, q8_0, f8; absent: by precision
   Side kv_place = Side::kAuto;   // attention runs where its cache is, so this places both
@@ -102,6 +103,8 @@ struct Profile {
     kHost,
     kStream
   } prefill_experts = PrefillExperts::kAuto;
+
+  HandOverWay hand_over = HandOverWay::kAuto;
 
   // Of a profile that `tandem tune` wrote: what it was measured with. Empty: for any.
   std::string machine_fingerprint;

@@ -84,7 +84,10 @@ std::int64_t HandOverDeviceFloats(const Config& c, const Sizes& s, bool polled) 
   const std::int64_t events = packed + std::min(s.T, kHandOverSumRows) * s.D + kHandOverControl;
   return events + (polled ? kHandOverControl : 0);
 }
-bool Polls(const Plan& plan) { return !plan.devices.empty() && !plan.devices[0].shares_cores; }
+bool Polls(const Plan& plan) {
+  if (plan.hand_over != HandOverWay::kAuto) return plan.hand_over == HandOverWay::kPolled;
+  return !plan.devices.empty() && !plan.devices[0].shares_cores;
+}
 
 std::int64_t Floats(std::uint64_t bytes) { return static_cast<std::int64_t>(bytes / 4); }
 

@@ -17,6 +17,7 @@ using namespace setting;  // NOLINT: the forms
 constexpr std::array<std::string_view, 3> kSideWords{"auto", "host", "device"};
 constexpr std::array<std::string_view, 3> kPolicyWords{"auto", "hot", "order"};
 constexpr std::array<std::string_view, 3> kPrefillWords{"auto", "host", "stream"};
+constexpr std::array<std::string_view, 3> kHandOverWords{"auto", "polled", "events"};
 constexpr std::string_view kAnyWord = "any";
 
 template <class Form>
@@ -71,6 +72,10 @@ constexpr std::array kSettings{
            Join::kByKey),
     Make<WholeOrAuto<&P::device_threads, 1, L::kThreads>>(
         "device_threads", "N|auto", "threads of a device that computes on the same cores",
+        Tie::kMachine),
+    Make<OneOf<&P::hand_over, kHandOverWords>>(
+        "hand_over", "auto|polled|events",
+        "how a layer with experts on both sides passes between a device and the CPU",
         Tie::kMachine),
 
     Alias(Make<UseForm>("workload.for", "any|chat|agent|long|batch",

@@ -84,6 +84,7 @@ constexpr std::pair<const char*, const char*> kValues[] = {
     {"memory.nodes", "{0: 96 GiB}"},
     {"threads", "{0: 30, 1: 28}"},
     {"device_threads", "2"},
+    {"hand_over", "events"},
     {"workload.for", "batch"},
     {"workload.context", "9000"},
     {"workload.least_context", "100"},
