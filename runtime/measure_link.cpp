@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include "memory/cl_shared.h"
 #include "memory/host_buffer.h"
+#include "runtime/measure_hand_over.h"
 
 namespace tandem {
 namespace {
@@ -12,31 +14,6 @@ constexpr std::int64_t kWidth = 2048;  // a row of activations
 constexpr std::size_t kRowBytes = kWidth * sizeof(float);
 constexpr std::size_t kFewBytes = 256;  // a row's expert ids and weights
 constexpr int kBackToBack = 200;
-
-// Host memory that the driver allocated for transfers, mapped for as long as this lives.
-class PinnedMemory {
- public:
-  PinnedMemory(const ClDevice& device, std::size_t bytes)
-      : device_(device),
-        buffer_(device.Allocate(bytes, CL_MEM_READ_WRITE | CL_MEM_ALLOC_HOST_PTR)) {
-    cl_int error = CL_SUCCESS;
-    data_ = clEnqueueMapBuffer(device.queue(), buffer_.get(), CL_TRUE, CL_MAP_READ | CL_MAP_WRITE,
-                               0, bytes, 0, nullptr, nullptr, &error);
-    ClCheck(error, "clEnqueueMapBuffer");
-  }
-  ~PinnedMemory() {
-    clEnqueueUnmapMemObject(device_.queue(), buffer_.get(), data_, 0, nullptr, nullptr);
-    clFinish(device_.queue());
-  }
-  PinnedMemory(const PinnedMemory&) = delete;
-  PinnedMemory& operator=(const PinnedMemory&) = delete;
-  void* data() const { return data_; }
-
- private:
-  const ClDevice& device_;
-  ClBuffer buffer_;
-  void* data_ = nullptr;
-};
 
 class Link {
  public:
@@ -74,11 +51,9 @@ class Link {
     });
   }
   double HandOver() {
-    return meter_.Best([&] {
-      device_.Write(rows_.get(), 0, host_.data(), kRowBytes);
-      Norm();
-      ReadAndWait(kRowBytes);
-    });
+    constexpr HandOverShape kShape{kWidth, 8, 1};
+    const auto hand_over = MakeHandOver(device_, side_.kernels, kShape);
+    return MeasureHandOver(side_, *hand_over, kShape);
   }
 
  private:
@@ -116,10 +91,10 @@ void MeasureLink(DeviceSide& side, cl_mem memory, std::size_t bytes, const Meter
                  DeviceRates& rates) {
   Link link(side, memory, meter);
   {
-    const PinnedMemory pinned(side.device, bytes);
-    std::memset(pinned.data(), 1, bytes);
-    rates.pinned_write_bytes_per_s = link.WriteRate(pinned.data(), bytes);
-    rates.pinned_read_bytes_per_s = link.ReadRate(pinned.data(), bytes);
+    const ClPinned pinned(side.device, bytes);
+    std::memset(pinned.host(), 1, bytes);
+    rates.pinned_write_bytes_per_s = link.WriteRate(pinned.host(), bytes);
+    rates.pinned_read_bytes_per_s = link.ReadRate(pinned.host(), bytes);
   }
   const HostBuffer pageable(bytes);
   std::memset(pageable.data(), 1, bytes);
