@@ -5,6 +5,9 @@
 #include <cstdint>
 #include <span>
 
+#include "cl_kernels/hand_over_args.h"
+#include "cl_kernels/mla_args.h"
+#include "cl_kernels/span.h"
 #include "memory/dtype.h"
 
 namespace tandem::cl {
@@ -12,24 +15,6 @@ namespace tandem::cl {
 // Arguments of the OpenCL launchers. Offsets and strides count elements, offsets of weights bytes.
 // All launchers only enqueue on the device's in-order queue. The equations are those of the CPU
 // kernels' contracts; activations are f32.
-
-// A range of f32 (or other) values in a device buffer.
-struct Span {
-  cl_mem buffer = nullptr;
-  std::int64_t offset = 0;  // elements
-};
-
-// A matrix [rows, cols], row-major, in device memory. FP8: scales f32 [ceil(rows/128),
-// ceil(cols/128)] at scale_offset of the same buffer. Block formats: codes at offset, side data at
-// scale_offset, as memory/split_layout.h lays them out. Offsets are multiples of 256 bytes.
-struct Weight {
-  cl_mem buffer = nullptr;
-  std::uint64_t offset = 0;        // bytes
-  std::uint64_t scale_offset = 0;  // bytes
-  DType dtype = DType::kBF16;
-  std::int64_t rows = 0;
-  std::int64_t cols = 0;
-};
 
 // y[t, i] = w[i] * x[t, i] / sqrt(mean(x[t]^2) + eps); y may be x.
 struct RmsNormArgs {
@@ -144,78 +129,6 @@ struct AttentionArgs {
   std::int64_t dv = 0;
   float scale = 0;
 };
-
-// MLA (DeepSeek-V2 section 2.1) in its absorbed form, in four launches. H heads, R kv_lora_rank,
-// d qk_rope_head_dim, nope qk_nope_head_dim, dv v_head_dim.
-
-// kv[slots[t], :] = RMSNorm(z[t, :R]) | rope(z[t, R:R+d]); z itself is not changed.
-struct MlaAppendArgs {
-  Span z;  // f32 [T, R + d]
-  std::int64_t z_stride = 0;
-  Span norm_w;  // f32 [R]
-  float eps = 0;
-  std::int64_t R = 0;
-  std::int64_t d = 0;
-  Span cos_sin;  // f32 [T, d/2, 2]; pairs are interleaved
-  cl_mem kv = nullptr;
-  DType kv_type = DType::kF16;  // f32, bf16, f16, or f8 (KvTokenBytes: 656 bytes a token of V3)
-  Span slots;
-  std::int64_t T = 0;
-};
-
-// W_UK and W_UV of all heads: kv_b [H (nope + dv), R], head h's W_UK being its first nope rows; or
-// in two: k_b [H R, nope], the transpose of W_UK head by head, and v_b [H dv, R].
-struct HeadWeights {
-  Weight kv_b;  // buffer null: k_b and v_b
-  Weight k_b, v_b;
-};
-
-// y[t, h, :R] = W_UK[h]^T q[t, h, :nope],  y[t, h, R:] = rope(q[t, h, nope:])
-struct MlaQueryArgs {
-  Span q;  // f32 [T, H, nope + d], rows q_stride apart
-  std::int64_t q_stride = 0;
-  HeadWeights w;
-  Span cos_sin;
-  Span y;  // f32 [T, H, R + d], packed
-  std::int64_t T = 0, H = 0, R = 0, d = 0, nope = 0, dv = 0;
-};
-
-// For every row t and head h over keys j < n_keys[t], in `splits` runs of keys of the same length
-// (whole blocks of 64; a run may be empty):
-//   parts[t, h, s, :] = sum_j softmax_j(scale q . K_j) K_j[:R]     lse[t, h, s] = log sum_j
-//   exp(...)
-// An empty run has lse -inf and zeros.
-struct MlaAttentionArgs {
-  Span q;  // f32 [T, H, R + d]
-  cl_mem kv = nullptr;
-  DType kv_type = DType::kF16;
-  Span tables;                // i32
-  Span table_start;           // i32 [T]
-  Span n_keys;                // i32 [T]
-  std::int64_t max_keys = 0;  // the largest of n_keys, known to the host
-  std::int64_t T = 0, H = 0, R = 0, d = 0;
-  float scale = 0;
-  std::int64_t splits = 1;  // MlaSplits
-  Span parts;               // f32
-  Span lse;                 // f32 [T, H, splits], natural logarithm
-  bool bf16 = false;        // scores and sums may round q and probabilities to bf16 or f16
-};
-
-// out[t, h, :] = W_UV[h] u,  u the parts' sum weighted by exp(lse): exact for one split.
-struct MlaOutputArgs {
-  Span parts;
-  Span lse;
-  std::int64_t splits = 1;
-  HeadWeights w;
-  Span out;  // f32 [T, H, dv], rows out_stride apart
-  std::int64_t out_stride = 0;
-  std::int64_t T = 0, H = 0, R = 0, nope = 0, dv = 0;
-};
-
-// Runs of keys that fill a device: T * H * splits is at most max(T * H, kMlaParts + T * H).
-inline constexpr std::int64_t kMlaParts = 16 * 528;
-std::int64_t MlaSplits(std::int64_t T, std::int64_t H, std::int64_t max_keys,
-                       std::int64_t compute_units);
 
 // y[t, i] = silu(gate[t, i]) * up[t, i]; y may be gate.
 struct SwigluArgs {
@@ -391,53 +304,6 @@ struct ExpertCombineArgs {
   std::int64_t D = 0;
   Span y;
   std::int64_t y_stride = 0;
-};
-
-// Memory through which a MoE layer passes between the device and the host (hand_over.cl has its
-// words): `shared` is seen by both while kernels run, `control` is the device's, zeroed at first.
-struct HandOverMemory {
-  cl_mem shared = nullptr;
-  cl_mem control = nullptr;
-  std::int64_t T = 0, D = 0, K = 0;
-};
-
-inline constexpr std::int64_t kHandOverPublished = 0, kHandOverDelivered = 16,
-                              kHandOverAbandoned = 17, kHandOverGaveUp = 32, kHandOverPayload = 64;
-inline constexpr std::int64_t kHandOverGo = 2;  // of control
-inline constexpr std::uint64_t kHandOverControlBytes = 64;
-// The word where the host's sum begins, and behind its end.
-constexpr std::int64_t HandOverSumWord(std::int64_t T, std::int64_t D, std::int64_t K) {
-  return kHandOverPayload + (T * (D + 2 * K) + 31) / 32 * 32;
-}
-constexpr std::int64_t HandOverWords(std::int64_t T, std::int64_t D, std::int64_t K) {
-  return HandOverSumWord(T, D, K) + T * D;
-}
-
-// Copies h, ids and weights where the host reads them, then says so.
-struct HandOverPublishArgs {
-  Span h;        // f32 [T, D]
-  Span ids;      // i32 [T, K]
-  Span weights;  // f32 [T, K]
-  HandOverMemory memory;
-  std::uint32_t sequence = 0;
-};
-
-// x[t, :] += sum[t, :] once the host has delivered `sequence`; waits for at most `turns` reads.
-struct HandOverTakeArgs {
-  HandOverMemory memory;
-  Span x;
-  std::int64_t x_stride = 0;
-  std::uint32_t sequence = 0;
-  std::uint64_t turns = 0;
-};
-
-// x[t, :] += sum[t, :] if word kHandOverGo of control is not 0.
-struct HandOverAddArgs {
-  Span sum;  // f32 [T, D]
-  cl_mem control = nullptr;
-  Span x;
-  std::int64_t x_stride = 0;
-  std::int64_t T = 0, D = 0;
 };
 
 }  // namespace tandem::cl
