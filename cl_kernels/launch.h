@@ -57,9 +57,10 @@ inline void Enqueue(const Programs& programs, cl_kernel kernel, std::array<std::
   const cl_int error = clEnqueueNDRangeKernel(programs.device().queue(), kernel, 3, nullptr,
                                               global.data(), local.data(), 0, nullptr, nullptr);
   if (error == CL_SUCCESS) return;
-  ThrowCl(error, fmt::format("cannot start kernel '{}' of {} x {} x {} work-groups of {} on '{}': {}",
-                             ClKernelName(kernel), groups[0], groups[1], groups[2], group_size,
-                             programs.device().info().name, ClErrorName(error)));
+  ThrowCl(error,
+          fmt::format("cannot start kernel '{}' of {} x {} x {} work-groups of {} on '{}': {}",
+                      ClKernelName(kernel), groups[0], groups[1], groups[2], group_size,
+                      programs.device().info().name, ClErrorName(error)));
 }
 
 }  // namespace tandem::cl

@@ -1,6 +1,12 @@
 #include "memory/cl_device.h"
 
+#include <algorithm>
 #include <array>
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <system_error>
+#include <thread>
 #include <utility>
 
 #include "memory/cl_probe.h"
@@ -75,7 +81,38 @@ constexpr std::array kErrors{
 
 void CheckOn(cl_int error, const char* what, const ClDeviceInfo& info) {
   if (error == CL_SUCCESS) return;
-  Throw<OpenClError>("{}: {} on '{}'", what, ClErrorName(error), info.name);
+  ThrowCl(error, fmt::format("{}: {} on '{}'", what, ClErrorName(error), info.name));
+}
+
+// After these a context is of no use, or a command of it failed and nobody knows which.
+bool MeansLost(cl_int error) {
+  constexpr cl_int kIllegalAccessNv = -9999;
+  constexpr std::array kLost{CL_DEVICE_NOT_AVAILABLE,
+                             CL_OUT_OF_RESOURCES,
+                             CL_EXEC_STATUS_ERROR_FOR_EVENTS_IN_WAIT_LIST,
+                             CL_INVALID_CONTEXT,
+                             CL_INVALID_COMMAND_QUEUE,
+                             kIllegalAccessNv};
+  return std::find(kLost.begin(), kLost.end(), error) != kLost.end();
+}
+
+std::string DeviceName(cl_kernel kernel) {
+  cl_context context = nullptr;
+  cl_device_id id = nullptr;  // a context has one here
+  if (clGetKernelInfo(kernel, CL_KERNEL_CONTEXT, sizeof(context), &context, nullptr) !=
+          CL_SUCCESS ||
+      clGetContextInfo(context, CL_CONTEXT_DEVICES, sizeof(id), &id, nullptr) != CL_SUCCESS) {
+    return "?";
+  }
+  return ClDeviceString(id, CL_DEVICE_NAME);
+}
+
+// Waiting for a device costs the host nothing else to do: a spin as long as most steps take.
+constexpr Seconds kFinishSpin{2e-2};
+
+std::atomic<bool>& AnyHangs() {
+  static std::atomic<bool> hangs{false};
+  return hangs;
 }
 
 // The device that `info` described when it was probed; the list may have changed since.
@@ -109,17 +146,61 @@ std::string ClErrorName(cl_int error) {
   return fmt::format("OpenCL error {}", error);
 }
 
-void ClCheck(cl_int error, const char* what) {
-  if (error != CL_SUCCESS) Throw<OpenClError>("{}: {}", what, ClErrorName(error));
+// Nothing but the names: this is asked after an error, which may be of the driver itself.
+std::string ClKernelName(cl_kernel kernel) {
+  std::array<char, 256> name{};
+  const cl_int error =
+      clGetKernelInfo(kernel, CL_KERNEL_FUNCTION_NAME, name.size() - 1, name.data(), nullptr);
+  return error == CL_SUCCESS ? name.data() : "?";
 }
 
-ClDevice::ClDevice(const ClDeviceInfo& info) : info_(info), id_(FindDevice(info)) {
+void ThrowCl(cl_int error, const std::string& message) {
+  if (MeansLost(error)) throw DeviceLostError(message);
+  if (error == CL_MEM_OBJECT_ALLOCATION_FAILURE) throw DeviceMemoryError(message);
+  throw OpenClError(message);
+}
+
+void ClCheck(cl_int error, const char* what) {
+  if (error != CL_SUCCESS) ThrowCl(error, fmt::format("{}: {}", what, ClErrorName(error)));
+}
+
+void ClCheck(cl_int error, const char* what, const ClDevice& device) {
+  CheckOn(error, what, device.info());
+}
+
+void ClCheck(cl_int error, const char* what, cl_kernel kernel) {
+  if (error == CL_SUCCESS) return;
+  ThrowCl(error, fmt::format("{} of kernel '{}': {} on '{}'", what, ClKernelName(kernel),
+                             ClErrorName(error), DeviceName(kernel)));
+}
+
+bool AnyClDeviceHangs() { return AnyHangs(); }
+
+struct ClDevice::Watchdog {
+  Seconds limit{0};
+  std::string what;
+  std::atomic<bool> hangs{false};
+
+  void Hang() {
+    hangs = true;
+    AnyHangs() = true;
+  }
+};
+
+ClDevice::ClDevice(const ClDeviceInfo& info)
+    : info_(info), id_(FindDevice(info)), watchdog_(std::make_unique<Watchdog>()) {
   NoteClDeviceOpened();
   cl_int error = CL_SUCCESS;
   context_.reset(clCreateContext(nullptr, 1, &id_, nullptr, nullptr, &error));
   CheckOn(error, "clCreateContext", info_);
   queue_.reset(clCreateCommandQueue(context_.get(), id_, 0, &error));
   CheckOn(error, "clCreateCommandQueue", info_);
+}
+
+ClDevice::~ClDevice() {
+  if (!Hangs()) return;
+  static_cast<void>(queue_.release());  // to release them would wait for a queue that never ends
+  static_cast<void>(context_.release());
 }
 
 ClBuffer ClDevice::Allocate(std::size_t bytes, cl_mem_flags flags) const {
@@ -129,7 +210,7 @@ ClBuffer ClDevice::Allocate(std::size_t bytes, cl_mem_flags flags) const {
     mem.reset(clCreateBuffer(context_.get(), flags, bytes, nullptr, &error));
   }
   if (error != CL_SUCCESS) {
-    Throw<OpenClError>(
+    Throw<DeviceMemoryError>(
         "cannot allocate {} bytes on '{}': {} (largest buffer {} bytes, memory {} bytes); give the "
         "device less in the profile",
         bytes, info_.name, ClErrorName(error), info_.max_alloc_bytes, info_.global_mem_bytes);
@@ -152,6 +233,8 @@ void ClDevice::BlockingWrite(cl_mem dst, std::size_t offset, const void* src,
 
 void ClDevice::BlockingRead(cl_mem src, std::size_t offset, void* dst, std::size_t bytes) const {
   if (bytes == 0) return;
+  // A blocking read has no limit; of a queue that has ended it takes no longer than the copy.
+  if (watchdog_->limit.count() > 0) Finish();
   CheckOn(clEnqueueReadBuffer(queue(), src, CL_TRUE, offset, bytes, dst, 0, nullptr, nullptr),
           "clEnqueueReadBuffer", info_);
 }
@@ -174,6 +257,72 @@ void ClDevice::Copy(cl_mem src, std::size_t src_offset, cl_mem dst, std::size_t 
 
 void ClDevice::Flush() const { CheckOn(clFlush(queue()), "clFlush", info_); }
 
-void ClDevice::Finish() const { CheckOn(clFinish(queue()), "clFinish", info_); }
+void ClDevice::Finish() const {
+  if (watchdog_->limit.count() <= 0) return CheckOn(clFinish(queue()), "clFinish", info_);
+  cl_event marker = nullptr;
+  CheckOn(clEnqueueMarkerWithWaitList(queue(), 0, nullptr, &marker), "clEnqueueMarkerWithWaitList",
+          info_);
+  const ClEventHandle ended(marker);
+  Flush();
+  Await(ended.get());
+}
+
+void ClDevice::Watch(Seconds limit, const std::string& what) const {
+  watchdog_->limit = limit;
+  watchdog_->what = what;
+}
+
+void ClDevice::Await(cl_event event) const {
+  const Seconds limit = watchdog_->limit;
+  cl_int status = CL_QUEUED;
+  const auto ended = [&] {
+    CheckOn(
+        clGetEventInfo(event, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof(status), &status, nullptr),
+        "clGetEventInfo", info_);
+    return status <= CL_COMPLETE;
+  };
+  DeviceWait wait(info_.is_cpu, limit, kFinishSpin);
+  if (limit.count() > 0 && !wait.Until(ended)) {
+    Throw<DeviceLostError>(
+        "'{}': {} did not end within {} s; the device hangs or is lost: look at the system's log, "
+        "and see `tandem doctor`",
+        info_.name, watchdog_->what, limit.count());
+  }
+  if (status < 0) {
+    Throw<DeviceLostError>("'{}': {} failed: {}", info_.name, watchdog_->what, ClErrorName(status));
+  }
+  // Only a wait makes the device's writes visible; after the above it is over at once.
+  CheckOn(clWaitForEvents(1, &event), "clWaitForEvents", info_);
+}
+
+// clFinish has no limit, and after an error a marker may not enter the queue: a thread waits, which
+// is left behind where the driver keeps it.
+bool ClDevice::Drain(Seconds limit) const noexcept {
+  if (Hangs()) return false;
+  struct State {
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool ended = false;
+  };
+  const auto state = std::make_shared<State>();
+  const cl_command_queue queue = queue_.get();
+  const auto finish = [queue, state] {
+    clFinish(queue);
+    const std::lock_guard lock(state->mutex);
+    state->ended = true;
+    state->changed.notify_all();
+  };
+  try {
+    std::thread(finish).detach();
+  } catch (const std::system_error&) {  // no thread to be had
+    finish();
+  }
+  std::unique_lock lock(state->mutex);
+  if (state->changed.wait_for(lock, limit, [&] { return state->ended; })) return true;
+  watchdog_->Hang();  // this keeps the queue alive for the thread, too
+  return false;
+}
+
+bool ClDevice::Hangs() const { return watchdog_->hangs; }
 
 }  // namespace tandem

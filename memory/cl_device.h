@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "memory/cl_wait.h"
 #include "memory/usage.h"
 
 namespace tandem {
@@ -63,8 +64,22 @@ static_assert(sizeof(ClMemHandle) == sizeof(void*));
 
 // "CL_OUT_OF_RESOURCES" for -5, ...
 std::string ClErrorName(cl_int error);
-// Throws OpenClError "<what>: CL_... on <device>" unless error is CL_SUCCESS.
+class ClDevice;
+// Throws the error's class: DeviceLostError for what a context does not survive, DeviceMemoryError
+// for a buffer that found no room, else OpenClError.
+[[noreturn]] void ThrowCl(cl_int error, const std::string& message);
+// Throws it with "<what>: CL_... on '<device>'" unless error is CL_SUCCESS.
 void ClCheck(cl_int error, const char* what);
+void ClCheck(cl_int error, const char* what, const ClDevice& device);
+// The same of a call for a kernel, "<what> of kernel '<name>': CL_... on '<device>'".
+void ClCheck(cl_int error, const char* what, cl_kernel kernel);
+
+// "?" where the driver does not say.
+std::string ClKernelName(cl_kernel kernel);
+
+// Whether a device of this process hangs (ClDevice::Hangs). Then the process must end by _exit: a
+// driver may wait for its queues at exit.
+bool AnyClDeviceHangs();
 
 // An owned range of device memory.
 class ClBuffer {
@@ -88,6 +103,7 @@ class ClBuffer {
 class ClDevice {
  public:
   explicit ClDevice(const ClDeviceInfo& info);  // throws OpenClError
+  ~ClDevice();
 
   const ClDeviceInfo& info() const { return info_; }
   cl_context context() const { return context_.get(); }
@@ -97,20 +113,35 @@ class ClDevice {
   // Throws OpenClError naming the bytes asked for, max_alloc_bytes and the device.
   ClBuffer Allocate(std::size_t bytes, cl_mem_flags flags = CL_MEM_READ_WRITE) const;
 
-  void Write(cl_mem dst, std::size_t offset, const void* src, std::size_t bytes) const;  // enqueued; src must live until Finish
+  void Write(cl_mem dst, std::size_t offset, const void* src,
+             std::size_t bytes) const;  // enqueued; src must live until Finish
   void BlockingWrite(cl_mem dst, std::size_t offset, const void* src, std::size_t bytes) const;
   void BlockingRead(cl_mem src, std::size_t offset, void* dst, std::size_t bytes) const;
   void Zero(cl_mem dst, std::size_t offset, std::size_t bytes) const;  // bytes % 4 == 0; enqueued
   void Copy(cl_mem src, std::size_t src_offset, cl_mem dst, std::size_t dst_offset,
             std::size_t bytes) const;  // enqueued
-  void Flush() const;   // start what is enqueued
-  void Finish() const;  // wait for all of it
+  void Flush() const;                  // start what is enqueued
+  void Finish() const;                 // wait for all of it
+
+  // From here on Finish, Await and BlockingRead wait at most so long and throw DeviceLostError that
+  // names `what`; 0: for ever.
+  void Watch(Seconds limit, const std::string& what) const;
+  // Waits for an event of a command that was flushed.
+  void Await(cl_event event) const;
+  // Ends what the queue holds, errors ignored, so that host memory under its copies may go. False
+  // where that takes longer than `limit`: the device hangs.
+  bool Drain(Seconds limit) const noexcept;
+  // A queue did not end in time. Nothing of this device may be released or freed any more: drivers
+  // wait for a queue before they free its memory. Whoever owns such a device leaks it.
+  bool Hangs() const;
 
  private:
+  struct Watchdog;
   ClDeviceInfo info_;
   cl_device_id id_ = nullptr;
   ClContextHandle context_;
   ClQueueHandle queue_;
+  std::unique_ptr<Watchdog> watchdog_;
 };
 
 }  // namespace tandem

@@ -50,6 +50,18 @@ class OpenClError : public Error {
   explicit OpenClError(const std::string& message) : Error(ExitCode::kUnavailable, message) {}
 };
 
+// A device has no room for a buffer of the plan.
+class DeviceMemoryError : public OpenClError {
+ public:
+  using OpenClError::OpenClError;
+};
+
+// A device failed in a way that its context does not survive: what was on it is gone.
+class DeviceLostError : public OpenClError {
+ public:
+  using OpenClError::OpenClError;
+};
+
 // The operating system refused something: by default a limit; kIo and kMissingFile for files.
 class SystemError : public Error {
  public:

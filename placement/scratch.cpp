@@ -196,6 +196,7 @@ std::vector<ScratchBuffer> HostScratch(const Config& c, const Plan& plan, const 
     list.AddPinned("hand_over", HandOverHostFloats(c, s, Polls(plan)));
     if (plan.stream_prefill) {
       list.AddPinned("stream ring", kStreamPieces * Floats(kStreamPieceBytes));
+      list.AddPinned("stream tiles", kStreamTileReads * Floats(StreamTileBytes(plan)));
     }
   }
   list.Add("logits", LogitRows(plan) * c.vocab_size);
@@ -256,6 +257,19 @@ std::vector<ScratchBuffer> DeviceScratch(const Config& c, const Plan& plan, cons
     list.Add("argmax", LogitRows(plan) * kArgmaxFloats);
   }
   return list.Take();
+}
+
+// At most a tile for each expert and one for each whole tile's rows, and their number; on whole
+// lines.
+std::uint64_t StreamTileBytes(const Plan& plan) {
+  std::uint64_t experts = 1;
+  for (const LayerPlan& layer : plan.layers) {
+    experts = std::max<std::uint64_t>(experts, layer.experts.size() + 1);
+  }
+  constexpr std::uint64_t kMostChoices = 64;
+  const auto pairs = static_cast<std::uint64_t>(plan.max_rows) * kMostChoices;
+  const std::uint64_t tiles = experts + pairs / kLeastTileRows;
+  return (tiles * kExpertTileWords * sizeof(float) + sizeof(float) + 63) / 64 * 64;
 }
 
 std::uint64_t SumBytes(const std::vector<ScratchBuffer>& buffers) {

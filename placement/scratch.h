@@ -61,6 +61,10 @@ inline constexpr std::int64_t kStreamSlots = 3;
 inline constexpr std::int64_t kStreamPieces = 6;
 inline constexpr std::uint64_t kStreamPieceBytes = std::uint64_t{8} << 20;
 
+// Tiles of a layer's experts, which the host reads back to leave out those that no row chose.
+std::uint64_t StreamTileBytes(const Plan& plan);
+inline constexpr std::int64_t kStreamTileReads = 4;
+
 // Rows of one step whose logits there is room for: more are handed out in pieces.
 std::int64_t LogitRows(const Plan& plan);
 

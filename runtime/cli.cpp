@@ -1,5 +1,7 @@
 #include "runtime/cli.h"
 
+#include <unistd.h>
+
 #include <cstdio>
 #include <exception>
 #include <memory>
@@ -8,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "memory/cl_device.h"
 #include "memory/error.h"
 #include "placement/nearest.h"
 
@@ -106,6 +109,7 @@ void ParseAndRun(int argc, char** argv) {
 int Fail(ExitCode code, std::string_view message) {
   std::fflush(stdout);
   fmt::print(stderr, "tandem: error: {}\n", message);
+  if (AnyClDeviceHangs()) _exit(static_cast<int>(code));
   return static_cast<int>(code);
 }
 

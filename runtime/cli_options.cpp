@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cstdint>
 #include <cstdio>
@@ -10,6 +11,8 @@
 #include <utility>
 
 #include "memory/error.h"
+#include "memory/usage.h"
+#include "placement/byte_size.h"
 #include "placement/settings.h"
 #include "runtime/interrupt.h"
 #include "runtime/progress_bar.h"
@@ -139,6 +142,36 @@ SamplerOptions Resolve(const SamplerFlags& flags) {
   return options;
 }
 
+void PrintWarning(const std::string& text) { fmt::print(stderr, "tandem: warning: {}\n", text); }
+
+namespace {
+
+// What the device gave before it refused; where it gave nothing, or more than that, 85 % of what
+// the plan asked for.
+std::uint64_t LessThan(const Plan& plan) {
+  const std::uint64_t less = plan.DeviceBytes(0) * 85 / 100;
+  const std::uint64_t given = PeakDeviceBufferBytes(plan.devices[0].index);
+  return given > 0 ? std::min(given, less) : less;
+}
+
+void PlanWithLess(Session& session, const DeviceMemoryError& error) {
+  const PlanDevice device = session.plan.devices.at(0);
+  const std::uint64_t planned = session.plan.DeviceBytes(0);
+  const std::uint64_t bytes = LessThan(session.plan);
+  try {
+    PlanWithLess(session, device.index, bytes);
+  } catch (const Error& none) {
+    Throw<DeviceMemoryError>("{}; with {} there no plan fits: {}", error.what(), FormatBytes(bytes),
+                             none.what());
+  }
+  PrintWarning(
+      fmt::format("'{}' has less room than it says: {}; planned again with {} instead of {} there "
+                  "(memory.device in the profile saves the attempt)",
+                  device.name, error.what(), FormatBytes(bytes), FormatBytes(planned)));
+}
+
+}  // namespace
+
 Engine LoadEngine(Session& session, bool quiet) {
   // What the plan chose on its own, such as no device where none was found, is said at the start.
   for (const std::string& note : session.plan.notes) {
@@ -146,6 +179,11 @@ Engine LoadEngine(Session& session, bool quiet) {
   }
   ProgressBar progress(ProgressBar::StyleOf(quiet), stderr, Interrupted);
   try {
+    try {
+      return Engine(session.model, session.plan, &progress);
+    } catch (const DeviceMemoryError& error) {
+      PlanWithLess(session, error);
+    }
     return Engine(std::move(session.model), std::move(session.plan), &progress);
   } catch (const Error&) {
     if (Interrupted()) ThrowInterrupted();  // not a failure of the load

@@ -118,7 +118,7 @@ void Chat(const ChatFlags& flags) {
   if (terminal && !flags.quiet) {
     fmt::print(stderr, "{}; {}\n/help lists the commands.\n", Name(format), engine.Describe());
   }
-  EngineFeed feed(engine, context, Interrupted);
+  EngineFeed feed(engine, context, Interrupted, PrintWarning);
   Conversation conversation(
       feed, config, tokenizer,
       {.format = format,

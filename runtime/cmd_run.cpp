@@ -76,7 +76,7 @@ void Run(const RunFlags& flags) {
 
   const InterruptGuard guard;
   Engine engine = LoadEngine(session, flags.quiet);
-  EngineFeed feed(engine, context, Interrupted);
+  EngineFeed feed(engine, context, Interrupted, PrintWarning);
   const Generated generated = Generate(feed, tokenizer, ids, options, PrintText, Interrupted);
   PrintText("\n");
   if (!flags.quiet) {

@@ -97,7 +97,9 @@ std::span<const float> Decoder::Head() {
     Logits(i, n, fused);
     if (f_.sink != nullptr) (*f_.sink)(logits_.first(n * f_.config.vocab_size));
   }
-  if (f_.device != nullptr) f_.device->device.Finish();  // the step's host memory is free again
+  // The step's host memory is free again after this; logits that were read were the last command.
+  const bool read = f_.plan.head.on_device() && wanted > 0;
+  if (f_.device != nullptr && !read) f_.device->device.Finish();
   chosen_ = 0;
   if (f_.greedy) {
     while (static_cast<std::int64_t>(chosen_) < wanted) {

@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 
+#include "memory/cl_touch.h"
 #include "memory/error.h"
 #include "runtime/clock.h"
 
@@ -32,7 +33,7 @@ DeviceSide::DeviceSide(const PlanDevice& plan)
 void DeviceSide::AllocateScratch(const std::vector<ScratchBuffer>& buffers) {
   scratch_.clear();
   for (const ScratchBuffer& b : buffers) {
-    if (!b.pinned) scratch_[b.name] = device.Allocate(b.bytes());
+    if (!b.pinned) scratch_[b.name] = AllocateTouched(device, b.name, b.bytes());
   }
 }
 
@@ -74,13 +75,13 @@ ClEventHandle DeviceSide::Read(const cl::Span& src, void* dst, std::size_t bytes
   ClCheck(clEnqueueReadBuffer(device.queue(), src.buffer, CL_FALSE,
                               static_cast<std::size_t>(src.offset) * sizeof(float), bytes, dst, 0,
                               nullptr, &event),
-          "clEnqueueReadBuffer");
+          "clEnqueueReadBuffer", device);
   return ClEventHandle(event);
 }
 
 void DeviceSide::Wait(const std::vector<cl_event>& events) {
   const double start = Now();
-  ClCheck(clWaitForEvents(static_cast<cl_uint>(events.size()), events.data()), "clWaitForEvents");
+  ClCheck(clWaitForEvents(static_cast<cl_uint>(events.size()), events.data()), "clWaitForEvents", device);
   metrics.device_wait_s += Now() - start;
 }
 

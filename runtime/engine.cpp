@@ -5,6 +5,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "memory/cl_check.h"
 #include "memory/error.h"
 #include "placement/model_sizes.h"
 #include "placement/scratch.h"
@@ -30,6 +31,11 @@ std::string Join(const std::vector<std::string>& parts) {
   std::string out;
   for (const std::string& p : parts) out += (out.empty() ? "" : ", ") + p;
   return out;
+}
+
+std::optional<HandOverKind> KindOf(HandOverWay way) {
+  if (way == HandOverWay::kAuto) return std::nullopt;
+  return way == HandOverWay::kPolled ? HandOverKind::kPolled : HandOverKind::kEvents;
 }
 
 std::unique_ptr<DeviceSide> OpenDevice(const Plan& plan) {
@@ -68,7 +74,8 @@ struct Engine::Running {
     device.hand_over.reset();
     if (c.n_routed_experts == 0) return;
     hand_over_shape = {c.hidden_size, c.num_experts_per_tok, plan.max_rows};
-    device.hand_over = tandem::MakeHandOver(device.device, device.kernels, hand_over_shape);
+    device.hand_over = tandem::MakeHandOver(device.device, device.kernels, hand_over_shape,
+                                            KindOf(plan.hand_over));
     if (plan.stream_prefill) forward.stream.emplace(plan, forward.weights, host, device);
   }
 
@@ -112,7 +119,8 @@ struct Engine::Impl {
   void CheckMove(const Plan& next) const;
   Running& Run() const {
     if (running) return *running;
-    throw Error(ExitCode::kInternal, "the engine is gone: it could not go over to another plan");
+    throw Error(ExitCode::kInternal,
+                "the engine is gone: it could not go over to another plan, or lost its device");
   }
 
   void CheckRows(std::span<const Row> rows, bool sink) const;
@@ -201,6 +209,22 @@ void Engine::Apply(const Plan& next, ProgressSink* progress) {
   }
   WarmUp(progress);
   ResetMetrics();
+}
+
+void Engine::Recover() {
+  Impl& s = *impl_;
+  if (!s.device) throw UsageError("the engine runs no device: there is none to recover");
+  const ClDeviceInfo info = s.device->device.info();
+  if (s.device->device.Hangs()) {
+    Throw<DeviceLostError>("'{}' hangs: this process cannot free it; end it and start again",
+                           info.name);
+  }
+  s.running.reset();
+  s.weights->ForgetDevice();
+  s.device.reset();
+  const std::string problem = CheckClDeviceInChild(info, kDeviceCheckLimit);
+  if (!problem.empty()) Throw<DeviceLostError>("'{}': {}", info.name, problem);
+  s.Start(nullptr);
 }
 
 // PoCL compiles a kernel when it is first enqueued with a work-group size: seconds that belong to
@@ -307,7 +331,8 @@ std::span<const float> Engine::Impl::RunStep(Running& r) {
 
 void Engine::Impl::Watch(std::size_t rows) const {
   if (!device) return;
-  device->device.Watch(WatchdogOf(static_cast<std::int64_t>(rows)), fmt::format("a step of {} rows", rows));
+  device->device.Watch(WatchdogOf(static_cast<std::int64_t>(rows)),
+                       fmt::format("a step of {} rows", rows));
 }
 
 // A failure on the way leaves the device's queue drained, not waiting for sums that never come, and
@@ -376,6 +401,10 @@ const Metrics& Engine::metrics() const {
     m.expert_rows_device = device.expert_rows_device;
     m.device_weight_bytes = device.device_weight_bytes;
   }
+  if (const auto& stream = impl_->Run().forward.stream) {
+    m.streamed_bytes = stream->moved_bytes();
+    m.stream_s = stream->seconds();
+  }
   return m;
 }
 
@@ -383,6 +412,7 @@ void Engine::ResetMetrics() {
   impl_->metrics = {};
   impl_->Run().host.metrics = {};
   if (impl_->device) impl_->device->metrics = {};
+  if (impl_->Run().forward.stream) impl_->Run().forward.stream->ResetCounts();
 }
 
 EngineBytes Engine::bytes() const {
@@ -403,7 +433,9 @@ EngineBytes Engine::bytes() const {
     bytes.host_scratch += polls ? HandOverHostBytes(shape) : EventHandOverHostBytes(shape);
     bytes.device_scratch += polls ? HandOverDeviceBytes(shape) : EventHandOverDeviceBytes(shape);
   }
-  if (s.Run().forward.stream) bytes.host_scratch += kStreamPieces * kStreamPieceBytes;
+  if (s.Run().forward.stream) {
+    bytes.host_scratch += kStreamPieces * kStreamPieceBytes + kStreamTileReads * StreamTileBytes(s.plan);
+  }
   return bytes;
 }
 

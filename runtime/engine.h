@@ -90,6 +90,11 @@ class Engine {
   // if that fails too, this throws why, and every later call throws that the engine is gone.
   void Apply(const Plan& next, ProgressSink* progress = nullptr);
 
+  // After a DeviceLostError: opens the device again and puts there what the plan wants there; what
+  // the host holds stays. All sequences are gone. Throws DeviceLostError where the device hangs or
+  // does not come back; then every later call throws that the engine is gone.
+  void Recover();
+
   const Config& config() const;
   const Plan& plan() const;
   const Model& model() const;
@@ -104,7 +109,12 @@ class Engine {
 
   struct Running;
   struct Impl;
-  std::unique_ptr<Impl> impl_;
+  // Frees an engine, but leaks one whose device hangs: to free any of its memory would wait for the
+  // device, for ever, and the device may still write to host memory.
+  struct Closer {
+    void operator()(Impl* impl) const noexcept;
+  };
+  std::unique_ptr<Impl, Closer> impl_;
 };
 
 }  // namespace tandem

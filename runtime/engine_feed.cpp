@@ -4,6 +4,9 @@
 #include <cstddef>
 #include <utility>
 
+#include "memory/error.h"
+#include "runtime/clock.h"
+
 namespace tandem {
 namespace {
 
@@ -19,13 +22,17 @@ std::vector<Row> RowsOf(std::int32_t sequence, std::int64_t position,
 
 }  // namespace
 
-EngineFeed::EngineFeed(Engine& engine, std::int64_t context, std::function<bool()> interrupted)
+EngineFeed::EngineFeed(Engine& engine, std::int64_t context, std::function<bool()> interrupted,
+                       OnNote on_note)
     : engine_(engine),
       context_(context),
       interrupted_(std::move(interrupted)),
+      on_note_(std::move(on_note)),
       sequence_(engine.NewSequence()) {}
 
-EngineFeed::~EngineFeed() { engine_.FreeSequence(sequence_); }
+EngineFeed::~EngineFeed() {
+  if (sequence_ >= 0) engine_.FreeSequence(sequence_);
+}
 
 std::vector<Row> EngineFeed::FeedAllButLast(std::span<const std::int32_t> tokens) {
   const auto most = static_cast<std::size_t>(engine_.plan().max_rows);
@@ -47,19 +54,61 @@ void EngineFeed::Keep(std::span<const Row> rows) {
   for (const Row& row : rows) ids_.push_back(row.token);
 }
 
+bool EngineFeed::FeedAll(std::span<const std::int32_t> tokens, const LastStep& step) {
+  const auto before = static_cast<std::int64_t>(std::ssize(ids_));
+  for (;;) {
+    try {
+      const std::vector<Row> rows =
+          FeedAllButLast(tokens.subspan(static_cast<std::size_t>(std::ssize(ids_) - before)));
+      if (rows.empty()) return false;
+      step(rows);
+      Keep(rows);
+      return true;
+    } catch (const DeviceLostError& lost) {
+      if (!Recover(lost.what())) return false;
+    }
+  }
+}
+
+// The sequence as it was before the step that failed; false if interrupted.
+bool EngineFeed::Recover(const std::string& lost) {
+  if (std::exchange(recovered_, true)) {
+    Throw<DeviceLostError>("the device was lost a second time in one generation: {}", lost);
+  }
+  const double start = Now();
+  sequence_ = -1;
+  try {
+    engine_.Recover();
+  } catch (const Error& error) {
+    Throw<DeviceLostError>("the device was lost: {}; it could not be opened again: {}", lost,
+                           error.what());
+  }
+  sequence_ = engine_.NewSequence();
+  const std::vector<std::int32_t> ids = std::exchange(ids_, {});
+  if (!ids.empty()) {
+    const std::vector<Row> rows = FeedAllButLast(ids);
+    if (rows.empty()) return false;
+    engine_.Step(rows);
+    Keep(rows);
+  }
+  if (on_note_) {
+    on_note_(
+        fmt::format("the device was lost and opened again; {} tokens were computed anew, {:.1f} "
+                    "s together: {}",
+                    ids.size(), Now() - start, lost));
+  }
+  return true;
+}
+
 std::span<const float> EngineFeed::Feed(std::span<const std::int32_t> tokens) {
-  const std::vector<Row> rows = FeedAllButLast(tokens);
-  if (rows.empty()) return {};
-  const std::span<const float> logits = engine_.Step(rows);
-  Keep(rows);
+  std::span<const float> logits;
+  FeedAll(tokens, [&](std::span<const Row> rows) { logits = engine_.Step(rows); });
   return logits;
 }
 
 std::optional<std::int32_t> EngineFeed::FeedGreedy(std::span<const std::int32_t> tokens) {
-  const std::vector<Row> rows = FeedAllButLast(tokens);
-  if (rows.empty()) return std::nullopt;
-  const std::int32_t id = engine_.StepGreedy(rows)[0];
-  Keep(rows);
+  std::optional<std::int32_t> id;
+  FeedAll(tokens, [&](std::span<const Row> rows) { id = engine_.StepGreedy(rows)[0]; });
   return id;
 }
 
@@ -72,6 +121,7 @@ std::int64_t EngineFeed::KeepPrefix(std::span<const std::int32_t> ids) {
   const std::int64_t common = std::min<std::int64_t>(differ - ids_.begin(), std::ssize(ids) - 1);
   ids_.resize(static_cast<std::size_t>(std::max<std::int64_t>(common, 0)));
   engine_.Truncate(sequence_, std::ssize(ids_));
+  recovered_ = false;  // another generation begins
   return std::ssize(ids_);
 }
 

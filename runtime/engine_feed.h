@@ -4,6 +4,7 @@
 #include <functional>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "runtime/engine.h"
@@ -12,11 +13,16 @@
 namespace tandem {
 
 // One sequence of an engine as a TokenFeed. Long input goes in steps of plan.max_rows, with a look
-// at `interrupted` between them.
+// at `interrupted` between them. A device that is lost in a step is opened again, once in a
+// generation, and the sequence computed anew.
 class EngineFeed final : public TokenFeed {
  public:
+  // Told in a line what was lost and came back.
+  using OnNote = std::function<void(const std::string&)>;
+
   // The engine outlives the feed. `context` bounds the sequence's length.
-  EngineFeed(Engine& engine, std::int64_t context, std::function<bool()> interrupted);
+  EngineFeed(Engine& engine, std::int64_t context, std::function<bool()> interrupted,
+             OnNote on_note = nullptr);
   ~EngineFeed() override;
   EngineFeed(const EngineFeed&) = delete;
   EngineFeed& operator=(const EngineFeed&) = delete;
@@ -33,12 +39,18 @@ class EngineFeed final : public TokenFeed {
   // Feeds all but the last step's rows, which it gives, for the caller to run; none if interrupted.
   std::vector<Row> FeedAllButLast(std::span<const std::int32_t> tokens);
   void Keep(std::span<const Row> rows);
+  // All of `tokens`, the last step by `step`; after the loss of the device once more.
+  using LastStep = std::function<void(std::span<const Row>)>;
+  bool FeedAll(std::span<const std::int32_t> tokens, const LastStep& step);
+  bool Recover(const std::string& lost);
 
   Engine& engine_;
   std::int64_t context_;
   std::function<bool()> interrupted_;
-  std::int32_t sequence_;
+  OnNote on_note_;
+  std::int32_t sequence_;          // -1: the engine is gone
   std::vector<std::int32_t> ids_;  // in the cache
+  bool recovered_ = false;         // in this generation
 };
 
 }  // namespace tandem

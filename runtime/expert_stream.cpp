@@ -33,11 +33,6 @@ struct RawMatrix {
   std::uint64_t data, scale, end;
 };
 
-void Wait(const ClEventHandle& event) {
-  cl_event e = event.get();
-  if (e != nullptr) ClCheck(clWaitForEvents(1, &e), "clWaitForEvents");
-}
-
 // What `queue` gets from here on waits for the event.
 void WaitInQueue(cl_command_queue queue, const ClEventHandle& event) {
   cl_event e = event.get();
@@ -70,6 +65,7 @@ ExpertStream::ExpertStream(const Plan& plan, const Weights& weights, HostSide& h
       device_(device),
       copies_(NewQueue(device.device)),
       ring_(device.device, kStreamPieces * kStreamPieceBytes),
+      tiles_(device.device, std::tuple_size_v<decltype(tile_reads_)> * StreamTileBytes(plan)),
       pieces_(kStreamPieces),
       slots_(kStreamSlots),
       raw_(device.Scratch("stream").buffer),
@@ -82,7 +78,8 @@ ExpertStream::ExpertStream(const Plan& plan, const Weights& weights, HostSide& h
 }
 
 ExpertStream::~ExpertStream() {
-  clFinish(copies_.get());  // the ring is still read from
+  // The ring is still read from. A device that hangs is leaked whole (Engine::Closer).
+  if (!device_.device.Hangs()) clFinish(copies_.get());
 }
 
 // For every layer a table in which all its experts are there, and one for each group with that
@@ -162,20 +159,23 @@ void ExpertStream::Run(int layer, cl::ExpertsArgs a) {
   a.slabs = {&slab, 1};
   if (packed_) a.gate_up = a.down = DType::kBF16;
   a.sum = false;
+  Used used = ReadTiles(a, w.experts.size());
   std::int64_t table = l.first_table;
   next_slot_ = 0;  // as BuildTables counted
   for (std::size_t i = 0; i < l.experts.size(); i += kStreamSlotExperts) {
+    table += table_entries_;
+    const std::size_t slot = next_slot_;
+    next_slot_ = (next_slot_ + 1) % kStreamSlots;
     std::vector<const MlpWeights*> group;
     const std::size_t n = std::min<std::size_t>(kStreamSlotExperts, l.experts.size() - i);
     for (std::size_t j = 0; j < n; ++j) {
-      group.push_back(&w.experts[static_cast<std::size_t>(l.experts[i + j])]);
+      const int e = l.experts[i + j];
+      group.push_back(IsUsed(used, e) ? &w.experts[static_cast<std::size_t>(e)] : nullptr);
     }
-    const std::size_t slot = next_slot_;
-    next_slot_ = (next_slot_ + 1) % kStreamSlots;
+    if (std::ranges::count(group, nullptr) == std::ssize(group)) continue;
     CopyGroup(group, slot);
     AfterCopies();
     if (packed_) Unpack(group, slot);
-    table += table_entries_;
     a.table = {tables_, table * kEntryWords};
     device_.kernels.Experts(a);
     slots_[slot].done = Marker(device_.device.queue());
@@ -184,9 +184,47 @@ void ExpertStream::Run(int layer, cl::ExpertsArgs a) {
   seconds_ += Now() - start;
 }
 
+// Enqueues a read of the tiles that Group listed, and of their number behind them.
+ExpertStream::Used ExpertStream::ReadTiles(const cl::ExpertsArgs& a, std::size_t experts) {
+  const auto tile_bytes = static_cast<std::size_t>(a.max_tiles) * sizeof(cl::ExpertTile);
+  TANDEM_CHECK(tile_bytes + sizeof(std::int32_t) <= StreamTileBytes(plan_));
+  ClEventHandle& last = tile_reads_[next_tile_read_];
+  if (last) device_.device.Await(last.get());  // of some layers ago: it has arrived
+  std::byte* room = tiles_.host() + next_tile_read_ * StreamTileBytes(plan_);
+  next_tile_read_ = (next_tile_read_ + 1) % tile_reads_.size();
+  device_.Read(a.tiles, room, tile_bytes);
+  last = device_.Read(a.n_tiles, room + tile_bytes, sizeof(std::int32_t));
+  ClCheck(clRetainEvent(last.get()), "clRetainEvent");
+  Used used;
+  used.arrived.reset(last.get());
+  used.tiles = reinterpret_cast<const cl::ExpertTile*>(room);
+  used.n_tiles = reinterpret_cast<const std::int32_t*>(room + tile_bytes);
+  used.max_tiles = a.max_tiles;
+  used.experts.reserve(experts);
+  return used;
+}
+
+bool ExpertStream::IsUsed(Used& used, int expert) {
+  if (used.experts.empty()) {
+    cl_int status = CL_QUEUED;
+    ClCheck(clGetEventInfo(used.arrived.get(), CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof(status),
+                           &status, nullptr),
+            "clGetEventInfo");
+    if (status != CL_COMPLETE) return true;
+    used.experts.resize(used.experts.capacity());
+    const std::int64_t n = std::min<std::int64_t>(*used.n_tiles, used.max_tiles);
+    for (std::int64_t i = 0; i < n; ++i) {
+      const auto e = static_cast<std::size_t>(used.tiles[i].expert);
+      if (e < used.experts.size()) used.experts[e] = true;  // the shared expert is behind them
+    }
+  }
+  return used.experts[static_cast<std::size_t>(expert)];
+}
+
 void ExpertStream::CopyGroup(const std::vector<const MlpWeights*>& group, std::size_t slot) {
   WaitInQueue(copies_.get(), slots_[slot].done);
   for (std::size_t j = 0; j < group.size(); ++j) {
+    if (group[j] == nullptr) continue;
     std::uint64_t at = (slot * kStreamSlotExperts + j) * expert_raw_;
     for (const Matrix* m : {&group[j]->gate, &group[j]->up, &group[j]->down}) {
       CopyMatrix(*m, raw_, at);
@@ -223,7 +261,7 @@ void ExpertStream::CopyBytes(const std::byte* from, std::uint64_t bytes, cl_mem 
     Piece& piece = pieces_[next_piece_];
     std::byte* room = ring_.host() + next_piece_ * kStreamPieceBytes;
     next_piece_ = (next_piece_ + 1) % kStreamPieces;
-    Wait(piece.copied);
+    if (piece.copied) device_.device.Await(piece.copied.get());
     const std::byte* source = from + done;
     host_.pool.Run([&](const Worker& worker) {
       const std::uint64_t first = n * static_cast<std::uint64_t>(worker.index) /
@@ -251,6 +289,7 @@ void ExpertStream::AfterCopies() { WaitInQueue(device_.device.queue(), last_copy
 
 void ExpertStream::Unpack(const std::vector<const MlpWeights*>& group, std::size_t slot) {
   for (std::size_t j = 0; j < group.size(); ++j) {
+    if (group[j] == nullptr) continue;
     const std::size_t place = slot * kStreamSlotExperts + j;
     std::uint64_t from = place * expert_raw_;
     std::uint64_t to = place * expert_bf16_;

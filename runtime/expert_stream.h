@@ -6,6 +6,7 @@
 
 #include "cl_kernels/args.h"
 #include "memory/cl_shared.h"
+#include "placement/scratch.h"
 #include "runtime/device_side.h"
 #include "runtime/host_side.h"
 #include "runtime/weights.h"
@@ -49,8 +50,21 @@ class ExpertStream {
     ClEventHandle copied;  // its last copy has left it
   };
 
+  // What the tiles say of a layer: known once a read of them has arrived, behind which the host
+  // does not wait; until then every expert counts as used.
+  struct Used {
+    ClEventHandle arrived;
+    const cl::ExpertTile* tiles = nullptr;
+    const std::int32_t* n_tiles = nullptr;
+    std::int64_t max_tiles = 0;
+    std::vector<bool> experts;  // empty: not known yet
+  };
+
+  Used ReadTiles(const cl::ExpertsArgs& a, std::size_t experts);
+  static bool IsUsed(Used& used, int expert);
   void BuildTables();
   cl::ExpertEntry EntryInSlot(const MlpWeights& w, std::size_t slot, std::size_t index) const;
+  // `group` has nulls where an expert is not used.
   void CopyGroup(const std::vector<const MlpWeights*>& group, std::size_t slot);
   void CopyMatrix(const Matrix& m, cl_mem to, std::uint64_t at);
   void CopyBytes(const std::byte* from, std::uint64_t bytes, cl_mem to, std::uint64_t at);
@@ -63,6 +77,9 @@ class ExpertStream {
   DeviceSide& device_;
   ClQueueHandle copies_;
   ClPinned ring_;
+  ClPinned tiles_;  // of kStreamTileReads layers
+  std::array<ClEventHandle, kStreamTileReads> tile_reads_;
+  std::size_t next_tile_read_ = 0;
   std::vector<Piece> pieces_;
   std::size_t next_piece_ = 0;
   std::vector<Slot> slots_;

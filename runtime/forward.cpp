@@ -1,5 +1,6 @@
 #include "runtime/forward.h"
 
+#include "memory/cl_touch.h"
 #include "memory/error.h"
 #include "placement/model_sizes.h"
 
@@ -43,7 +44,7 @@ Forward::Forward(const Config& c, const Plan& p, const Weights& w, HostSide& h_s
   for (const LayerPlan& layer : p.layers) {
     KvStore& store = kv.emplace_back();
     if (layer.attention.on_device()) {
-      store.device = d->device.Allocate(bytes);
+      store.device = AllocateTouched(d->device, fmt::format("KV cache {}", kv.size() - 1), bytes);
     } else {
       store.host = HostBuffer(bytes);
     }

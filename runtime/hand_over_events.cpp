@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "memory/error.h"
+#include "runtime/watchdog.h"
 
 namespace tandem {
 namespace {
@@ -29,8 +30,8 @@ std::size_t Bytes(std::int64_t words) { return static_cast<std::size_t>(words) *
 
 void Check(cl_int error, const char* what, const ClDevice& device) {
   if (error == CL_SUCCESS) return;
-  Throw<OpenClError>("'{}': hand-over by events: {}: {}", device.info().name, what,
-                     ClErrorName(error));
+  ThrowCl(error, fmt::format("'{}': hand-over by events: {}: {}", device.info().name, what,
+                             ClErrorName(error)));
 }
 
 ClEventHandle UserEvent(const ClDevice& device) {
@@ -77,12 +78,13 @@ EventHandOver::EventHandOver(const ClDevice& device, cl::Kernels& kernels,
 EventHandOver::~EventHandOver() {
   if (T_ == 0) return;
   Abandon();
-  clFinish(device_.queue());
+  device_.Drain(DrainWatchdog());
 }
 
 void EventHandOver::BeginStep(std::int64_t T) {
   TANDEM_CHECK(T >= 1 && T <= shape_.max_rows);
   T_ = T;
+  limit_ = watchdog_.count() > 0 ? watchdog_ : WatchdogOf(T);
   awaited_ = 0;
   current_ = {};
   const std::lock_guard lock(mutex_);
@@ -151,15 +153,15 @@ bool EventHandOver::PopLayer() {
 }
 
 void EventHandOver::NothingCame(const char* what) const {
-  Throw<OpenClError>(
+  Throw<DeviceLostError>(
       "'{}': nothing came of hand-over {} of a step of {} rows for {} s (events): {}; the device "
       "hangs or is lost",
-      device_.info().name, awaited_, T_, watchdog_.count(), what);
+      device_.info().name, awaited_, T_, limit_.count(), what);
 }
 
 HandOverInput EventHandOver::Await() {
   ++awaited_;
-  DeviceWait wait(device_.info().is_cpu, watchdog_);
+  DeviceWait wait(device_.info().is_cpu, limit_);
   if (!wait.Until([this] { return PopLayer(); })) NothingCame("it was not enqueued");
   cl_int status = CL_QUEUED;
   const bool ended =
@@ -170,7 +172,7 @@ HandOverInput EventHandOver::Await() {
   const cl_event read = current_.read.get();
   const cl_int error = status < 0 ? status : clWaitForEvents(1, &read);
   if (error != CL_SUCCESS) {
-    Throw<OpenClError>("'{}': hand-over {} of a step of {} rows failed: {} (events)",
+    Throw<DeviceLostError>("'{}': hand-over {} of a step of {} rows failed: {} (events)",
                        device_.info().name, awaited_, T_, ClErrorName(error));
   }
   const auto* h = reinterpret_cast<const float*>(pinned_.host());

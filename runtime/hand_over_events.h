@@ -6,8 +6,8 @@
 #include <mutex>
 
 #include "memory/cl_shared.h"
+#include "memory/cl_wait.h"
 #include "runtime/hand_over.h"
-#include "runtime/hand_over_wait.h"
 
 namespace tandem {
 
@@ -16,7 +16,7 @@ namespace tandem {
 class EventHandOver final : public HandOver {
  public:
   EventHandOver(const ClDevice& device, cl::Kernels& kernels, const HandOverShape& shape,
-                Seconds watchdog = kHandOverWatchdog);
+                Seconds watchdog = Seconds{0});
   ~EventHandOver() override;
 
   HandOverKind kind() const override { return HandOverKind::kEvents; }
@@ -43,7 +43,8 @@ class EventHandOver final : public HandOver {
   const ClDevice& device_;
   cl::Kernels& kernels_;
   HandOverShape shape_;
-  Seconds watchdog_;
+  Seconds watchdog_;  // 0: that of a step of so many rows
+  Seconds limit_{0};  // of this step
   ClPinned pinned_;  // h [T, D], ids [T, K], weights [T, K] without gaps; at sum_ the sum
   std::byte* sum_;
   ClBuffer packed_;        // the same of few rows on the device

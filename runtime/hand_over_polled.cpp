@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "memory/error.h"
+#include "runtime/watchdog.h"
 
 namespace tandem {
 namespace {
@@ -47,7 +48,7 @@ PolledHandOver::PolledHandOver(const ClDevice& device, cl::Kernels& kernels,
 PolledHandOver::~PolledHandOver() {
   if (T_ == 0) return;
   Abandon();
-  clFinish(device_.queue());
+  device_.Drain(DrainWatchdog());
 }
 
 std::uint32_t* PolledHandOver::word(std::int64_t index) const {
@@ -61,6 +62,7 @@ cl::HandOverMemory PolledHandOver::memory() const {
 void PolledHandOver::BeginStep(std::int64_t T) {
   TANDEM_CHECK(T >= 1 && T <= shape_.max_rows);
   T_ = T;
+  limit_ = watchdog_.count() > 0 ? watchdog_ : WatchdogOf(T);
   // An abandoned step leaves numbers that were published and never awaited.
   step_begin_ = awaited_ = published_;
   Store(word(cl::kHandOverAbandoned), 0);
@@ -79,14 +81,14 @@ void PolledHandOver::Take(const cl::Span& x, std::int64_t x_stride) {
 HandOverInput PolledHandOver::Await() {
   ++awaited_;
   std::uint32_t* published = word(cl::kHandOverPublished);
-  DeviceWait wait(device_.info().is_cpu, watchdog_);
+  DeviceWait wait(device_.info().is_cpu, limit_);
   const bool came = wait.Until([&] { return Reached(Load(published), awaited_); });
   wait_s_ += wait.waited_s();
   if (!came) {
-    Throw<OpenClError>(
+    Throw<DeviceLostError>(
         "'{}': nothing came of hand-over {} of a step of {} rows for {} s (polled); the device "
         "hangs or is lost",
-        device_.info().name, awaited_ - step_begin_, T_, watchdog_.count());
+        device_.info().name, awaited_ - step_begin_, T_, limit_.count());
   }
   const std::uint32_t* h = word(cl::kHandOverPayload);
   const std::uint32_t* ids = h + T_ * shape_.D;

@@ -1,3 +1,7 @@
+#include "memory/cl_check.h"
 #include "runtime/cli.h"
 
-int main(int argc, char** argv) { return tandem::RunProgram(argc, argv); }
+int main(int argc, char** argv) {
+  tandem::AnswerClCheck();
+  return tandem::RunProgram(argc, argv);
+}

@@ -23,6 +23,8 @@ struct Metrics {
   std::int64_t expert_rows_device = 0;
   std::uint64_t host_weight_bytes = 0;  // weights read by CPU kernels
   std::uint64_t device_weight_bytes = 0;
+  std::uint64_t streamed_bytes = 0;  // host experts that were copied to the device in prefill
+  double stream_s = 0;               // seconds of that
   // Of loading.
   std::uint64_t loaded_bytes = 0;
   double load_s = 0;

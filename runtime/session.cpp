@@ -146,6 +146,15 @@ QuantizedModel OpenInFormats(const SessionOptions& options) {
   return Quantized(std::move(model), recipe);
 }
 
+Plan PlanOf(const Session& session) {
+  PlanOptions plan;
+  plan.precision = session.precision;
+  plan.statistics = session.statistics ? &*session.statistics : nullptr;
+  plan.abilities = session.abilities;
+  return MakePlan(session.model.config, session.model.tensors, session.machine, session.profile,
+                  plan);
+}
+
 }  // namespace
 
 Model OpenModel(const SessionOptions& options) { return OpenInFormats(options).model; }
@@ -169,15 +178,17 @@ Session OpenSession(const SessionOptions& options) {
   session.machine = MachineOf(options, session.profile);
   const std::string adapted = CheckMadeFor(session, options.adapt);
   session.statistics = StatisticsOf(session.profile, session.model);
-  PlanOptions plan;
-  plan.precision = options.precision;
-  plan.statistics = session.statistics ? &*session.statistics : nullptr;
-  plan.abilities = options.abilities;
-  session.plan =
-      MakePlan(session.model.config, session.model.tensors, session.machine, session.profile, plan);
+  session.precision = options.precision;
+  session.abilities = options.abilities;
+  session.plan = PlanOf(session);
   if (!adapted.empty()) session.plan.notes.push_back(adapted);
   for (const UnfitFormat& unfit : opened.unfit) session.plan.notes.push_back(Describe(unfit));
   return session;
+}
+
+void PlanWithLess(Session& session, int index, std::uint64_t bytes) {
+  session.profile.device_budgets[std::to_string(index)] = {.bytes = bytes, .reserve = {}};
+  session.plan = PlanOf(session);
 }
 
 std::int64_t ContextLimit(const Session& session) {

@@ -38,6 +38,8 @@ struct SessionOptions {
 
 // A model, opened and planned, with nothing loaded yet.
 struct Session {
+  Precision precision = Precision::kFast;
+  Abilities abilities = kAbilities;
   Model model;
   Profile profile;
   Machine machine;
@@ -50,6 +52,9 @@ struct Session {
 // weights are untouched. Throws what the parts throw, and ConfigError for a profile that was made
 // for another machine or model, unless it is to be adapted.
 Session OpenSession(const SessionOptions& options);
+
+// Plans again with at most so many bytes on device `index`. Throws what MakePlan throws.
+void PlanWithLess(Session& session, int index, std::uint64_t bytes);
 
 // The model of --model or --synthetic, in the formats that are asked for. Throws UsageError unless
 // exactly one is given.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "memory/cl_touch.h"
 #include "memory/error.h"
 
 namespace tandem {
@@ -38,13 +39,18 @@ void WeightUnit::Release(Place place) {
   placed_ = false;
 }
 
+void WeightUnit::ForgetDevice() {
+  if (placed_ && place_.on_device()) Release(Place());
+}
+
 void WeightUnit::Fill(Place place, const WeightContext& context, std::vector<LoadTask>& tasks) {
   if (placed_ || matrices_.empty()) return;
   if (place.on_device()) {
     std::vector<cl_mem> buffers;
     for (const std::uint64_t bytes :
          PackOnDevice(matrices_, kDevice, context.max_alloc_bytes, 0, {}, nullptr)) {
-      device_.push_back(context.device->Allocate(bytes, CL_MEM_READ_ONLY));
+      device_.push_back(
+          AllocateTouched(*context.device, matrices_[0].tensor->name, bytes, CL_MEM_READ_ONLY));
       buffers.push_back(device_.back().get());
     }
     PackOnDevice(matrices_, kDevice, context.max_alloc_bytes, 0, buffers, &tasks);
@@ -89,6 +95,13 @@ void ExpertSlots::Release(const std::vector<Place>& places, const WeightContext&
     for (DeviceSlab& slab : device_) std::ranges::replace(slab.owners, static_cast<int>(e), kFree);
   }
   if (wanted < DeviceSlots()) ResizeDevice(wanted, context);
+}
+
+void ExpertSlots::ForgetDevice() {
+  device_.clear();
+  for (std::size_t e = 0; e < experts_.size(); ++e) {
+    if (on_device_[e]) placed_[e] = on_device_[e] = false;
+  }
 }
 
 void ExpertSlots::ReleaseHost(const std::vector<Place>& places) {
@@ -174,8 +187,8 @@ void ExpertSlots::ResizeDevice(std::int64_t slots, const WeightContext& context)
   for (std::int64_t left = slots; left > 0; left -= std::min(left, most)) {
     DeviceSlab& slab = device_.emplace_back();
     slab.owners.assign(std::min(left, most), kFree);
-    slab.buffer =
-        context.device->Allocate(slab.owners.size() * device_slot_bytes_, CL_MEM_READ_ONLY);
+    slab.buffer = AllocateTouched(*context.device, "experts of " + experts_[0][0].tensor->name,
+                                  slab.owners.size() * device_slot_bytes_, CL_MEM_READ_ONLY);
   }
   Slot to{0, 0};
   for (const DeviceSlab& from : old) {

@@ -23,6 +23,8 @@ class WeightUnit {
 
   // Frees what does not stay.
   void Release(Place place);
+  // Frees what is on the device, which is lost.
+  void ForgetDevice();
   // Allocates and lists what is to be read, unless it is there already.
   void Fill(Place place, const WeightContext& context, std::vector<LoadTask>& tasks);
 
@@ -46,6 +48,7 @@ class ExpertSlots {
 
   // As WeightUnit, for places [experts]. All layers release before any fills.
   void Release(const std::vector<Place>& places, const WeightContext& context);
+  void ForgetDevice();
   void Fill(const std::vector<Place>& places, const WeightContext& context,
             std::vector<LoadTask>& tasks);
 

@@ -167,6 +167,12 @@ void Weights::Release(const Plan& next, const ClDevice* device) {
   }
 }
 
+void Weights::ForgetDevice() {
+  for (PlacedUnit& u : units_) u.unit.ForgetDevice();
+  for (ExpertSlots& e : experts_) e.ForgetDevice();
+  device_vectors_ = {};
+}
+
 void Weights::Fill(const Plan& next, const ClDevice* device, std::vector<LoadTask>& tasks) {
   const WeightContext context = ContextOf(*cut_, next, device);
   for (PlacedUnit& u : units_) u.unit.Fill(u.place(next), context, tasks);

@@ -87,6 +87,8 @@ class Weights {
   // Goes over to another plan for the same model: what stays is not touched, what leaves is freed
   // first, what comes is read again. Throws what loading throws; then nothing here is usable.
   void Move(const Plan& next, const ClDevice* device, ProgressSink* progress);
+  // Frees what is on the device, which is lost: the next Move reads it again.
+  void ForgetDevice();
 
   Matrix embedding;
   Vector final_norm;
