@@ -116,7 +116,13 @@ void Repeat(Engine& engine, const BenchOptions& options, const std::function<boo
   const auto sequences = static_cast<double>(options.sequences);
   repetition.Fill();
   if (options.prompt_tokens > 0) {
+    engine.ResetMetrics();
     const double seconds = repetition.Prefill();
+    const Metrics& metrics = engine.metrics();
+    if (metrics.streamed_bytes > 0) {
+      result.stream_bytes_per_s.push_back(static_cast<double>(metrics.streamed_bytes) /
+                                          metrics.stream_s);
+    }
     result.prefill_tokens_per_s.push_back(sequences * static_cast<double>(options.prompt_tokens) /
                                           seconds);
   }

@@ -168,6 +168,7 @@ void PrintJson(const BenchFlags& flags, const Report& report) {
                {"host_weight_share_of_read", Spread(r.share_of_read)},
                {"decode_host_moe_ms", Spread(r.host_moe_ms)},
                {"decode_device_wait_ms", Spread(r.device_wait_ms)},
+               {"prefill_streamed_bytes_per_s", Spread(r.stream_bytes_per_s)},
                {"logits_hash", fmt::format("{:016x}", r.logits_hash)}};
   if (report.plan) json["plan_report"] = ToJson(*report.plan);
   fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
@@ -188,11 +189,14 @@ void PrintText(const BenchFlags& flags, const Report& report) {
              report.where, report.cpu, report.threads, b.sequences, b.repetitions);
   Table table({{"measured"}, {"median", Table::Align::kRight}, {"(min to max)"}, {"unit"}});
   const std::string after = b.depth > 0 ? fmt::format(" after {}", b.depth) : "";
-  AddRow(table, fmt::format("prefill of {} tokens{}", b.prompt_tokens, after), r.prefill_tokens_per_s, 1,
-         "tokens/s");
+  AddRow(table, fmt::format("prefill of {} tokens{}", b.prompt_tokens, after),
+         r.prefill_tokens_per_s, 1, "tokens/s");
   AddRow(table, fmt::format("decode of {} tokens", b.gen_tokens), r.decode_tokens_per_s, 1,
          "tokens/s");
   AddRow(table, "weights read by the CPU in decode", r.host_bytes_per_s, kGb, "GB/s");
+  if (!r.stream_bytes_per_s.empty()) {
+    AddRow(table, "experts streamed to the device in prefill", r.stream_bytes_per_s, kGb, "GB/s");
+  }
   if (std::ranges::any_of(r.device_bytes_per_s, [](double v) { return v > 0; })) {
     AddRow(table, "weights read by the device in decode", r.device_bytes_per_s, kGb, "GB/s");
     AddRow(table, "CPU part of the MoE layers, a step", r.host_moe_ms, 1, "ms");

@@ -8,6 +8,7 @@
 #include "model/open_model.h"
 #include "model/safetensors.h"
 #include "placement/planner.h"
+#include "runtime/abilities.h"
 
 namespace tandem::test {
 
@@ -83,7 +84,8 @@ Engine MakeEngine(const std::string& model_dir, const Profile& profile, Precisio
   Model model = OpenModel(model_dir);
   const Machine machine =
       ReadMachine(profile.device == "none" ? ProbeDevices::kNo : ProbeDevices::kYes);
-  Plan plan = MakePlan(model.config, model.tensors, machine, profile, precision);
+  Plan plan = MakePlan(model.config, model.tensors, machine, profile,
+                       {.precision = precision, .statistics = nullptr, .abilities = kAbilities});
   return Engine(std::move(model), std::move(plan));
 }
 
