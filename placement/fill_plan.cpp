@@ -17,7 +17,7 @@ namespace {
 unsigned RolesOf(const ScratchUse& use) {
   return (use.attention ? kScratchAttention : 0U) | (use.mlp ? kScratchMlp : 0U) |
          (use.router ? kScratchRouter : 0U) | (use.experts ? kScratchExperts : 0U) |
-         (use.head ? kScratchHead : 0U);
+         (use.head ? kScratchHead : 0U) | (use.cache ? kScratchCache : 0U);
 }
 
 constexpr std::array<unsigned, kLayerRoleCount> kScratchOf{kScratchAttention, kScratchMlp,
@@ -59,6 +59,16 @@ PlanDevice DescribeDevice(const Device& device, std::uint64_t budget, int thread
   return described;
 }
 
+// Whole slots of what is asked for, in one buffer.
+CachePlan CacheFor(const PlanInput& in, const PlanDevice& device) {
+  CachePlan cache = in.cache;
+  const std::uint64_t bytes =
+      std::min(in.profile.expert_cache_bytes.value_or(0), device.max_alloc_bytes);
+  if (bytes == 0 || cache.expert_bytes == 0) return {};
+  cache.slots = std::min(static_cast<std::int64_t>(bytes / cache.expert_bytes), cache.slots);
+  return cache.slots > 0 ? cache : CachePlan{};
+}
+
 // One thing to place.
 struct Piece {
   Place& place;
@@ -86,10 +96,12 @@ class Filler {
     }
     filled_.device_bytes.resize(plan.devices.size());
     roles_.resize(plan.devices.size());
+    if (!plan.devices.empty()) plan.cache = CacheFor(in, plan.devices[0]);
   }
 
   Filled Run() {
     if (!filled_.plan.devices.empty()) {
+      if (filled_.plan.cache.slots > 0) TakeCache();
       PlaceDemands();
       if (recipe_.experts_first) OfferExperts();
       for (std::size_t r = 0; r < kLayerRoleCount; ++r) OfferRole(r);
@@ -102,6 +114,12 @@ class Filler {
   }
 
  private:
+  void TakeCache() {
+    filled_.device_bytes[0] += NewScratch(0, kScratchCache);
+    roles_[0] |= kScratchCache;
+    filled_.uses_device = true;
+  }
+
   Piece RolePiece(std::size_t layer, std::size_t role) {
     return {filled_.plan.layers[layer].*kLayerRoles[role].place,
             in_.task.units.layers[layer].*kLayerRoles[role].unit,

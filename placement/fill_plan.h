@@ -66,6 +66,7 @@ enum ScratchRole : unsigned {
   kScratchExperts = 8,
   kScratchHead = 16,
   kScratchStream = 32,
+  kScratchCache = 64,
 };
 
 // A plan with its sums, without table, notes and prediction.

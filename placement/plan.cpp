@@ -143,6 +143,10 @@ std::string ToText(const Plan& plan) {
       "precision {}\n",
       plan.kv_blocks, Name(plan.kv_type), plan.max_sequences, plan.max_rows,
       plan.precision == Precision::kExact ? "exact" : "fast");
+  if (plan.cache.slots > 0) {
+    text += fmt::format("Expert cache on {}: {} experts of {}\n", plan.devices[0].name,
+                        plan.cache.slots, FormatBytes(plan.cache.expert_bytes));
+  }
   if (plan.stream_prefill)
     text += "prefill: experts of the host are copied to device0 and run there\n";
   for (const std::string& note : plan.notes) text += fmt::format("note: {}\n", note);

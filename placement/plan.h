@@ -100,6 +100,13 @@ struct StreamPlan {
   std::uint64_t bf16_bytes = 0;    // the same decoded there; 0: it travels in a device's format
 };
 
+// Room on devices[0] for experts of the host that are used much (runtime/expert_cache.h).
+struct CachePlan {
+  std::int64_t slots = 0;          // experts at a time; 0: there is no cache
+  std::uint64_t expert_bytes = 0;  // of a slot
+  std::uint64_t raw_bytes = 0;     // of an expert as it travels, at the most
+};
+
 // Everything that the runtime needs to know of placement, and nothing else decides where anything
 // lives. Place::Device(i) is devices[i]. Host weights are split by rows over the nodes.
 struct Plan {
@@ -127,6 +134,7 @@ struct Plan {
   // there.
   bool stream_prefill = false;
   StreamPlan stream;
+  CachePlan cache;
   HandOverWay hand_over = HandOverWay::kAuto;
 
   std::uint64_t DeviceBytes(int device) const;  // sum over items

@@ -78,6 +78,9 @@ void DiffSettings(const Plan& before, const Plan& after, PlanDiff& diff) {
   });
   compare("prefill of cold experts",
           [](const Plan& p) { return std::string(p.stream_prefill ? "streamed" : "host"); });
+  compare("expert cache", [](const Plan& p) {
+    return p.cache.slots == 0 ? "off" : fmt::format("{} experts", p.cache.slots);
+  });
   compare("hand-over", [](const Plan& p) { return std::string(Name(p.hand_over)); });
 }
 

@@ -145,6 +145,34 @@ StreamPlan StreamOf(const PlanTask& task, const Profile& profile) {
   return largest;
 }
 
+// All experts, in the layout of devices; how they lie on the host says how they travel.
+CachePlan CacheOf(const PlanTask& task) {
+  constexpr std::uint64_t kAlign = 256;
+  const auto aligned = [](std::uint64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; };
+  CachePlan all;
+  CachePlan expert;
+  for (const TensorInfo& t : task.tensors.all()) {
+    if (t.role != Role::kRouted) continue;
+    if (!IsDeviceFormat(t.dtype)) return {};
+    if (t.part == Part::kGate) {
+      expert = {};
+      ++all.slots;
+    }
+    std::uint64_t side = SplitSideBytes(t.dtype, t.rows(), t.cols());
+    std::uint64_t raw = SplitDataBytes(t.dtype, t.rows(), t.cols());
+    expert.expert_bytes += aligned(raw);
+    if (IsBlockFormat(t.dtype)) raw = PackedBytes(t.dtype, t.rows(), t.cols());
+    if (t.has_scale) {
+      side = static_cast<std::uint64_t>(t.scale_rows() * t.scale_cols()) * sizeof(float);
+    }
+    expert.expert_bytes += aligned(side);
+    expert.raw_bytes += aligned(raw) + (t.has_scale ? aligned(side) : 0);
+    all.expert_bytes = std::max(all.expert_bytes, expert.expert_bytes);
+    all.raw_bytes = std::max(all.raw_bytes, expert.raw_bytes);
+  }
+  return all;
+}
+
 Want SideWant(Side side) { return {side, 0, 0}; }
 
 // Attention runs where its cache is.
@@ -406,7 +434,8 @@ PlanInput::PlanInput(const PlanTask& plan_task, const Profile& plan_profile)
       kv_layer_bytes(KvLayerBytes(plan_task.config, kv_blocks, kv_type)),
       host_budget(HostBudget(plan_task.machine, plan_profile)),
       chunks(Chunks(plan_profile, workload)),
-      stream(StreamOf(plan_task, plan_profile)) {
+      stream(StreamOf(plan_task, plan_profile)),
+      cache(CacheOf(plan_task)) {
   layer_order = LayerOrders(task, profile);
   expert_order = ExpertOrder(*this);
 }

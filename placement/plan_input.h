@@ -84,6 +84,7 @@ struct PlanInput {
   std::uint64_t host_budget = 0;
   std::vector<std::int64_t> chunks;  // ascending: max_rows to choose from
   StreamPlan stream;                 // sizes of the experts; 0 bytes: they cannot stream
+  CachePlan cache;                   // the same, and as slots all experts; 0 bytes: they cannot
   // Experts that the planner may place, those that gain most per byte first; and all of each layer
   // in that order, for the profile's shares and bytes.
   std::vector<ExpertRef> expert_order;

@@ -214,6 +214,9 @@ Plan ParsePlan(const std::string& text, const std::string& file) {
   plan.stream = {Integer<std::int64_t>(root["stream_rows"]),
                  Integer<std::uint64_t>(root["stream_expert_bytes"]),
                  Integer<std::uint64_t>(root["stream_bf16_bytes"])};
+  plan.cache = {Integer<std::int64_t>(root["cache_slots"]),
+                Integer<std::uint64_t>(root["cache_expert_bytes"]),
+                Integer<std::uint64_t>(root["cache_raw_bytes"])};
   ParseHost(root["host"], plan);
   root["devices"].ForEach([&](const Field& f) { plan.devices.push_back(ParseDevice(f)); });
   root["items"].ForEach([&](const Field& f) {

@@ -104,6 +104,8 @@ struct Profile {
     kStream
   } prefill_experts = PrefillExperts::kAuto;
 
+  std::optional<std::uint64_t> expert_cache_bytes;  // on the first device; absent: no cache
+
   HandOverWay hand_over = HandOverWay::kAuto;
 
   // Of a profile that `tandem tune` wrote: what it was measured with. Empty: for any.

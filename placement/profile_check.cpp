@@ -40,7 +40,8 @@ const char* FirstDemand(const Profile& profile) {
   for (const NamedSide& role : kSides) {
     if (profile.*role.side == Side::kDevice) return role.key;
   }
-  return DemandsExperts(profile) ? "routed_experts" : nullptr;
+  if (DemandsExperts(profile)) return "routed_experts";
+  return profile.expert_cache_bytes ? "expert_cache" : nullptr;
 }
 
 void CheckOrder(const Profile& profile, const Config& config) {

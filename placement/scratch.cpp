@@ -159,6 +159,7 @@ ScratchUse UseOf(const Plan& plan, Place place) {
   ScratchUse use;
   use.any_device = !plan.devices.empty();
   use.head = plan.head == place;
+  use.cache = plan.cache.slots > 0 && place == Place::Device(0);
   for (const LayerPlan& layer : plan.layers) {
     use.attention = use.attention || layer.attention == place;
     use.mlp = use.mlp || (layer.moe ? layer.shared : layer.dense) == place;
@@ -194,6 +195,9 @@ std::vector<ScratchBuffer> HostScratch(const Config& c, const Plan& plan, const 
   }
   if (use.any_device && s.moe) {
     list.AddPinned("hand_over", HandOverHostFloats(c, s, Polls(plan)));
+    if (plan.cache.slots > 0) {
+      list.AddPinned("cache ring", kCacheUnderWay * Floats(plan.cache.raw_bytes));
+    }
     if (plan.stream_prefill) {
       list.AddPinned("stream ring", kStreamPieces * Floats(kStreamPieceBytes));
       list.AddPinned("stream tiles", kStreamTileReads * Floats(StreamTileBytes(plan)));
@@ -239,10 +243,15 @@ std::vector<ScratchBuffer> DeviceScratch(const Config& c, const Plan& plan, cons
   list.Add("h", s.T * s.D);
   if (use.attention) AddDeviceAttention(list, c, plan, s);
   if (use.mlp) list.Add("gate", s.T * std::max(s.dense, s.shared));
-  if (s.moe && (use.mlp || use.experts)) list.Add("device_part", s.T * s.D);
+  if (s.moe && (use.mlp || use.experts || use.cache)) list.Add("device_part", s.T * s.D);
   if (use.router) list.Add("router_logits", s.T * c.n_routed_experts);
-  if (use.router || use.experts) list.Add("router_choice", 2 * s.pairs);  // ids, then weights
-  if (use.experts || plan.stream_prefill) {
+  if (use.router || use.experts || use.cache)
+    list.Add("router_choice", 2 * s.pairs);  // ids, then weights
+  if (use.cache) {
+    list.Add("expert cache", plan.cache.slots * Floats(plan.cache.expert_bytes));
+    list.Add("expert cache raw", kCacheUnderWay * Floats(plan.cache.raw_bytes));
+  }
+  if (use.experts || use.cache || plan.stream_prefill) {
     const std::int64_t pairs = s.pairs + s.T;
     list.Add("act", pairs * std::max(c.moe_intermediate_size, s.shared));
     list.Add("pair_out", pairs * s.D);

@@ -25,6 +25,7 @@ struct ScratchUse {
   bool experts = false;  // routed experts
   bool head = false;
   bool any_device = false;  // on the host: a device takes part in the plan
+  bool cache = false;       // of experts, on this device
 };
 ScratchUse UseOf(const Plan& plan, Place place);
 
@@ -64,6 +65,9 @@ inline constexpr std::uint64_t kStreamPieceBytes = std::uint64_t{8} << 20;
 // Tiles of a layer's experts, which the host reads back to leave out those that no row chose.
 std::uint64_t StreamTileBytes(const Plan& plan);
 inline constexpr std::int64_t kStreamTileReads = 4;
+
+// Experts on their way to the cache (Plan::cache) at the same time.
+inline constexpr std::int64_t kCacheUnderWay = 2;
 
 // Rows of one step whose logits there is room for: more are handed out in pieces.
 std::int64_t LogitRows(const Plan& plan);

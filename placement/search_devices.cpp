@@ -53,6 +53,22 @@ void CheckStream(const PlanInput& in) {
       ProfileName(in.profile));
 }
 
+void CheckCache(const PlanInput& in) {
+  if (!in.profile.expert_cache_bytes) return;
+  if (in.cache.expert_bytes == 0) {
+    Throw<ConfigError>(
+        "{}: 'placement.expert_cache': the model has no routed experts in formats that devices "
+        "take; set it to off",
+        ProfileName(in.profile));
+  }
+  if (*in.profile.expert_cache_bytes >= in.cache.expert_bytes) return;
+  Throw<ConfigError>(
+      "{}: 'placement.expert_cache': {} do not hold one expert of {}; raise it or "
+      "set it to off",
+      ProfileName(in.profile), FormatBytes(*in.profile.expert_cache_bytes),
+      FormatBytes(in.cache.expert_bytes));
+}
+
 // The least rows of a step from which on the host's experts are faster streamed.
 void SetStreamRows(const PlanInput& in, Plan& plan) {
   if (!plan.stream_prefill) return;
@@ -177,6 +193,7 @@ Outcome FindPlan(const PlanTask& task, const Profile& profile, Effort effort) {
   std::vector<std::string> notes;
   const DeviceChoice choice = ChooseDevices(task.machine, profile, task.options.abilities, notes);
   CheckStream(in);
+  CheckCache(in);
   if (!choice.some()) CheckNoDemands(in);
   const bool may_use = MayUseDevice(in);
   const bool must_use = in.wants.demands_device || (!choice.automatic && may_use);

@@ -23,6 +23,7 @@ template <auto kMember>
 using TypeOf = typename MemberType<decltype(kMember)>::Type;
 
 inline constexpr std::string_view kAutoWord = "auto";
+inline constexpr std::string_view kOffWord = "off";
 inline constexpr std::uint64_t kLeastBudget = std::uint64_t{1} << 20;
 
 template <auto kMember, std::int64_t kLeast, std::int64_t kMost>
@@ -63,6 +64,20 @@ struct SizeOrAuto {
     return bytes ? PrintBytes(*bytes) : YamlScalar("auto");
   }
   static std::string Schema() { return OrWord(BytesSchema(kLeastBudget), kAutoWord); }
+};
+
+// The same, absent as "off".
+template <auto kMember>
+struct SizeOrOff {
+  static void Read(const Field& field, Profile& profile) {
+    (profile.*kMember).reset();
+    if (!IsWord(field.value, kOffWord)) profile.*kMember = Bytes(field, kLeastBudget, " or off");
+  }
+  static YamlValue Print(const Profile& profile) {
+    const auto& bytes = profile.*kMember;
+    return bytes ? PrintBytes(*bytes) : YamlScalar(std::string(kOffWord));
+  }
+  static std::string Schema() { return OrWord(BytesSchema(kLeastBudget), kOffWord); }
 };
 
 // An enumeration whose values have these words, in their order.

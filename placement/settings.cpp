@@ -122,6 +122,9 @@ constexpr std::array kSettings{
     Make<OneOf<&P::prefill_experts, kPrefillWords>>(
         "placement.prefill_experts", "auto|host|stream",
         "experts of the host in prefill: computed there, or copied to the device", Tie::kBoth),
+    Make<SizeOrOff<&P::expert_cache_bytes>>(
+        "placement.expert_cache", "SIZE|off",
+        "memory of the first device for experts of the host that are used much", Tie::kBoth),
     Joined(Make<RulesForm>("rules", "LIST",
                            "constraints: [{role: head, place: host}]; see profiles/README.md",
                            Tie::kBoth),

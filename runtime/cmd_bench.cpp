@@ -54,6 +54,9 @@ struct Report {
   double load_s = 0;
   std::uint64_t loaded_bytes = 0;
   BenchResult result;
+  double hand_over_s = 0;  // 0: no layer passes between the device and the CPU
+  std::int64_t cache_slots = 0;
+  Metrics last;                    // of the last repetition
   std::optional<PlanReport> plan;  // if asked for
 };
 
@@ -133,6 +136,9 @@ Report Measure(const BenchFlags& flags) {
   report.read_bytes = read.bytes();
   report.result = Bench(
       engine, flags.bench, [&] { return read.Measure(); }, Interrupted);
+  report.cache_slots = engine.plan().cache.slots;
+  report.last = engine.metrics();
+  report.hand_over_s = engine.MeasureHandOver();
   if (flags.session.plan_report) {
     report.plan = MakePlanReport(session, engine, WorkOf(flags.bench, report));
   }
@@ -143,6 +149,27 @@ Json Spread(const std::vector<double>& values) {
   if (values.empty()) return nullptr;
   const auto [least, most] = std::ranges::minmax(values);
   return {{"median", Median(values)}, {"min", least}, {"max", most}, {"values", values}};
+}
+
+double HitRate(const Metrics& m) {
+  if (m.cache_pairs == 0) return 0;
+  return static_cast<double>(m.cache_hits) / static_cast<double>(m.cache_pairs);
+}
+
+Json CacheJson(const Report& report) {
+  const Metrics& m = report.last;
+  return {{"slots", report.cache_slots},        {"hit_rate", HitRate(m)},
+          {"moved_bytes", m.cache_moved_bytes}, {"admissions", m.cache_admissions},
+          {"evictions", m.cache_evictions},     {"off", m.cache_off}};
+}
+
+std::string CacheText(const Report& report) {
+  const Metrics& m = report.last;
+  return fmt::format(
+      "Expert cache of {} experts, last repetition: {:.1f} % of the host's pairs served, {} moved, "
+      "{} admissions, {} evictions.{}\n",
+      report.cache_slots, 100 * HitRate(m), FormatBytes(m.cache_moved_bytes), m.cache_admissions,
+      m.cache_evictions, m.cache_off.empty() ? "" : " It went off: " + m.cache_off + ".");
 }
 
 void PrintJson(const BenchFlags& flags, const Report& report) {
@@ -169,7 +196,9 @@ void PrintJson(const BenchFlags& flags, const Report& report) {
                {"decode_host_moe_ms", Spread(r.host_moe_ms)},
                {"decode_device_wait_ms", Spread(r.device_wait_ms)},
                {"prefill_streamed_bytes_per_s", Spread(r.stream_bytes_per_s)},
+               {"hand_over_s", report.hand_over_s},
                {"logits_hash", fmt::format("{:016x}", r.logits_hash)}};
+  if (report.cache_slots > 0) json["expert_cache"] = CacheJson(report);
   if (report.plan) json["plan_report"] = ToJson(*report.plan);
   fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
 }
@@ -201,12 +230,16 @@ void PrintText(const BenchFlags& flags, const Report& report) {
     AddRow(table, "weights read by the device in decode", r.device_bytes_per_s, kGb, "GB/s");
     AddRow(table, "CPU part of the MoE layers, a step", r.host_moe_ms, 1, "ms");
     AddRow(table, "waiting for the device, a step", r.device_wait_ms, 1, "ms");
+    if (report.hand_over_s > 0) {
+      AddRow(table, "hand-over of a layer, empty", {report.hand_over_s * 1e6}, 1, "us");
+    }
   }
   AddRow(table, fmt::format("memory read, {} by all threads", FormatBytes(report.read_bytes)),
          r.read_bytes_per_s, kGb, "GB/s");
   AddRow(table, "share of that bandwidth in decode, each pair", r.share_of_read, 0.01, "%");
   fmt::print("{}", table.ToText());
   fmt::print("\n");
+  if (report.cache_slots > 0) fmt::print("{}", CacheText(report));
   fmt::print("Loaded {} in {:.2f} s. Logits hash {:016x}.\n", FormatBytes(report.loaded_bytes),
              report.load_s, r.logits_hash);
 }

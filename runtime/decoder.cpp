@@ -35,6 +35,7 @@ Decoder::Decoder(Forward& f)
 }
 
 std::span<const float> Decoder::Step() {
+  if (f_.cache) f_.cache->BeginStep();
   Embed();
   const auto n_layers = static_cast<int>(f_.plan.layers.size());
   int started = 0;
@@ -45,7 +46,9 @@ std::span<const float> Decoder::Step() {
     });
     if (f_.observer != nullptr && layer + 1 < n_layers) ObserveHidden(layer + 1, nullptr);
   }
-  return Head();
+  const std::span<const float> logits = Head();
+  if (f_.cache) f_.cache->EndStep(f_.T());
+  return logits;
 }
 
 void Decoder::Start(int layer) {

@@ -35,7 +35,7 @@ bool JoinsExperts(const MlpWeights& shared, const LayerExperts& experts) {
 
 }  // namespace
 
-DeviceExperts::DeviceExperts(const Weights& weights, DeviceSide& device) {
+DeviceExperts::DeviceExperts(const Weights& weights, DeviceSide& device) : device_(device) {
   for (const LayerWeights& w : weights.layers) AddLayer(w);
   if (!device.HasScratch("expert_table")) return;
   const cl::Span table = device.Scratch("expert_table");
@@ -48,6 +48,23 @@ DeviceExperts::DeviceExperts(const Weights& weights, DeviceSide& device) {
   }
   device.device.BlockingWrite(table.buffer, 0, entries_.data(),
                               entries_.size() * sizeof(cl::ExpertEntry));
+}
+
+std::vector<cl_int> DeviceExperts::AddSlab(const Weights& weights, cl_mem slab) {
+  std::vector<cl_int> numbers;
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    const bool some = std::ranges::any_of(weights.layers[i].experts, [](const MlpWeights& w) {
+      return !w.gate.place.on_device();
+    });
+    numbers.push_back(some ? SlabOf(layers_[i].slabs, slab) : -1);
+  }
+  return numbers;
+}
+
+void DeviceExperts::SetEntry(int layer, std::size_t expert, const cl::ExpertEntry& entry) {
+  const cl::Span& table = layers_[static_cast<std::size_t>(layer)].table;
+  const auto first = static_cast<std::size_t>(table.offset) * sizeof(cl_int);
+  device_.device.BlockingWrite(table.buffer, first + expert * sizeof entry, &entry, sizeof entry);
 }
 
 void DeviceExperts::AddLayer(const LayerWeights& w) {

@@ -26,9 +26,16 @@ class DeviceExperts {
   DeviceExperts(const Weights& weights, DeviceSide& device);
   const LayerExperts& layer(int i) const { return layers_[static_cast<std::size_t>(i)]; }
 
+  // From here on experts of the host, in layers that have some, may lie in `slab`, too; its number
+  // among those of the layer, -1: the layer has none.
+  std::vector<cl_int> AddSlab(const Weights& weights, cl_mem slab);
+  // Where an expert lies, slab -1: not here. Between steps.
+  void SetEntry(int layer, std::size_t expert, const cl::ExpertEntry& entry);
+
  private:
   void AddLayer(const LayerWeights& w);
 
+  DeviceSide& device_;
   std::vector<LayerExperts> layers_;
   std::vector<cl::ExpertEntry> entries_;  // of all layers, as in the scratch
 };

@@ -12,6 +12,7 @@
 #include "runtime/clock.h"
 #include "runtime/decoder.h"
 #include "runtime/hand_over_events.h"
+#include "runtime/measure_hand_over.h"
 #include "runtime/watchdog.h"
 #include "runtime/weight_layout.h"
 
@@ -76,6 +77,9 @@ struct Engine::Running {
     hand_over_shape = {c.hidden_size, c.num_experts_per_tok, plan.max_rows};
     device.hand_over = tandem::MakeHandOver(device.device, device.kernels, hand_over_shape,
                                             KindOf(plan.hand_over));
+    if (plan.cache.slots > 0) {
+      forward.cache.emplace(plan, forward.weights, host, device, *forward.device_experts);
+    }
     if (plan.stream_prefill) forward.stream.emplace(plan, forward.weights, host, device);
   }
 
@@ -89,6 +93,13 @@ struct Engine::Running {
     const auto add = [&](DType format) {
       if (std::ranges::find(formats, format) == formats.end()) formats.push_back(format);
     };
+    for (const LayerWeights& w : weights.layers) {
+      if (plan.cache.slots == 0 || w.experts.empty()) continue;
+      for (const Matrix* m : {&w.experts[0].gate, &w.experts[0].up, &w.experts[0].down}) {
+        if (IsBlockFormat(m->dtype())) device.kernels.PreparePanels(m->dtype());
+        add(m->dtype());
+      }
+    }
     for (const LayerWeights& w : weights.layers) {
       if (!plan.stream_prefill || w.experts.empty()) continue;
       for (const Matrix* m : {&w.experts[0].gate, &w.experts[0].down}) {
@@ -400,6 +411,12 @@ const Metrics& Engine::metrics() const {
     m.device_wait_s = device.device_wait_s;
     m.expert_rows_device = device.expert_rows_device;
     m.device_weight_bytes = device.device_weight_bytes;
+    m.cache_pairs = device.cache_pairs;
+    m.cache_hits = device.cache_hits;
+    m.cache_moved_bytes = device.cache_moved_bytes;
+    m.cache_admissions = device.cache_admissions;
+    m.cache_evictions = device.cache_evictions;
+    if (impl_->Run().forward.cache) m.cache_off = impl_->Run().forward.cache->off();
   }
   if (const auto& stream = impl_->Run().forward.stream) {
     m.streamed_bytes = stream->moved_bytes();
@@ -413,6 +430,16 @@ void Engine::ResetMetrics() {
   impl_->Run().host.metrics = {};
   if (impl_->device) impl_->device->metrics = {};
   if (impl_->Run().forward.stream) impl_->Run().forward.stream->ResetCounts();
+}
+
+double Engine::MeasureHandOver() {
+  const auto hands_over = [](const LayerPlan& layer) {
+    const auto on_host = [](Place place) { return !place.on_device(); };
+    return layer.moe && layer.router.on_device() && std::ranges::any_of(layer.experts, on_host);
+  };
+  if (!impl_->device || std::ranges::none_of(impl_->plan.layers, hands_over)) return 0;
+  return tandem::MeasureHandOver(*impl_->device, *impl_->device->hand_over,
+                                 impl_->Run().hand_over_shape);
 }
 
 EngineBytes Engine::bytes() const {
@@ -434,8 +461,10 @@ EngineBytes Engine::bytes() const {
     bytes.device_scratch += polls ? HandOverDeviceBytes(shape) : EventHandOverDeviceBytes(shape);
   }
   if (s.Run().forward.stream) {
-    bytes.host_scratch += kStreamPieces * kStreamPieceBytes + kStreamTileReads * StreamTileBytes(s.plan);
+    bytes.host_scratch +=
+        kStreamPieces * kStreamPieceBytes + kStreamTileReads * StreamTileBytes(s.plan);
   }
+  if (s.Run().forward.cache) bytes.host_scratch += s.Run().forward.cache->host_bytes();
   return bytes;
 }
 

@@ -13,6 +13,7 @@
 #include "runtime/device_experts.h"
 #include "runtime/device_side.h"
 #include "runtime/engine.h"
+#include "runtime/expert_cache.h"
 #include "runtime/expert_stream.h"
 #include "runtime/host_side.h"
 #include "runtime/weights.h"
@@ -69,6 +70,7 @@ struct Forward {
   DeviceSide* device;  // null: a plan without one
   std::optional<DeviceExperts> device_experts;
   std::optional<ExpertStream> stream;  // where the plan streams
+  std::optional<ExpertCache> cache;    // where the plan has one
 
   std::vector<KvStore> kv;  // per layer
   Batch batch;
@@ -81,6 +83,11 @@ struct Forward {
   bool greedy = false;               // the step returns the largest logits' ids only
 
   std::int64_t T() const { return batch.T; }
+  // Whether an expert runs on the device in this step.
+  bool OnDevice(int layer, std::size_t expert) const {
+    return plan.layers[static_cast<std::size_t>(layer)].experts[expert].on_device() ||
+           (cache && cache->Holds(layer, expert));
+  }
   DType kv_type() const { return plan.kv_type; }
 };
 

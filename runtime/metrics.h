@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 namespace tandem {
 
@@ -25,6 +26,13 @@ struct Metrics {
   std::uint64_t device_weight_bytes = 0;
   std::uint64_t streamed_bytes = 0;  // host experts that were copied to the device in prefill
   double stream_s = 0;               // seconds of that
+  // The run-time cache of experts (runtime/expert_cache.h).
+  std::int64_t cache_pairs = 0;  // (row, expert) pairs of experts whose place is the host
+  std::int64_t cache_hits = 0;   // of these, those that the cache served
+  std::uint64_t cache_moved_bytes = 0;
+  std::int64_t cache_admissions = 0;
+  std::int64_t cache_evictions = 0;
+  std::string cache_off;  // why it went off by itself; empty: it did not
   // Of loading.
   std::uint64_t loaded_bytes = 0;
   double load_s = 0;

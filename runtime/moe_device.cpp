@@ -209,9 +209,10 @@ void FeedForward::CountDevicePairs(int layer) {
   const std::vector<Place>& experts = f_.plan.layers[layer].experts;
   const LayerWeights& w = f_.weights.layers[layer];
   Metrics& m = f_.device->metrics;
+  if (f_.cache) f_.cache->Count(layer, pair_begin_);
   for (std::size_t e = 0; e < experts.size(); ++e) {
     const std::int64_t n = pair_begin_[e + 1] - pair_begin_[e];
-    if (n == 0 || !experts[e].on_device()) continue;
+    if (n == 0 || !f_.OnDevice(layer, e)) continue;
     m.expert_rows_device += n;
     const MlpWeights& x = w.experts[e];
     m.device_weight_bytes += x.gate.info->bytes() + x.up.info->bytes() + x.down.info->bytes();

@@ -47,7 +47,7 @@ void FeedForward::CollectHostMlps(int layer) {
   for (std::size_t e = 0; e < w.experts.size(); ++e) {
     const std::int64_t begin = pair_begin_[e];
     const std::int64_t n = pair_begin_[e + 1] - begin;
-    if (n == 0 || p.experts[e].on_device()) continue;
+    if (n == 0 || f_.OnDevice(layer, e)) continue;
     mlps_.push_back(
         {&w.experts[e], n, pair_rows_.data() + begin, pair_weights_.data() + begin, act});
     act += n * c.moe_intermediate_size;

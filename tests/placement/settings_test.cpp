@@ -40,6 +40,7 @@ placement:
   experts_order: [7, 0, 12]
   layers: [1, 30]
   prefill_experts: stream
+  expert_cache: 2 GiB
 rules:
   - {role: head, place: host}
   - {experts: [7, [10, 12]], layers: 5, place: device}
