@@ -12,6 +12,7 @@
 #include "runtime/clock.h"
 #include "runtime/decoder.h"
 #include "runtime/hand_over_events.h"
+#include "runtime/measure_hand_over.h"
 #include "runtime/watchdog.h"
 #include "runtime/weight_layout.h"
 
@@ -429,6 +430,16 @@ void Engine::ResetMetrics() {
   impl_->Run().host.metrics = {};
   if (impl_->device) impl_->device->metrics = {};
   if (impl_->Run().forward.stream) impl_->Run().forward.stream->ResetCounts();
+}
+
+double Engine::MeasureHandOver() {
+  const auto hands_over = [](const LayerPlan& layer) {
+    const auto on_host = [](Place place) { return !place.on_device(); };
+    return layer.moe && layer.router.on_device() && std::ranges::any_of(layer.experts, on_host);
+  };
+  if (!impl_->device || std::ranges::none_of(impl_->plan.layers, hands_over)) return 0;
+  return tandem::MeasureHandOver(*impl_->device, *impl_->device->hand_over,
+                                 impl_->Run().hand_over_shape);
 }
 
 EngineBytes Engine::bytes() const {
