@@ -85,12 +85,7 @@ bool EngineFeed::Recover(const std::string& lost) {
   }
   sequence_ = engine_.NewSequence();
   const std::vector<std::int32_t> ids = std::exchange(ids_, {});
-  if (!ids.empty()) {
-    const std::vector<Row> rows = FeedAllButLast(ids);
-    if (rows.empty()) return false;
-    engine_.Step(rows);
-    Keep(rows);
-  }
+  if (!FeedAgain(ids)) return false;
   if (on_note_) {
     on_note_(
         fmt::format("the device was lost and opened again; {} tokens were computed anew, {:.1f} "
@@ -98,6 +93,20 @@ bool EngineFeed::Recover(const std::string& lost) {
                     ids.size(), Now() - start, lost));
   }
   return true;
+}
+
+// False if interrupted.
+bool EngineFeed::FeedAgain(const std::vector<std::int32_t>& ids) {
+  if (ids.empty()) return true;
+  try {
+    const std::vector<Row> rows = FeedAllButLast(ids);
+    if (rows.empty()) return false;
+    engine_.Step(rows);
+    Keep(rows);
+    return true;
+  } catch (const DeviceLostError& lost) {
+    Throw<DeviceLostError>("the device was lost a second time in one generation: {}", lost.what());
+  }
 }
 
 std::span<const float> EngineFeed::Feed(std::span<const std::int32_t> tokens) {

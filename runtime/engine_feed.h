@@ -43,6 +43,7 @@ class EngineFeed final : public TokenFeed {
   using LastStep = std::function<void(std::span<const Row>)>;
   bool FeedAll(std::span<const std::int32_t> tokens, const LastStep& step);
   bool Recover(const std::string& lost);
+  bool FeedAgain(const std::vector<std::int32_t>& ids);
 
   Engine& engine_;
   std::int64_t context_;

@@ -3,6 +3,7 @@
 //   TANDEM_CL_FAULTS     a list with ',' of  function:n:error   the n-th call returns that error
 //                                            function:n+:error  and so does every later one
 //                                            function:n:hang=s  it sleeps s seconds first
+//                                            function:n:never   what it enqueues never begins
 //                        n counts from 1 in each process; the error is a number, -5
 //   TANDEM_CL_MAX_ALLOC  bytes: what CL_DEVICE_MAX_MEM_ALLOC_SIZE says, and clCreateBuffer keeps
 //   TANDEM_CL_FAULTS_LOG a file: a line "fault <function> <n>" for each fault as it happens, and at
@@ -36,7 +37,8 @@
   X(clEnqueueWriteBuffer) X(clEnqueueCopyBuffer) X(clEnqueueFillBuffer) \
   X(clEnqueueMapBuffer) X(clEnqueueUnmapMemObject) X(clEnqueueNDRangeKernel) \
   X(clCreateUserEvent) X(clSetUserEventStatus) X(clGetKernelWorkGroupInfo) \
-  X(clGetProgramInfo) X(clGetProgramBuildInfo) X(clGetDeviceInfo)
+  X(clGetProgramInfo) X(clGetProgramBuildInfo) X(clGetDeviceInfo) \
+  X(clEnqueueMarkerWithWaitList)
 // clang-format on
 
 namespace {
@@ -57,11 +59,12 @@ struct Fault {
   bool later_too = false;
   cl_int error = CL_SUCCESS;
   double hang_s = 0;
+  bool never = false;  // for functions that enqueue
 };
 
 // A fault that is not understood must not pass for one that did not happen.
 [[noreturn]] void Refuse(const std::string& text) {
-  std::fprintf(stderr, "TANDEM_CL_FAULTS: '%s' is not function:n[+]:error|hang=seconds\n",
+  std::fprintf(stderr, "TANDEM_CL_FAULTS: '%s' is not function:n[+]:error|hang=seconds|never\n",
                text.c_str());
   std::abort();
 }
@@ -75,13 +78,15 @@ Fault Parse(const std::string& text) {
   fault.n = std::strtoull(text.c_str() + first + 1, nullptr, 10);
   fault.later_too = text[second - 1] == '+';
   const std::string what = text.substr(second + 1);
-  if (what.rfind("hang=", 0) == 0) {
+  if (what == "never") {
+    fault.never = true;
+  } else if (what.rfind("hang=", 0) == 0) {
     fault.hang_s = std::strtod(what.c_str() + 5, nullptr);
   } else {
     fault.error = static_cast<cl_int>(std::strtol(what.c_str(), nullptr, 10));
   }
   if (fault.function == kFunctions.size() || fault.n == 0) Refuse(text);
-  if (fault.error == CL_SUCCESS && fault.hang_s == 0) Refuse(text);
+  if (fault.error == CL_SUCCESS && fault.hang_s == 0 && !fault.never) Refuse(text);
   return fault;
 }
 
@@ -102,14 +107,15 @@ class Faults {
     }
   }
 
-  // CL_SUCCESS: the call is passed on.
-  cl_int Next(std::size_t function) {
+  // CL_SUCCESS: the call is passed on; `never`: to a queue that waits for ever.
+  cl_int Next(std::size_t function, bool* never = nullptr) {
     const std::uint64_t n = ++calls_[function];
     for (const Fault& fault : faults_) {
       if (fault.function != function || n < fault.n || (n > fault.n && !fault.later_too)) continue;
       Log("fault", function, n);
       std::this_thread::sleep_for(std::chrono::duration<double>(fault.hang_s));
       if (fault.error != CL_SUCCESS) return fault.error;
+      if (fault.never && never != nullptr) *never = true;
     }
     return CL_SUCCESS;
   }
@@ -141,6 +147,22 @@ Faults& TheFaults() {
 const cl_icd_dispatch* target = nullptr;
 cl_icd_dispatch layer;
 
+// What is enqueued from here on waits for an event that nobody sets: a kernel that never ends.
+void Stop(cl_command_queue queue) {
+  cl_context context = nullptr;
+  cl_int error =
+      target->clGetCommandQueueInfo(queue, CL_QUEUE_CONTEXT, sizeof(context), &context, nullptr);
+  const cl_event event = error == CL_SUCCESS ? target->clCreateUserEvent(context, &error) : nullptr;
+  if (event == nullptr ||
+      target->clEnqueueBarrierWithWaitList(queue, 1, &event, nullptr) != CL_SUCCESS) {
+    std::abort();
+  }
+}
+template <class First, class... Rest>
+void StopQueueOf(First first, Rest...) {
+  if constexpr (std::is_same_v<First, cl_command_queue>) Stop(first);
+}
+
 // The function `Index` of the list, which is `Member` of the dispatch table: errors come back as
 // its value, or for functions that make an object through the last argument.
 template <std::size_t Index, auto Member>
@@ -149,7 +171,9 @@ struct Planted;
 template <std::size_t Index, class R, class... A, R (CL_API_CALL* cl_icd_dispatch::*Member)(A...)>
 struct Planted<Index, Member> {
   static R CL_API_CALL Call(A... args) {
-    const cl_int error = TheFaults().Next(Index);
+    bool never = false;
+    const cl_int error = TheFaults().Next(Index, &never);
+    if (never) StopQueueOf(args...);
     if (error == CL_SUCCESS) return (target->*Member)(args...);
     if constexpr (std::is_same_v<R, cl_int>) {
       return error;
