@@ -43,9 +43,16 @@ void CheckAbilities(const PlanTask& task, const Profile& profile) {
   }
 }
 
-void CheckStream(const PlanInput& in) {
+void CheckStream(const PlanInput& in, bool device) {
   const bool demanded = in.profile.prefill_experts == Profile::PrefillExperts::kStream;
-  if (!demanded || in.stream.expert_bytes > 0) return;
+  if (!demanded || in.task.config.n_routed_experts == 0) return;
+  if (!device) {
+    Throw<ConfigError>(
+        "{}: 'placement.prefill_experts': stream needs an OpenCL device; {}",
+        ProfileName(in.profile),
+        in.profile.device == "none" ? "the device is 'none'" : FoundDevices(in.task.machine));
+  }
+  if (in.stream.expert_bytes > 0) return;
   Throw<ConfigError>(
       "{}: 'placement.prefill_experts': stream: experts stream in F32, BF16, F16 and F8_E4M3, and "
       "where activations may be rounded (not --precision exact, not activations.type f32) in Q8_0, "
@@ -192,7 +199,7 @@ Outcome FindPlan(const PlanTask& task, const Profile& profile, Effort effort) {
   const PlanInput in(task, profile);
   std::vector<std::string> notes;
   const DeviceChoice choice = ChooseDevices(task.machine, profile, task.options.abilities, notes);
-  CheckStream(in);
+  CheckStream(in, choice.some());
   CheckCache(in);
   if (!choice.some()) CheckNoDemands(in);
   const bool may_use = MayUseDevice(in);
