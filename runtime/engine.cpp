@@ -342,7 +342,7 @@ std::span<const float> Engine::Impl::RunStep(Running& r) {
 
 void Engine::Impl::Watch(std::size_t rows) const {
   if (!device) return;
-  device->device.Watch(WatchdogOf(static_cast<std::int64_t>(rows)),
+  device->device.Watch(WatchdogOf(static_cast<std::int64_t>(rows), device->device.info()),
                        fmt::format("a step of {} rows", rows));
 }
 

@@ -84,7 +84,7 @@ EventHandOver::~EventHandOver() {
 void EventHandOver::BeginStep(std::int64_t T) {
   TANDEM_CHECK(T >= 1 && T <= shape_.max_rows);
   T_ = T;
-  limit_ = watchdog_.count() > 0 ? watchdog_ : WatchdogOf(T);
+  limit_ = watchdog_.count() > 0 ? watchdog_ : WatchdogOf(T, device_.info());
   awaited_ = 0;
   current_ = {};
   const std::lock_guard lock(mutex_);
@@ -173,7 +173,7 @@ HandOverInput EventHandOver::Await() {
   const cl_int error = status < 0 ? status : clWaitForEvents(1, &read);
   if (error != CL_SUCCESS) {
     Throw<DeviceLostError>("'{}': hand-over {} of a step of {} rows failed: {} (events)",
-                       device_.info().name, awaited_, T_, ClErrorName(error));
+                           device_.info().name, awaited_, T_, ClErrorName(error));
   }
   const auto* h = reinterpret_cast<const float*>(pinned_.host());
   const float* ids = h + T_ * shape_.D;

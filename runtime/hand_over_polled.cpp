@@ -62,7 +62,7 @@ cl::HandOverMemory PolledHandOver::memory() const {
 void PolledHandOver::BeginStep(std::int64_t T) {
   TANDEM_CHECK(T >= 1 && T <= shape_.max_rows);
   T_ = T;
-  limit_ = watchdog_.count() > 0 ? watchdog_ : WatchdogOf(T);
+  limit_ = watchdog_.count() > 0 ? watchdog_ : WatchdogOf(T, device_.info());
   // An abandoned step leaves numbers that were published and never awaited.
   step_begin_ = awaited_ = published_;
   Store(word(cl::kHandOverAbandoned), 0);

@@ -21,8 +21,9 @@ Seconds Replaced(Seconds limit) {
 
 }  // namespace
 
-Seconds WatchdogOf(std::int64_t rows) {
-  return Replaced(rows <= kWatchdogFewRows ? kDecodeWatchdog : kPrefillWatchdog);
+Seconds WatchdogOf(std::int64_t rows, const ClDeviceInfo& device) {
+  const bool few = rows <= kWatchdogFewRows && !device.is_cpu;
+  return Replaced(few ? kDecodeWatchdog : kPrefillWatchdog);
 }
 
 Seconds DrainWatchdog() { return Replaced(kDrainWatchdog); }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "memory/cl_device.h"
 #include "memory/cl_wait.h"
 
 namespace tandem {
@@ -17,8 +18,10 @@ inline constexpr Seconds kDrainWatchdog{5};
 // For a look at a device that was lost, before it is opened again.
 inline constexpr Seconds kDeviceCheckLimit{5};
 
-// Of a step of so many rows. The environment's TANDEM_WATCHDOG_S replaces all of them.
-Seconds WatchdogOf(std::int64_t rows);
+// Of a step of so many rows. A device that is a CPU always has the longer time: it compiles a
+// kernel when that is first enqueued, and shares its cores with whatever else runs. The
+// environment's TANDEM_WATCHDOG_S replaces all of them.
+Seconds WatchdogOf(std::int64_t rows, const ClDeviceInfo& device);
 Seconds DrainWatchdog();
 
 }  // namespace tandem

@@ -41,7 +41,14 @@ class RouterOneRowTest : public test::ClShapesTest {
     r.E = kE;
     r.K = kK;
     r.norm_topk_prob = true;
-    cl::GroupArgs g{r.ids, r.weights, {d_table.get(), 0}, 1, kK, kE, shared, 8};
+    cl::GroupArgs g;
+    g.ids = r.ids;
+    g.weights = r.weights;
+    g.table = {d_table.get(), 0};
+    g.T = 1;
+    g.K = kK;
+    g.E = kE;
+    g.shared = shared;
     g.tiles = {tiles.get(), 0};
     g.n_tiles = {words.get(), 0};
     g.pair_row = {words.get(), 1};

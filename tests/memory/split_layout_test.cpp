@@ -90,8 +90,8 @@ TEST(SplitLayout, EveryBlockComesBackWhole) {
       for (const std::int64_t blocks : {1, 3, 8}) {
         for (const std::size_t shift : {0, 1, 7}) {
           const std::int64_t cols = blocks * BlockElements(type);
-          const std::vector<std::byte> file =
-              RandomBytes(shift + DataBytes(type, rows * cols), 17U + blocks);
+          const std::vector<std::byte> file = RandomBytes(shift + DataBytes(type, rows * cols),
+                                                          17U + static_cast<unsigned>(blocks));
           const Split split = SplitAll(type, file.data() + shift, rows, cols);
           for (std::int64_t i = 0; i < rows * blocks; ++i) {
             const std::vector<std::byte> got =
