@@ -48,7 +48,7 @@ TEST(Scratch, WithoutADeviceNothingIsForOne) {
   const Config c = V3();
   const auto names = OnHost(c, HostPlan(c));
   EXPECT_FALSE(names.contains("host_part"));
-  EXPECT_FALSE(names.contains("expert_jobs"));
+  EXPECT_FALSE(names.contains("hand_over"));
   EXPECT_FALSE(names.contains("h bf16"));
   for (const char* name : {"x", "h", "q", "act", "logits", "workers", "batch"}) {
     EXPECT_TRUE(names.contains(name)) << name;
