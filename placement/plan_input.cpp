@@ -6,9 +6,9 @@
 #include <numeric>
 #include <optional>
 
-#include "memory/blocks.h"
 #include "memory/error.h"
 #include "memory/split_layout.h"
+#include "placement/expert_sizes.h"
 #include "placement/profile_check.h"
 #include "placement/resources.h"
 
@@ -114,63 +114,6 @@ std::vector<std::int64_t> Chunks(const Profile& profile, const Workload& workloa
   }
   if (chunks.empty()) chunks.push_back(profile.max_sequences);
   return chunks;
-}
-
-// How the experts would stream to a device: block formats in the CPU's panels, rounded to bf16
-// there, which an exact run may not.
-StreamPlan StreamOf(const PlanTask& task, const Profile& profile) {
-  constexpr std::uint64_t kAlign = 256;
-  const auto aligned = [](std::uint64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; };
-  const bool rounds =
-      task.options.precision == Precision::kFast && profile.activation_type != DType::kF32;
-  StreamPlan largest;
-  StreamPlan expert;
-  for (const TensorInfo& t : task.tensors.all()) {
-    if (t.role != Role::kRouted) continue;
-    const bool packed = IsBlockFormat(t.dtype);
-    if (!IsDeviceFormat(t.dtype) || (packed && !rounds)) return {};
-    if (t.part == Part::kGate) expert = {};
-    expert.expert_bytes += aligned(packed ? PackedBytes(t.dtype, t.rows(), t.cols())
-                                          : DataBytes(t.dtype, t.rows() * t.cols()));
-    if (t.has_scale) {
-      const auto scales = static_cast<std::uint64_t>(t.scale_rows() * t.scale_cols());
-      expert.expert_bytes += aligned(scales * sizeof(float));
-    }
-    if (packed) {
-      expert.bf16_bytes += aligned(static_cast<std::uint64_t>(t.rows() * t.cols()) * 2);
-    }
-    largest.expert_bytes = std::max(largest.expert_bytes, expert.expert_bytes);
-    largest.bf16_bytes = std::max(largest.bf16_bytes, expert.bf16_bytes);
-  }
-  return largest;
-}
-
-// All experts, in the layout of devices; how they lie on the host says how they travel.
-CachePlan CacheOf(const PlanTask& task) {
-  constexpr std::uint64_t kAlign = 256;
-  const auto aligned = [](std::uint64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; };
-  CachePlan all;
-  CachePlan expert;
-  for (const TensorInfo& t : task.tensors.all()) {
-    if (t.role != Role::kRouted) continue;
-    if (!IsDeviceFormat(t.dtype)) return {};
-    if (t.part == Part::kGate) {
-      expert = {};
-      ++all.slots;
-    }
-    std::uint64_t side = SplitSideBytes(t.dtype, t.rows(), t.cols());
-    std::uint64_t raw = SplitDataBytes(t.dtype, t.rows(), t.cols());
-    expert.expert_bytes += aligned(raw);
-    if (IsBlockFormat(t.dtype)) raw = PackedBytes(t.dtype, t.rows(), t.cols());
-    if (t.has_scale) {
-      side = static_cast<std::uint64_t>(t.scale_rows() * t.scale_cols()) * sizeof(float);
-    }
-    expert.expert_bytes += aligned(side);
-    expert.raw_bytes += aligned(raw) + (t.has_scale ? aligned(side) : 0);
-    all.expert_bytes = std::max(all.expert_bytes, expert.expert_bytes);
-    all.raw_bytes = std::max(all.raw_bytes, expert.raw_bytes);
-  }
-  return all;
 }
 
 Want SideWant(Side side) { return {side, 0, 0}; }
@@ -297,24 +240,6 @@ void ApplyRule(const PlanTask& task, const Profile& profile, const Rule& rule, W
   if (!any) Throw<ConfigError>("{}: matches nothing of this model", RuleName(profile, rule));
 }
 
-// The formats of one layer's experts on a device: one for every gate and up, one for every down.
-struct ExpertFormats {
-  std::optional<DType> gate_up, down;
-  bool mixed = false;
-};
-
-std::vector<ExpertFormats> FormatsOfExperts(const TensorList& tensors, std::size_t layers) {
-  std::vector<ExpertFormats> formats(layers);
-  for (const TensorInfo& tensor : tensors.all()) {
-    if (tensor.role != Role::kRouted) continue;
-    ExpertFormats& layer = formats[static_cast<std::size_t>(tensor.layer)];
-    std::optional<DType>& format = tensor.part == Part::kDown ? layer.down : layer.gate_up;
-    layer.mixed = layer.mixed || (format && *format != tensor.dtype);
-    format = tensor.dtype;
-  }
-  return formats;
-}
-
 // What no device kernel takes: some block formats, and experts of one layer that differ in theirs.
 bool OnlyOnHost(const TensorInfo& tensor, const std::vector<ExpertFormats>& experts) {
   const bool mixed =
@@ -433,9 +358,11 @@ PlanInput::PlanInput(const PlanTask& plan_task, const Profile& plan_profile)
       kv_blocks(KvBlockCount(plan_profile.context, plan_profile.max_sequences)),
       kv_layer_bytes(KvLayerBytes(plan_task.config, kv_blocks, kv_type)),
       host_budget(HostBudget(plan_task.machine, plan_profile)),
-      chunks(Chunks(plan_profile, workload)),
-      stream(StreamOf(plan_task, plan_profile)),
-      cache(CacheOf(plan_task)) {
+      chunks(Chunks(plan_profile, workload)) {
+  const ExpertSizes sizes = SizesOfExperts(task.tensors, task.units.layers.size());
+  stream = StreamOf(
+      sizes, task.options.precision == Precision::kFast && profile.activation_type != DType::kF32);
+  cache = CacheOf(sizes);
   layer_order = LayerOrders(task, profile);
   expert_order = ExpertOrder(*this);
 }
