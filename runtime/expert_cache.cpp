@@ -1,103 +1,19 @@
 #include "runtime/expert_cache.h"
 
 #include <algorithm>
-#include <cstring>
+#include <iterator>
 
-#include "memory/blocks.h"
 #include "memory/error.h"
-#include "memory/split_layout.h"
 #include "placement/scratch.h"
 #include "runtime/clock.h"
+#include "runtime/expert_copy.h"
 
 namespace tandem {
 namespace {
 
-constexpr std::uint64_t kAlign = 256;  // as in runtime/weight_layout.cpp
-
-std::uint64_t AlignUp(std::uint64_t n) { return (n + kAlign - 1) / kAlign * kAlign; }
-
-std::uint64_t ScaleBytes(const Matrix& m) {
-  if (!m.info->has_scale) return 0;
-  return static_cast<std::uint64_t>(m.info->scale_rows() * m.info->scale_cols()) * sizeof(float);
-}
-
-// A matrix in memory from `at` on: data, then scales or side arrays.
-struct Range {
-  Range(std::uint64_t at, std::uint64_t data_bytes, std::uint64_t side_bytes)
-      : data(at), side(at + AlignUp(data_bytes)), end(side + AlignUp(side_bytes)) {}
-  std::uint64_t data, side, end;
-};
-
-// As the host has it.
-Range RawRange(const Matrix& m, std::uint64_t at) {
-  const std::uint64_t bytes = IsBlockFormat(m.dtype()) ? PackedBytes(m.dtype(), m.rows(), m.cols())
-                                                       : DataBytes(m.dtype(), m.rows() * m.cols());
-  return {at, bytes, ScaleBytes(m)};
-}
-
-// As devices have it: the same where it is in no block format.
-Range SplitRange(const Matrix& m, std::uint64_t at) {
-  if (!IsBlockFormat(m.dtype())) return RawRange(m, at);
-  return {at, SplitDataBytes(m.dtype(), m.rows(), m.cols()),
-          SplitSideBytes(m.dtype(), m.rows(), m.cols())};
-}
-
 bool InPanels(const MlpWeights& w) {
   return IsBlockFormat(w.gate.dtype()) || IsBlockFormat(w.up.dtype()) ||
          IsBlockFormat(w.down.dtype());
-}
-
-ClQueueHandle NewQueue(const ClDevice& device) {
-  cl_int error = CL_SUCCESS;
-  cl_command_queue queue = clCreateCommandQueue(device.context(), device.id(), 0, &error);
-  ClCheck(error, "clCreateCommandQueue for the expert cache");
-  return ClQueueHandle(queue);
-}
-
-bool IsComplete(const ClEventHandle& event) {
-  cl_int status = CL_QUEUED;
-  ClCheck(clGetEventInfo(event.get(), CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof status, &status,
-                         nullptr),
-          "clGetEventInfo");
-  if (status < 0) ClCheck(status, "a copy to the expert cache");
-  return status == CL_COMPLETE;
-}
-
-struct Run {
-  std::byte* to;
-  const std::byte* from;
-  std::uint64_t bytes;
-};
-
-// The shards of the nodes, one behind the other: together they are the matrix, for they are cut at
-// whole panels and whole rows of scales.
-void AddRuns(const Matrix& m, const Range& range, std::byte* base, std::vector<Run>& runs) {
-  std::byte* data = base + range.data;
-  std::byte* side = base + range.side;
-  for (const HostShard& shard : m.shards) {
-    const std::int64_t rows = shard.row1 - shard.row0;
-    const std::uint64_t bytes = IsBlockFormat(m.dtype()) ? PackedBytes(m.dtype(), rows, m.cols())
-                                                         : DataBytes(m.dtype(), rows * m.cols());
-    runs.push_back({data, shard.data, bytes});
-    data += bytes;
-    if (!m.info->has_scale) continue;
-    const auto scales =
-        static_cast<std::uint64_t>((rows + kFp8Block - 1) / kFp8Block * m.info->scale_cols()) *
-        sizeof(float);
-    runs.push_back({side, reinterpret_cast<const std::byte*>(shard.scale), scales});
-    side += scales;
-  }
-}
-
-// This worker's share of a run.
-void CopyShare(const Run& run, const Worker& worker) {
-  const auto border = [&](int i) {
-    if (i == worker.count) return run.bytes;
-    return run.bytes * static_cast<std::uint64_t>(i) / static_cast<std::uint64_t>(worker.count) /
-           64 * 64;
-  };
-  const std::uint64_t first = border(worker.index);
-  std::memcpy(run.to + first, run.from + first, border(worker.index + 1) - first);
 }
 
 }  // namespace
@@ -112,7 +28,7 @@ ExpertCache::ExpertCache(const Plan& plan, const Weights& weights, HostSide& hos
       slab_(device.Scratch("expert cache").buffer),
       raw_(device.Scratch("expert cache raw").buffer),
       slab_numbers_(experts.AddSlab(weights, slab_)),
-      copies_(NewQueue(device.device)),
+      copies_(NewCopyQueue(device.device)),
       ring_(device.device, kCacheUnderWay * plan.cache.raw_bytes),
       under_way_(kCacheUnderWay),
       homes_(HomesOf(weights)),
@@ -169,7 +85,7 @@ void ExpertCache::BeginStep() {
   if (!serves_) return;
   for (std::size_t place = 0; place < under_way_.size(); ++place) {
     Copy& copy = under_way_[place];
-    if (copy.exchange && IsComplete(copy.arrived)) Adopt(copy, place);
+    if (copy.exchange && IsComplete(copy.arrived, device_.device)) Adopt(copy, place);
   }
 }
 
@@ -206,16 +122,15 @@ void ExpertCache::Begin(Copy& copy, std::size_t place, const CacheExchange& exch
 
 // An expert as it lies on the host; gives its bytes.
 std::uint64_t ExpertCache::CopyToRing(const MlpWeights& w, std::byte* to) {
-  std::vector<Run> runs;
+  std::vector<HostRun> runs;
   std::uint64_t at = 0;
   for (const Matrix* m : {&w.gate, &w.up, &w.down}) {
-    const Range range = RawRange(*m, at);
-    AddRuns(*m, range, to, runs);
-    at = range.end;
+    std::ranges::copy(HostRuns(*m, at), std::back_inserter(runs));
+    at = HostRange(*m, at).end;
   }
   TANDEM_CHECK(at <= plan_.cache.raw_bytes);
   host_.pool.Run([&](const Worker& worker) {
-    for (const Run& run : runs) CopyShare(run, worker);
+    for (const HostRun& run : runs) CopyShare(to + run.at, run.from, run.bytes, worker);
   });
   return at;
 }
@@ -236,8 +151,8 @@ void ExpertCache::Split(const MlpWeights& w, std::size_t place, std::size_t slot
   std::uint64_t from = place * plan_.cache.raw_bytes;
   std::uint64_t to = slot * plan_.cache.expert_bytes;
   for (const Matrix* m : {&w.gate, &w.up, &w.down}) {
-    const Range raw = RawRange(*m, from);
-    const Range split = SplitRange(*m, to);
+    const MatrixRange raw = HostRange(*m, from);
+    const MatrixRange split = DeviceRange(*m, to);
     if (IsBlockFormat(m->dtype())) {
       device_.kernels.PanelSplit(
           {raw_, raw.data, m->dtype(), m->rows(), m->cols(), slab_, split.data, split.side});
@@ -252,9 +167,9 @@ void ExpertCache::Split(const MlpWeights& w, std::size_t place, std::size_t slot
 cl::ExpertEntry ExpertCache::EntryInSlot(std::size_t id, std::size_t slot) const {
   const Home& home = homes_[id];
   const MlpWeights& w = WeightsOf(home);
-  const Range gate = SplitRange(w.gate, slot * plan_.cache.expert_bytes);
-  const Range up = SplitRange(w.up, gate.end);
-  const Range down = SplitRange(w.down, up.end);
+  const MatrixRange gate = DeviceRange(w.gate, slot * plan_.cache.expert_bytes);
+  const MatrixRange up = DeviceRange(w.up, gate.end);
+  const MatrixRange down = DeviceRange(w.down, up.end);
   return {gate.data,
           gate.side,
           up.data,

@@ -1,37 +1,16 @@
 #include "runtime/expert_stream.h"
 
 #include <algorithm>
-#include <cstring>
 
-#include "memory/blocks.h"
 #include "memory/error.h"
 #include "placement/scratch.h"
 #include "runtime/clock.h"
+#include "runtime/expert_copy.h"
 
 namespace tandem {
 namespace {
 
-constexpr std::uint64_t kAlign = 256;  // as in runtime/weight_layout.cpp
 constexpr std::int64_t kEntryWords = sizeof(cl::ExpertEntry) / sizeof(cl_int);
-
-std::uint64_t AlignUp(std::uint64_t n) { return (n + kAlign - 1) / kAlign * kAlign; }
-
-std::uint64_t RawDataBytes(const Matrix& m) {
-  return IsBlockFormat(m.dtype()) ? PackedBytes(m.dtype(), m.rows(), m.cols())
-                                  : DataBytes(m.dtype(), m.rows() * m.cols());
-}
-
-// A matrix as it travels, from `at` on: data, then scales.
-struct RawMatrix {
-  RawMatrix(const Matrix& m, std::uint64_t offset)
-      : data(offset), scale(offset + AlignUp(RawDataBytes(m))), end(scale) {
-    if (m.info->has_scale) {
-      end += AlignUp(static_cast<std::uint64_t>(m.info->scale_rows() * m.info->scale_cols()) *
-                     sizeof(float));
-    }
-  }
-  std::uint64_t data, scale, end;
-};
 
 // What `queue` gets from here on waits for the event.
 void WaitInQueue(cl_command_queue queue, const ClEventHandle& event) {
@@ -46,11 +25,8 @@ ClEventHandle Marker(cl_command_queue queue) {
   return ClEventHandle(event);
 }
 
-cl_command_queue NewQueue(const ClDevice& device) {
-  cl_int error = CL_SUCCESS;
-  cl_command_queue queue = clCreateCommandQueue(device.context(), device.id(), 0, &error);
-  ClCheck(error, "clCreateCommandQueue for copies");
-  return queue;
+MatrixRange Bf16Range(const Matrix& m, std::uint64_t at) {
+  return {at, static_cast<std::uint64_t>(m.rows() * m.cols()) * 2, 0};
 }
 
 bool Streams(const MlpWeights& w) { return w.gate && !w.gate.place.on_device(); }
@@ -63,7 +39,7 @@ ExpertStream::ExpertStream(const Plan& plan, const Weights& weights, HostSide& h
       weights_(weights),
       host_(host),
       device_(device),
-      copies_(NewQueue(device.device)),
+      copies_(NewCopyQueue(device.device)),
       ring_(device.device, kStreamPieces * kStreamPieceBytes),
       tiles_(device.device, std::tuple_size_v<decltype(tile_reads_)> * StreamTileBytes(plan)),
       pieces_(kStreamPieces),
@@ -129,21 +105,22 @@ cl::ExpertEntry ExpertStream::EntryInSlot(const MlpWeights& w, std::size_t slot,
   entry.slab = 0;
   entry.F = static_cast<cl_int>(w.gate.rows());
   if (packed_) {
-    const auto bytes = static_cast<std::uint64_t>(w.gate.rows() * w.gate.cols()) * 2;
-    entry.gate = place * expert_bf16_;
-    entry.up = entry.gate + AlignUp(bytes);
-    entry.down = entry.up + AlignUp(bytes);
+    const MatrixRange gate = Bf16Range(w.gate, place * expert_bf16_);
+    const MatrixRange up = Bf16Range(w.up, gate.end);
+    entry.gate = gate.data;
+    entry.up = up.data;
+    entry.down = up.end;
     return entry;
   }
-  const RawMatrix gate(w.gate, place * expert_raw_);
-  const RawMatrix up(w.up, gate.end);
-  const RawMatrix down(w.down, up.end);
+  const MatrixRange gate = HostRange(w.gate, place * expert_raw_);
+  const MatrixRange up = HostRange(w.up, gate.end);
+  const MatrixRange down = HostRange(w.down, up.end);
   entry.gate = gate.data;
-  entry.gate_scale = gate.scale;
+  entry.gate_scale = gate.side;
   entry.up = up.data;
-  entry.up_scale = up.scale;
+  entry.up_scale = up.side;
   entry.down = down.data;
-  entry.down_scale = down.scale;
+  entry.down_scale = down.side;
   return entry;
 }
 
@@ -204,13 +181,9 @@ ExpertStream::Used ExpertStream::ReadTiles(const cl::ExpertsArgs& a, std::size_t
   return used;
 }
 
-bool ExpertStream::IsUsed(Used& used, int expert) {
+bool ExpertStream::IsUsed(Used& used, int expert) const {
   if (used.experts.empty()) {
-    cl_int status = CL_QUEUED;
-    ClCheck(clGetEventInfo(used.arrived.get(), CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof(status),
-                           &status, nullptr),
-            "clGetEventInfo");
-    if (status != CL_COMPLETE) return true;
+    if (!IsComplete(used.arrived, device_.device)) return true;
     used.experts.resize(used.experts.capacity());
     const std::int64_t n = std::min<std::int64_t>(*used.n_tiles, used.max_tiles);
     for (std::int64_t i = 0; i < n; ++i) {
@@ -227,62 +200,31 @@ void ExpertStream::CopyGroup(const std::vector<const MlpWeights*>& group, std::s
     if (group[j] == nullptr) continue;
     std::uint64_t at = (slot * kStreamSlotExperts + j) * expert_raw_;
     for (const Matrix* m : {&group[j]->gate, &group[j]->up, &group[j]->down}) {
-      CopyMatrix(*m, raw_, at);
-      at = RawMatrix(*m, at).end;
+      for (const HostRun& run : HostRuns(*m, at)) CopyBytes(run);
+      at = HostRange(*m, at).end;
     }
   }
 }
 
-// The shards of the nodes, one behind the other: together they are the matrix, for they are cut at
-// whole panels and whole rows of scales.
-void ExpertStream::CopyMatrix(const Matrix& m, cl_mem to, std::uint64_t at) {
-  const RawMatrix raw(m, at);
-  std::uint64_t data = raw.data;
-  std::uint64_t scale = raw.scale;
-  for (const HostShard& shard : m.shards) {
-    const std::int64_t rows = shard.row1 - shard.row0;
-    const std::uint64_t bytes = IsBlockFormat(m.dtype()) ? PackedBytes(m.dtype(), rows, m.cols())
-                                                         : DataBytes(m.dtype(), rows * m.cols());
-    CopyBytes(shard.data, bytes, to, data);
-    data += bytes;
-    if (!m.info->has_scale) continue;
-    const std::int64_t scale_rows = (rows + kFp8Block - 1) / kFp8Block;
-    const auto scale_bytes =
-        static_cast<std::uint64_t>(scale_rows * m.info->scale_cols()) * sizeof(float);
-    CopyBytes(reinterpret_cast<const std::byte*>(shard.scale), scale_bytes, to, scale);
-    scale += scale_bytes;
-  }
-}
-
-void ExpertStream::CopyBytes(const std::byte* from, std::uint64_t bytes, cl_mem to,
-                             std::uint64_t at) {
-  for (std::uint64_t done = 0; done < bytes;) {
-    const std::uint64_t n = std::min(kStreamPieceBytes, bytes - done);
+void ExpertStream::CopyBytes(const HostRun& run) {
+  for (std::uint64_t done = 0; done < run.bytes;) {
+    const std::uint64_t n = std::min(kStreamPieceBytes, run.bytes - done);
     Piece& piece = pieces_[next_piece_];
     std::byte* room = ring_.host() + next_piece_ * kStreamPieceBytes;
     next_piece_ = (next_piece_ + 1) % kStreamPieces;
     if (piece.copied) device_.device.Await(piece.copied.get());
-    const std::byte* source = from + done;
-    host_.pool.Run([&](const Worker& worker) {
-      const std::uint64_t first = n * static_cast<std::uint64_t>(worker.index) /
-                                  static_cast<std::uint64_t>(worker.count) / 64 * 64;
-      const std::uint64_t last = worker.index + 1 == worker.count
-                                     ? n
-                                     : n * static_cast<std::uint64_t>(worker.index + 1) /
-                                           static_cast<std::uint64_t>(worker.count) / 64 * 64;
-      std::memcpy(room + first, source + first, last - first);
-    });
+    host_.pool.Run([&](const Worker& worker) { CopyShare(room, run.from + done, n, worker); });
     cl_event event = nullptr;
-    ClCheck(
-        clEnqueueWriteBuffer(copies_.get(), to, CL_FALSE, at + done, n, room, 0, nullptr, &event),
-        "clEnqueueWriteBuffer of a streamed expert");
+    ClCheck(clEnqueueWriteBuffer(copies_.get(), raw_, CL_FALSE, run.at + done, n, room, 0, nullptr,
+                                 &event),
+            "clEnqueueWriteBuffer of a streamed expert", device_.device);
     piece.copied.reset(event);
     ClCheck(clRetainEvent(event), "clRetainEvent");
     last_copy_.reset(event);
-    ClCheck(clFlush(copies_.get()), "clFlush");
+    ClCheck(clFlush(copies_.get()), "clFlush", device_.device);
     done += n;
   }
-  moved_bytes_ += bytes;
+  moved_bytes_ += run.bytes;
 }
 
 void ExpertStream::AfterCopies() { WaitInQueue(device_.device.queue(), last_copy_); }
@@ -300,8 +242,8 @@ void ExpertStream::Unpack(const std::vector<const MlpWeights*>& group, std::size
                               m->rows(),
                               m->cols(),
                               {bf16_, static_cast<std::int64_t>(to / 2)}});
-      from = RawMatrix(*m, from).end;
-      to += AlignUp(static_cast<std::uint64_t>(m->rows() * m->cols()) * 2);
+      from = HostRange(*m, from).end;
+      to = Bf16Range(*m, to).end;
     }
   }
 }

@@ -8,6 +8,7 @@
 #include "memory/cl_shared.h"
 #include "placement/scratch.h"
 #include "runtime/device_side.h"
+#include "runtime/expert_copy.h"
 #include "runtime/host_side.h"
 #include "runtime/weights.h"
 
@@ -61,13 +62,12 @@ class ExpertStream {
   };
 
   Used ReadTiles(const cl::ExpertsArgs& a, std::size_t experts);
-  static bool IsUsed(Used& used, int expert);
+  bool IsUsed(Used& used, int expert) const;
   void BuildTables();
   cl::ExpertEntry EntryInSlot(const MlpWeights& w, std::size_t slot, std::size_t index) const;
   // `group` has nulls where an expert is not used.
   void CopyGroup(const std::vector<const MlpWeights*>& group, std::size_t slot);
-  void CopyMatrix(const Matrix& m, cl_mem to, std::uint64_t at);
-  void CopyBytes(const std::byte* from, std::uint64_t bytes, cl_mem to, std::uint64_t at);
+  void CopyBytes(const HostRun& run);  // to raw_
   void Unpack(const std::vector<const MlpWeights*>& group, std::size_t slot);
   void AfterCopies();  // the compute queue waits for what was copied
 

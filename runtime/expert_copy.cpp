@@ -1,0 +1,82 @@
+#include "runtime/expert_copy.h"
+
+#include <cstring>
+
+#include "memory/blocks.h"
+#include "memory/split_layout.h"
+
+namespace tandem {
+namespace {
+
+constexpr std::uint64_t kAlign = 256;  // as in runtime/weight_layout.cpp
+
+std::uint64_t AlignUp(std::uint64_t n) { return (n + kAlign - 1) / kAlign * kAlign; }
+
+std::uint64_t HostBytes(const Matrix& m, std::int64_t rows) {
+  return IsBlockFormat(m.dtype()) ? PackedBytes(m.dtype(), rows, m.cols())
+                                  : DataBytes(m.dtype(), rows * m.cols());
+}
+
+std::uint64_t ScaleBytes(const Matrix& m, std::int64_t rows) {
+  if (!m.info->has_scale) return 0;
+  const std::int64_t scale_rows = (rows + kFp8Block - 1) / kFp8Block;
+  return static_cast<std::uint64_t>(scale_rows * m.info->scale_cols()) * sizeof(float);
+}
+
+}  // namespace
+
+MatrixRange::MatrixRange(std::uint64_t at, std::uint64_t data_bytes, std::uint64_t side_bytes)
+    : data(at), side(at + AlignUp(data_bytes)), end(side + AlignUp(side_bytes)) {}
+
+MatrixRange HostRange(const Matrix& m, std::uint64_t at) {
+  return {at, HostBytes(m, m.rows()), ScaleBytes(m, m.rows())};
+}
+
+MatrixRange DeviceRange(const Matrix& m, std::uint64_t at) {
+  if (!IsBlockFormat(m.dtype())) return HostRange(m, at);
+  return {at, SplitDataBytes(m.dtype(), m.rows(), m.cols()),
+          SplitSideBytes(m.dtype(), m.rows(), m.cols())};
+}
+
+std::vector<HostRun> HostRuns(const Matrix& m, std::uint64_t at) {
+  MatrixRange next = HostRange(m, at);
+  std::vector<HostRun> runs;
+  for (const HostShard& shard : m.shards) {
+    const std::int64_t rows = shard.row1 - shard.row0;
+    runs.push_back({shard.data, HostBytes(m, rows), next.data});
+    next.data += HostBytes(m, rows);
+    if (!m.info->has_scale) continue;
+    runs.push_back(
+        {reinterpret_cast<const std::byte*>(shard.scale), ScaleBytes(m, rows), next.side});
+    next.side += ScaleBytes(m, rows);
+  }
+  return runs;
+}
+
+void CopyShare(std::byte* to, const std::byte* from, std::uint64_t bytes, const Worker& worker) {
+  const auto border = [&](int i) {
+    if (i == worker.count) return bytes;
+    return bytes * static_cast<std::uint64_t>(i) / static_cast<std::uint64_t>(worker.count) / 64 *
+           64;
+  };
+  const std::uint64_t first = border(worker.index);
+  std::memcpy(to + first, from + first, border(worker.index + 1) - first);
+}
+
+ClQueueHandle NewCopyQueue(const ClDevice& device) {
+  cl_int error = CL_SUCCESS;
+  ClQueueHandle queue(clCreateCommandQueue(device.context(), device.id(), 0, &error));
+  ClCheck(error, "clCreateCommandQueue for copies", device);
+  return queue;
+}
+
+bool IsComplete(const ClEventHandle& event, const ClDevice& device) {
+  cl_int status = CL_QUEUED;
+  ClCheck(clGetEventInfo(event.get(), CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof(status), &status,
+                         nullptr),
+          "clGetEventInfo", device);
+  if (status < 0) ClCheck(status, "a copy of an expert", device);
+  return status == CL_COMPLETE;
+}
+
+}  // namespace tandem

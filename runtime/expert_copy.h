@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "memory/cl_device.h"
+#include "runtime/weights.h"
+#include "runtime/worker_pool.h"
+
+namespace tandem {
+
+// Matrices of the host on their way to a device, for what streams and what is cached.
+
+// Where a matrix lies in memory from `at` on: data, then scales or side arrays.
+struct MatrixRange {
+  MatrixRange(std::uint64_t at, std::uint64_t data_bytes, std::uint64_t side_bytes);
+  std::uint64_t data, side, end;  // aligned as devices want it
+};
+// As the host has it: block formats in panels, the others as in a file.
+MatrixRange HostRange(const Matrix& m, std::uint64_t at);
+// As devices have it: the same where it is in no block format.
+MatrixRange DeviceRange(const Matrix& m, std::uint64_t at);
+
+// Memory of the host that goes to `at` of the destination.
+struct HostRun {
+  const std::byte* from = nullptr;
+  std::uint64_t bytes = 0;
+  std::uint64_t at = 0;
+};
+// A matrix from HostRange's `at` on: the shards of the nodes one behind the other, which are the
+// whole, for they are cut at whole panels and whole rows of scales.
+std::vector<HostRun> HostRuns(const Matrix& m, std::uint64_t at);
+
+// This worker's share of a copy.
+void CopyShare(std::byte* to, const std::byte* from, std::uint64_t bytes, const Worker& worker);
+
+// A second queue on the device, for copies beside kernels.
+ClQueueHandle NewCopyQueue(const ClDevice& device);
+
+// Throws OpenClError for a command that failed.
+bool IsComplete(const ClEventHandle& event, const ClDevice& device);
+
+}  // namespace tandem
