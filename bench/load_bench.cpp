@@ -122,7 +122,8 @@ void Run(const std::string& folder, std::int64_t layers) {
     load.values.push_back(Load(folder));
     many.values.push_back(ReadPlain(path, threads));
   }
-  fmt::print("file of {:.2f} GiB, warm\n", static_cast<double>(std::filesystem::file_size(path)) / 1073741824.0);
+  fmt::print("file of {:.2f} GiB, warm\n",
+             static_cast<double>(std::filesystem::file_size(path)) / 1073741824.0);
   fmt::print("plain read, 1 thread   {}\n", one.Text());
   fmt::print("plain read, {} threads  {}\n", threads, many.Text());
   fmt::print("loading, {} threads     {}\n", threads, load.Text());

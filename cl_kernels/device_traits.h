@@ -21,7 +21,8 @@ struct DeviceTraits {
   // 0: 80 has mma.sync and cp.async, 89 mma on e4m3, 90 wgmma (through the program's binary).
   int nv_compute = 0;
   // Products of many rows through wgmma. Off: this form was timed on an H100 (577 TFLOP/s, mma.sync
-  // 352) but its results were not compared there with the naive ones yet; gemm_test does, with it on.
+  // 352) but its results were not compared there with the naive ones yet; gemm_test does, with it
+  // on.
   bool wgmma_products = false;
   bool cache_binaries = true;  // CL_PROGRAM_BINARIES are worth keeping on disk
   // Up to so many rows the few-rows form runs, max_rows at a time; beyond, the tiles.

@@ -38,9 +38,9 @@ void AddSamplerOptions(CLI::App& app, SamplerFlags& flags);
 // Checked, with a random seed where the user gave none.
 SamplerOptions Resolve(const SamplerFlags& flags);
 
-// Loads the weights of an opened session with progress on stderr, unless `quiet`. Where a device has
-// less room than it says, plans once more with less there, and says so. The session's model and plan
-// go into the engine.
+// Loads the weights of an opened session with progress on stderr, unless `quiet`. Where a device
+// has less room than it says, plans once more with less there, and says so. The session's model and
+// plan go into the engine.
 Engine LoadEngine(Session& session, bool quiet);
 
 // "tandem: warning: ..." on standard error.

@@ -53,9 +53,8 @@ DeviceExperts::DeviceExperts(const Weights& weights, DeviceSide& device) : devic
 std::vector<cl_int> DeviceExperts::AddSlab(const Weights& weights, cl_mem slab) {
   std::vector<cl_int> numbers;
   for (std::size_t i = 0; i < layers_.size(); ++i) {
-    const bool some = std::ranges::any_of(weights.layers[i].experts, [](const MlpWeights& w) {
-      return !w.gate.place.on_device();
-    });
+    const bool some = std::ranges::any_of(
+        weights.layers[i].experts, [](const MlpWeights& w) { return !w.gate.place.on_device(); });
     numbers.push_back(some ? SlabOf(layers_[i].slabs, slab) : -1);
   }
   return numbers;

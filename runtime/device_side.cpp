@@ -81,7 +81,8 @@ ClEventHandle DeviceSide::Read(const cl::Span& src, void* dst, std::size_t bytes
 
 void DeviceSide::Wait(const std::vector<cl_event>& events) {
   const double start = Now();
-  ClCheck(clWaitForEvents(static_cast<cl_uint>(events.size()), events.data()), "clWaitForEvents", device);
+  ClCheck(clWaitForEvents(static_cast<cl_uint>(events.size()), events.data()), "clWaitForEvents",
+          device);
   metrics.device_wait_s += Now() - start;
 }
 

@@ -101,8 +101,8 @@ class Engine {
   EngineBytes bytes() const;
   const Metrics& metrics() const;
   void ResetMetrics();
-  // Seconds that a layer with experts on both sides loses to passing between the device and the CPU,
-  // measured now with nothing to compute; 0 where no layer of the plan does. Between steps.
+  // Seconds that a layer with experts on both sides loses to passing between the device and the
+  // CPU, measured now with nothing to compute; 0 where no layer of the plan does. Between steps.
   double MeasureHandOver();
   // "attention on PoCL..., 8 of 32 experts a layer on ..., rest on 2 CPU threads (avx512_bf16)"
   std::string Describe() const;

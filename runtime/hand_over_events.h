@@ -45,7 +45,7 @@ class EventHandOver final : public HandOver {
   HandOverShape shape_;
   Seconds watchdog_;  // 0: that of a step of so many rows
   Seconds limit_{0};  // of this step
-  ClPinned pinned_;  // h [T, D], ids [T, K], weights [T, K] without gaps; at sum_ the sum
+  ClPinned pinned_;   // h [T, D], ids [T, K], weights [T, K] without gaps; at sum_ the sum
   std::byte* sum_;
   ClBuffer packed_;        // the same of few rows on the device
   std::int64_t sum_rows_;  // that the device holds at once

@@ -19,8 +19,7 @@ class PolledHandOver final : public HandOver {
  public:
   // `shared` holds HandOverWords of the shape. `watchdog`: as long as Await waits.
   PolledHandOver(const ClDevice& device, cl::Kernels& kernels, const HandOverShape& shape,
-                 ClSharedBuffer shared, std::uint64_t wait_turns,
-                 Seconds watchdog = Seconds{0});
+                 ClSharedBuffer shared, std::uint64_t wait_turns, Seconds watchdog = Seconds{0});
   ~PolledHandOver() override;
 
   HandOverKind kind() const override { return HandOverKind::kPolled; }
@@ -44,8 +43,8 @@ class PolledHandOver final : public HandOver {
   ClSharedBuffer shared_;
   ClBuffer control_;
   std::uint64_t turns_;
-  Seconds watchdog_;  // 0: that of a step of so many rows
-  Seconds limit_{0};  // of this step
+  Seconds watchdog_;                          // 0: that of a step of so many rows
+  Seconds limit_{0};                          // of this step
   std::int64_t T_ = 0;                        // 0: no step is under way
   std::atomic<std::uint32_t> published_ = 0;  // sequence number of the last Publish
   std::uint32_t awaited_ = 0;
