@@ -54,24 +54,6 @@ INLINE uint permute_bytes(uint a, uint b, uint selector) {
 #endif
 }
 
-// To nearest even; NaN stays NaN.
-INLINE uint bf16_of(float value) {
-  const uint bits = as_uint(value);
-  const uint rounded = (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
-  return isnan(value) ? bits >> 16 | 0x40u : rounded;
-}
-
-// {low, high} as two bf16 in a word.
-INLINE uint bf16_pair(float low, float high) {
-#if NV_COMPUTE >= 80
-  uint pair;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  return pair;
-#else
-  return bf16_of(low) | bf16_of(high) << 16;
-#endif
-}
-
 // Two bf16 by two bf16; subnormal factors count.
 INLINE uint bf16_product(uint a, uint b) {
 #if NV_COMPUTE >= 80

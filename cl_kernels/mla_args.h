@@ -41,6 +41,7 @@ struct MlaQueryArgs {
   Span cos_sin;
   Span y;  // f32 [T, H, R + d], packed
   std::int64_t T = 0, H = 0, R = 0, d = 0, nope = 0, dv = 0;
+  bool bf16 = false;  // many rows may be rounded to bf16, and the weights
 };
 
 // For every row t and head h over keys j < n_keys[t], in `splits` runs of keys of the same length
@@ -73,6 +74,7 @@ struct MlaOutputArgs {
   Span out;  // f32 [T, H, dv], rows out_stride apart
   std::int64_t out_stride = 0;
   std::int64_t T = 0, H = 0, R = 0, nope = 0, dv = 0;
+  bool bf16 = false;  // as in MlaQueryArgs
 };
 
 // Runs of keys that fill a device: T * H * splits is at most max(T * H, kMlaParts + T * H).

@@ -101,12 +101,12 @@ INLINE void straight(global float* y, long y_stride, matrix_t w, long row0, int 
 #define QUERY_ARGS                                                                            \
   const global float *q, long q_offset, long q_stride, const global uchar *w, ulong w_offset, \
       ulong scale_offset, const global float *cos_sin, long cos_sin_offset, global float *y,   \
-      long y_offset, int T, int H, int R, int d, int nope, int head_rows, int per_group
+      long y_offset, int T, int H, int R, int d, int nope, int head_rows
 
 // y[t, R:] of this work-group's rows and head; q and y point at row t0 and the head.
 INLINE void rope_rest(const global float* q, long q_stride, const global float* cos_sin,
-                      global float* y, long y_stride, int rows, int R, int d, int nope) {
-  for (int i = (int)get_local_id(0); i < rows * (d / 2); i += HEAD_ITEMS) {
+                      global float* y, long y_stride, int rows, int R, int d, int nope, int items) {
+  for (int i = (int)get_local_id(0); i < rows * (d / 2); i += items) {
     const int t = i / (d / 2);
     const int pair = i % (d / 2);
     const float a = q[t * q_stride + nope + 2 * pair];
@@ -132,7 +132,7 @@ INLINE void team_columns(float8* sum, matrix_t w, long base, int N, int c, const
 }
 
 kernel __attribute__((reqd_work_group_size(HEAD_ITEMS, 1, 1))) void mla_query_transposed(
-    QUERY_ARGS) {
+    QUERY_ARGS, int per_group) {
   local float partial[TEAMS * TEAM * 8];
   const int lid = (int)get_local_id(0);
   const int h = (int)get_group_id(2);
@@ -143,7 +143,8 @@ kernel __attribute__((reqd_work_group_size(HEAD_ITEMS, 1, 1))) void mla_query_tr
   q += q_offset + t0 * q_stride + h * (nope + d);
   y += y_offset + t0 * y_stride + h * (R + d);
   if (c0 >= R) {
-    rope_rest(q, q_stride, cos_sin + cos_sin_offset + (long)t0 * d, y, y_stride, rows, R, d, nope);
+    rope_rest(q, q_stride, cos_sin + cos_sin_offset + (long)t0 * d, y, y_stride, rows, R, d, nope,
+              HEAD_ITEMS);
     return;
   }
   const long base = (long)h * head_rows;
@@ -175,7 +176,8 @@ kernel __attribute__((reqd_work_group_size(HEAD_ITEMS, 1, 1))) void mla_query_tr
 
 #define PARTIAL_FLOATS (TEAMS * HEAD_WROWS * HEAD_ROWS * (TEAM + 1))
 
-kernel __attribute__((reqd_work_group_size(HEAD_ITEMS, 1, 1))) void mla_query_straight(QUERY_ARGS) {
+kernel __attribute__((reqd_work_group_size(HEAD_ITEMS, 1, 1))) void mla_query_straight(
+    QUERY_ARGS, int per_group) {
   local float x[HEAD_ROWS * MAX_R] __attribute__((aligned(16)));
   local float partial[PARTIAL_FLOATS];
   const int h = (int)get_group_id(2);
@@ -186,7 +188,8 @@ kernel __attribute__((reqd_work_group_size(HEAD_ITEMS, 1, 1))) void mla_query_st
   q += q_offset + t0 * q_stride + h * (nope + d);
   y += y_offset + t0 * y_stride + h * (R + d);
   if (first >= R) {
-    rope_rest(q, q_stride, cos_sin + cos_sin_offset + (long)t0 * d, y, y_stride, rows, R, d, nope);
+    rope_rest(q, q_stride, cos_sin + cos_sin_offset + (long)t0 * d, y, y_stride, rows, R, d, nope,
+              HEAD_ITEMS);
     return;
   }
   for (int i = (int)get_local_id(0); i < HEAD_ROWS * MAX_R; i += HEAD_ITEMS) {
@@ -246,11 +249,14 @@ INLINE void merge_parts(local float* u, local float* weight, local float* scratc
   HEAD_BARRIER();
 }
 
+#define OUTPUT_ARGS                                                                             \
+  const global float *parts, long parts_offset, const global float *lse, long lse_offset,      \
+      const global uchar *w, ulong w_offset, ulong scale_offset, global float *out,            \
+      long out_offset, long out_stride, int T, int H, int R, int dv, int splits, int head_rows, \
+      int row0
+
 kernel __attribute__((reqd_work_group_size(HEAD_ITEMS, 1, 1))) void mla_output(
-    const global float* parts, long parts_offset, const global float* lse, long lse_offset,
-    const global uchar* w, ulong w_offset, ulong scale_offset, global float* out, long out_offset,
-    long out_stride, int T, int H, int R, int dv, int splits, int head_rows, int row0,
-    int per_group) {
+    OUTPUT_ARGS, int per_group) {
   local float u[HEAD_ROWS * MAX_R] __attribute__((aligned(16)));
   local float partial[PARTIAL_FLOATS];
   local float weight[MAX_SPLITS];

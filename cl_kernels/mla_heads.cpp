@@ -29,25 +29,53 @@ std::int64_t RowsPerGroup(const DeviceTraits& traits, std::int64_t N, std::int64
   return CeilDiv(CeilDiv(N, least), pieces) * least;
 }
 
+// As in mla_heads_mma.cl.
+constexpr std::int64_t kMmaTile = 128;
+constexpr std::int64_t kMmaItems = 256;
+constexpr std::int64_t kMmaSplits = 8;
+// Fewer rows than this are quicker without matrix units.
+constexpr std::int64_t kMmaMinRows = 32;
+
+bool UsesMma(const DeviceTraits& traits, bool bf16, std::int64_t T, std::int64_t R,
+             std::int64_t other) {
+  return bf16 && traits.nv_compute >= 80 && T >= kMmaMinRows && R % 8 == 0 && other % 8 == 0;
+}
+
+struct QueryForm {
+  const char* kernel;
+  cl_int last;           // per_group, or whether rows lie on 16 bytes
+  std::int64_t columns;  // of a work-group
+  std::int64_t row_tiles;
+  std::int64_t items;
+};
+
+QueryForm FormOf(const DeviceTraits& traits, const MlaQueryArgs& a) {
+  const bool joined = a.w.kv_b.buffer != nullptr;
+  if (UsesMma(traits, a.bf16, a.T, a.R, a.nope)) {
+    const bool aligned = Aligned16(a.q.offset, a.q_stride) && (a.nope + a.d) % 4 == 0;
+    return {joined ? "mla_query_mma_transposed" : "mla_query_mma_straight", cl_int{aligned},
+            kMmaTile, CeilDiv(a.T, kMmaTile), kMmaItems};
+  }
+  const std::int64_t row_groups = CeilDiv(a.T, kHeadRows);
+  const std::int64_t per_group =
+      joined ? 8 * traits.team : RowsPerGroup(traits, a.R, row_groups * a.H);
+  return {joined ? "mla_query_transposed" : "mla_query_straight", static_cast<cl_int>(per_group),
+          per_group, row_groups, traits.group_size()};
+}
+
 }  // namespace
 
 void LaunchMlaQuery(Programs& programs, const MlaQueryArgs& a) {
   CheckShape(a.R, a.nope);
   if (a.T <= 0 || a.H <= 0) return;
-  const DeviceTraits& traits = programs.traits();
-  const bool joined = a.w.kv_b.buffer != nullptr;
-  const Weight& w = joined ? a.w.kv_b : a.w.k_b;
-  const std::int64_t row_groups = CeilDiv(a.T, kHeadRows);
-  const std::int64_t per_group =
-      joined ? 8 * traits.team : RowsPerGroup(traits, a.R, row_groups * a.H);
-  const cl_kernel kernel = programs.Kernel(Program::kMlaHeads, w.dtype,
-                                           joined ? "mla_query_transposed" : "mla_query_straight");
+  const Weight& w = a.w.kv_b.buffer != nullptr ? a.w.kv_b : a.w.k_b;
+  const QueryForm form = FormOf(programs.traits(), a);
+  const cl_kernel kernel = programs.Kernel(Program::kMlaHeads, w.dtype, form.kernel);
   Arguments(kernel).Set(a.q, a.q_stride, w.buffer, w.offset, w.scale_offset, a.cos_sin, a.y,
                         static_cast<cl_int>(a.T), static_cast<cl_int>(a.H),
                         static_cast<cl_int>(a.R), static_cast<cl_int>(a.d),
-                        static_cast<cl_int>(a.nope), static_cast<cl_int>(a.nope + a.dv),
-                        static_cast<cl_int>(per_group));
-  Enqueue(programs, kernel, {CeilDiv(a.R, per_group) + 1, row_groups, a.H}, traits.group_size());
+                        static_cast<cl_int>(a.nope), static_cast<cl_int>(a.nope + a.dv), form.last);
+  Enqueue(programs, kernel, {CeilDiv(a.R, form.columns) + 1, form.row_tiles, a.H}, form.items);
 }
 
 void LaunchMlaOutput(Programs& programs, const MlaOutputArgs& a) {
@@ -57,16 +85,20 @@ void LaunchMlaOutput(Programs& programs, const MlaOutputArgs& a) {
   const DeviceTraits& traits = programs.traits();
   const bool joined = a.w.kv_b.buffer != nullptr;
   const Weight& w = joined ? a.w.kv_b : a.w.v_b;
-  const std::int64_t row_groups = CeilDiv(a.T, kHeadRows);
-  const std::int64_t per_group = RowsPerGroup(traits, a.dv, row_groups * a.H);
-  const cl_kernel kernel = programs.Kernel(Program::kMlaHeads, w.dtype, "mla_output");
+  const bool mma = a.splits <= kMmaSplits && UsesMma(traits, a.bf16, a.T, a.R, a.dv);
+  const std::int64_t row_tiles = CeilDiv(a.T, mma ? kMmaTile : kHeadRows);
+  const std::int64_t columns = mma ? kMmaTile : RowsPerGroup(traits, a.dv, row_tiles * a.H);
+  const std::int64_t last = mma ? a.parts.offset % 4 == 0 && a.R % 4 == 0 : columns;
+  const cl_kernel kernel =
+      programs.Kernel(Program::kMlaHeads, w.dtype, mma ? "mla_output_mma" : "mla_output");
   Arguments(kernel).Set(a.parts, a.lse, w.buffer, w.offset, w.scale_offset, a.out, a.out_stride,
                         static_cast<cl_int>(a.T), static_cast<cl_int>(a.H),
                         static_cast<cl_int>(a.R), static_cast<cl_int>(a.dv),
                         static_cast<cl_int>(a.splits),
                         static_cast<cl_int>(joined ? a.nope + a.dv : a.dv),
-                        static_cast<cl_int>(joined ? a.nope : 0), static_cast<cl_int>(per_group));
-  Enqueue(programs, kernel, {CeilDiv(a.dv, per_group), row_groups, a.H}, traits.group_size());
+                        static_cast<cl_int>(joined ? a.nope : 0), static_cast<cl_int>(last));
+  Enqueue(programs, kernel, {CeilDiv(a.dv, columns), row_tiles, a.H},
+          mma ? kMmaItems : traits.group_size());
 }
 
 }  // namespace tandem::cl

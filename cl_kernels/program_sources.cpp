@@ -7,8 +7,9 @@ namespace tandem::cl {
 namespace source {  // written by embed_cl.cmake
 extern const std::string_view common, weights, units, few_rows, matmul, linear, head_linear,
     experts, attention, kv_append, rmsnorm, rope, elementwise, group, argmax, router, hand_over,
-    mla_cache, mla_append, mla_attention, mla_heads, mla_mma, mla_parts, mla_wgmma, panels,
-    panel_split, gemm_decode, gemm_parts, gemm_tile, gemm, gemm_wide, gemm_wgmma, gemm_tile_wgmma;
+    mma, mla_cache, mla_append, mla_attention, mla_heads, mla_heads_mma, mla_mma, mla_parts,
+    mla_wgmma, panels, panel_split, gemm_decode, gemm_parts, gemm_tile, gemm, gemm_wide, gemm_wgmma,
+    gemm_tile_wgmma;
 }  // namespace source
 
 namespace {
@@ -42,22 +43,22 @@ std::string TextOf(Program program) {
       return fmt::format("{}{}{}{}{}{}", common, mla_cache, mla_append, mla_attention, mla_parts,
                          mla_mma);
     case Program::kMlaHeads:
-      return fmt::format("{}{}{}", common, weights, mla_heads);
+      return fmt::format("{}{}{}{}{}", common, weights, mma, mla_heads, mla_heads_mma);
     case Program::kPanels:
       return fmt::format("{}{}{}{}", common, weights, panels, panel_split);
     case Program::kGemm:
-      return fmt::format("{}{}{}{}{}{}", common, gemm_decode, gemm_parts,
+      return fmt::format("{}{}{}{}{}{}{}", common, mma, gemm_decode, gemm_parts,
                          GemmTile(4, 4, "NARROW_STAGES", 2), GemmTile(2, 4, "NARROW_STAGES", 2),
                          gemm);
     case Program::kGemmWide:
-      return fmt::format("{}{}#define MW 4\n#define TILE_ROWS 256\n#define X_PANELS 1\n{}{}{}",
-                         common, gemm_decode, gemm_parts, GemmTile(4, 8, "3", 4), gemm_wide);
+      return fmt::format("{}{}{}#define MW 4\n#define TILE_ROWS 256\n#define X_PANELS 1\n{}{}{}",
+                         common, mma, gemm_decode, gemm_parts, GemmTile(4, 8, "3", 4), gemm_wide);
     case Program::kGemmTilesWgmma:
-      return fmt::format("{}{}#define TILE_WGMMA\n{}{}{}{}{}{}", common, gemm_decode, gemm_parts,
-                         gemm_tile_wgmma, GemmTile(1, 16, "NARROW_STAGES", 8),
+      return fmt::format("{}{}{}#define TILE_WGMMA\n{}{}{}{}{}{}", common, mma, gemm_decode,
+                         gemm_parts, gemm_tile_wgmma, GemmTile(1, 16, "NARROW_STAGES", 8),
                          GemmTile(1, 8, "NARROW_STAGES", 4), "#undef MW\n#define MW 2\n", gemm);
     case Program::kGemmWgmma:
-      return fmt::format("{}{}{}{}", common, gemm_decode, gemm_parts, gemm_wgmma);
+      return fmt::format("{}{}{}{}{}", common, mma, gemm_decode, gemm_parts, gemm_wgmma);
     case Program::kMlaWgmma:
       return fmt::format("{}{}{}{}{}", common, mla_cache, mla_attention, mla_parts, mla_wgmma);
     case Program::kRows:

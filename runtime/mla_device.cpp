@@ -67,7 +67,7 @@ void Attention::AttendMla(int layer, std::int64_t t0, std::int64_t T) {
   cl::Kernels& k = f_.device->kernels;
   k.MlaQuery({from(dq_, H * c.qk_head_dim()), H * c.qk_head_dim(), heads,
               from(f_.batch.device_cos_sin, d), dabsorbed_, T, H, R, d, c.qk_nope_head_dim,
-              c.v_head_dim});
+              c.v_head_dim, f_.plan.bf16_many_rows});
   cl::MlaAttentionArgs a;
   a.q = dabsorbed_;
   a.kv = f_.kv[layer].device.get();
@@ -87,7 +87,7 @@ void Attention::AttendMla(int layer, std::int64_t t0, std::int64_t T) {
   a.bf16 = f_.plan.bf16_many_rows;
   k.MlaAttention(a);
   k.MlaOutput({dparts_, dlse_, a.splits, heads, from(dout_, H * c.v_head_dim), H * c.v_head_dim, T,
-               H, R, c.qk_nope_head_dim, c.v_head_dim});
+               H, R, c.qk_nope_head_dim, c.v_head_dim, a.bf16});
 }
 
 }  // namespace tandem

@@ -365,6 +365,121 @@ TEST_P(MlaHeadsTest, OddSizes) {
 
 TEST_P(MlaHeadsTest, ManySplits) { CheckOutput({1, 64, 16, 32, 32, Formats().back()}, 1, 300); }
 
+constexpr DType kMatrixFormats[] = {DType::kF32,  DType::kBF16, DType::kF16,  DType::kF8E4M3,
+                                    DType::kQ8_0, DType::kQ4_0, DType::kQ5_0, DType::kMXFP4,
+                                    DType::kQ4_K, DType::kQ5_K, DType::kQ6_K};
+
+// The form of W_UK and W_UV for matrix units against the same sums in double over what it rounds: x
+// and the weights to bf16. FP8's weights are rounded with their scales.
+class MlaHeadsMmaTest : public MlaHeadsTest {
+ protected:
+  void SetUp() override {
+    MlaHeadsTest::SetUp();
+    if (IsSkipped()) return;
+    const cl::DeviceTraits traits = cl::TraitsOf(device());
+    if (traits.nv_compute < 80) GTEST_SKIP() << device().info().name << " has no mma.sync";
+    native_ = std::make_unique<cl::Kernels>(device(), "", traits);
+  }
+  template <typename T>
+  static void RoundAll(std::vector<T>& values) {
+    for (T& v : values) v = Bf16ToF32(F32ToBf16(static_cast<float>(v)));
+  }
+  // A weight of a block format may come out one unit of f32 off and then round the other way: some
+  // of a sum's n terms differ by a unit of bf16.
+  static double Rounding(DType type, std::int64_t n) {
+    if (!IsBlockFormat(type)) return 0;
+    return 4 * 0x1p-8 / static_cast<double>(n) /
+           static_cast<double>(std::numeric_limits<float>::epsilon());
+  }
+  void CheckQueryMma(const HeadsCase& c, std::int64_t T, std::int64_t padding);
+  void CheckOutputMma(const HeadsCase& c, std::int64_t T, std::int64_t splits);
+  std::unique_ptr<cl::Kernels> native_;
+};
+
+void MlaHeadsMmaTest::CheckQueryMma(const HeadsCase& c, std::int64_t T, std::int64_t padding) {
+  Prepare(c);
+  RoundAll(k_.values);
+  const std::int64_t stride = c.H * (c.nope + c.d) + padding;
+  q_ = test::RandomFloats(static_cast<std::size_t>(T * stride), 5);
+  RoundAll(q_);
+  cos_sin_ = Rotations(T, c.d);
+  const ClBuffer q = test::Upload(device(), q_);
+  const ClBuffer cos_sin = test::Upload(device(), cos_sin_);
+  const auto count = static_cast<std::size_t>(T * c.H * (c.R + c.d));
+  const ClBuffer y = test::Upload(device(), std::vector<float>(count, 1e30F));
+  native_->MlaQuery({Whole(q), stride, weights_, Whole(cos_sin), Whole(y), T, c.H, c.R, c.d, c.nope,
+                     c.dv, /*bf16=*/true});
+  const std::vector<float> got = test::Download<float>(device(), y, count);
+  Worst worst;
+  for (std::int64_t t = 0; t < T; t += t < 3 ? 1 : 13) {
+    for (std::int64_t h = 0; h < c.H; ++h) {
+      const float* row = q_.data() + t * stride + h * (c.nope + c.d);
+      for (std::int64_t r = 0; r < c.R + c.d; ++r) {
+        Reference want;
+        for (std::int64_t n = 0; r < c.R && n < c.nope; ++n) want.Add(row[n], Uk(c, h, n, r));
+        if (r >= c.R) want = Roped(row + c.nope, cos_sin_.data() + t * c.d, r - c.R);
+        worst.See(got[static_cast<std::size_t>((t * c.H + h) * (c.R + c.d) + r)], want,
+                  test::DotFactor(c.nope) + Rounding(c.type, c.nope), t, h * (c.R + c.d) + r);
+      }
+    }
+  }
+  EXPECT_TRUE(worst.Verdict()) << "query " << c.H << " heads of " << c.R << " " << Name(c.type)
+                               << (c.joined ? " kv_b" : " k_b") << " T " << T;
+}
+
+void MlaHeadsMmaTest::CheckOutputMma(const HeadsCase& c, std::int64_t T, std::int64_t splits) {
+  Prepare(c);
+  RoundAll(v_.values);
+  PrepareParts(c, T, splits);
+  RoundAll(parts_);
+  const ClBuffer parts = test::Upload(device(), parts_);
+  const ClBuffer lse = test::Upload(device(), lse_);
+  const std::int64_t stride = c.H * c.dv + 7;
+  const auto count = static_cast<std::size_t>(T * stride);
+  const ClBuffer out = test::Upload(device(), std::vector<float>(count, 1e30F));
+  native_->MlaOutput({Whole(parts), Whole(lse), splits, weights_, Whole(out), stride, T, c.H, c.R,
+                      c.nope, c.dv, /*bf16=*/true});
+  const std::vector<float> got = test::Download<float>(device(), out, count);
+  // Of one split u is exact in bf16; the sum of several is rounded to it.
+  const double rounding =
+      splits > 1 ? 0x1p-8 / static_cast<double>(std::numeric_limits<float>::epsilon()) : 0;
+  Worst worst;
+  for (std::int64_t row = 0; row < T * c.H; row += row < 5 ? 1 : 17) {
+    const std::vector<Reference> u = Merged(c, row, splits);
+    for (std::int64_t n = 0; n < c.dv; ++n) {
+      Reference want;
+      for (std::int64_t r = 0; r < c.R; ++r) {
+        const double w = Uv(c, row % c.H, n, r);
+        want.value += u[static_cast<std::size_t>(r)].value * w;
+        want.size += u[static_cast<std::size_t>(r)].size * std::fabs(w);
+      }
+      worst.See(got[static_cast<std::size_t>(row / c.H * stride + row % c.H * c.dv + n)], want,
+                test::DotFactor(c.R) + 8 + rounding + Rounding(c.type, c.R), row, n);
+    }
+  }
+  EXPECT_TRUE(worst.Verdict()) << "output " << c.H << " heads of " << c.R << " " << Name(c.type)
+                               << " T " << T << " splits " << splits;
+}
+
+TEST_P(MlaHeadsMmaTest, QueryOfEveryFormat) {
+  for (const DType type : kMatrixFormats) {
+    CheckQueryMma({3, 512, 64, 128, 128, type}, 130, 0);
+    if (BlockElements(type) <= 32) CheckQueryMma({2, 64, 16, 32, 32, type, false}, 32, 4);
+  }
+  CheckQueryMma({16, 512, 64, 128, 128, DType::kF8E4M3}, 300, 8);
+  CheckQueryMma({2, 72, 6, 24, 40, DType::kBF16}, 129, 5);
+}
+
+TEST_P(MlaHeadsMmaTest, OutputOfEveryFormat) {
+  for (const DType type : kMatrixFormats) {
+    CheckOutputMma({3, 512, 64, 128, 128, type}, 130, 1);
+    if (BlockElements(type) <= 32) CheckOutputMma({2, 64, 16, 32, 32, type, false}, 32, 3);
+  }
+  CheckOutputMma({16, 512, 64, 128, 128, DType::kF8E4M3}, 300, 2);
+  CheckOutputMma({2, 72, 6, 24, 40, DType::kBF16}, 129, 8);
+  CheckOutputMma({2, 72, 6, 24, 40, DType::kBF16}, 40, 9);  // more than this form merges
+}
+
 struct AttentionCase {
   std::int64_t H, R, d;
   std::vector<int> keys;  // of each row
@@ -686,6 +801,8 @@ TEST(MlaSplits, FillsTheDeviceAndFitsTheScratch) {
 INSTANTIATE_TEST_SUITE_P(Shapes, MlaAppendTest, ::testing::Values(Shapes::kCpu, Shapes::kGpu),
                          ::testing::PrintToStringParamName());
 INSTANTIATE_TEST_SUITE_P(Shapes, MlaHeadsTest, ::testing::Values(Shapes::kCpu, Shapes::kGpu),
+                         ::testing::PrintToStringParamName());
+INSTANTIATE_TEST_SUITE_P(Shapes, MlaHeadsMmaTest, ::testing::Values(Shapes::kGpu),
                          ::testing::PrintToStringParamName());
 INSTANTIATE_TEST_SUITE_P(Shapes, MlaMmaTest, ::testing::Values(Shapes::kGpu),
                          ::testing::PrintToStringParamName());
