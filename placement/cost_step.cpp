@@ -244,7 +244,8 @@ void StepEstimate::Dense(const LayerPlan& layer) {
   }
 }
 
-// Norm, scores and choice. From a device the host gets them, and h, only if it has work.
+// Norm, scores and choice. From a device the host gets them, and h, only if it or another device
+// has work.
 void StepEstimate::Route(const LayerPlan& layer) {
   MoveX(layer.router);
   const double D = static_cast<double>(config_.hidden_size);
@@ -259,8 +260,8 @@ void StepEstimate::Route(const LayerPlan& layer) {
   const DeviceCost& d = devices_[static_cast<std::size_t>(device)];
   AddDevice(device, {d.Values(step_.rows, E) + d.Linear(types_.router, E, D, step_.rows),
                      E * D * TypeBytes(types_.router), 2});
-  const auto on_host = [](Place place) { return !place.on_device(); };
-  if (!on_host(layer.shared) && std::ranges::none_of(layer.experts, on_host)) return;
+  const auto elsewhere = [&](Place place) { return place != layer.router; };
+  if (layer.shared.on_device() && std::ranges::none_of(layer.experts, elsewhere)) return;
   const double bytes = step_.rows * D * kF32;
   AddHandOver(d.rates().hand_over_s);
   AddTransfer(bytes / d.rates().pinned_read_bytes_per_s +
@@ -325,6 +326,17 @@ StepEstimate::Part StepEstimate::DeviceExperts(int device, ExpertLoad load) cons
           load.experts * elements * TypeBytes(types_.experts), 3};
 }
 
+// Of a device beyond the first: its input goes there from the host, its sum comes back, while the
+// host computes. Where no row is expected to choose it, with that chance.
+void StepEstimate::AddWay(int device, ExpertLoad load, Part& part) const {
+  if (load.experts <= 0) return;
+  const DeviceCost& d = devices_[static_cast<std::size_t>(device)];
+  const double bytes = step_.rows * static_cast<double>(config_.hidden_size) * kF32;
+  const double chance = std::min(1.0, load.experts);
+  part.seconds += chance * (d.Write(bytes) + d.Read(bytes));
+  part.launches += 4 * chance;  // two writes, zeros, a read
+}
+
 // Both sides at once. A device that shares the cores shares the memory's bandwidth too.
 double StepEstimate::Together(const Part& host, const std::vector<Part>& devices) const {
   double seconds = host.seconds;
@@ -371,6 +383,7 @@ void StepEstimate::AddOverlapped(const Loads& loads, bool host_shared, int share
       for (std::size_t d = 0; d < devices_.size(); ++d) {
         const ExpertLoad load{loads.devices[d].experts * device_factor, loads.devices[d].rows};
         devices[d] = DeviceExperts(static_cast<int>(d), load);
+        if (d > 0) AddWay(static_cast<int>(d), load, devices[d]);
         if (shared_device == static_cast<int>(d)) {
           const Part mlp = MlpOnDevice(shared_device, types_.shared, width);
           devices[d].seconds += mlp.seconds;
@@ -408,17 +421,23 @@ void StepEstimate::AddOverlapped(const Loads& loads, bool host_shared, int share
 void StepEstimate::Join(const Loads& loads, bool host_work, int shared_device) {
   const double D = static_cast<double>(config_.hidden_size);
   const double bytes = step_.rows * D * kF32;
+  bool further = false;
   for (std::size_t d = 0; d < devices_.size(); ++d) {
     const bool worked = loads.devices[d].experts > 0 || shared_device == static_cast<int>(d);
     if (!worked || x_device_ == static_cast<int>(d)) continue;
-    // Its input went there, and its sum comes back.
     const double chance = std::min(1.0, loads.devices[d].experts + (shared_device >= 0 ? 1 : 0));
+    if (d > 0) {  // AddWay
+      further = true;
+      AddHost({std::min(1.0, loads.devices[d].experts) * team_.Values(step_.rows, D), 0, 0});
+      continue;
+    }
+    // Its input went there, and its sum comes back.
     AddHandOver(chance * devices_[d].Read(0));
     AddTransfer(chance *
                 (devices_[d].Write(bytes) + devices_[d].Read(bytes) - devices_[d].Read(0)));
     AddHost({team_.Values(step_.rows, D), 0, 0});
   }
-  if (x_device_ < 0 || !host_work) return;
+  if (x_device_ < 0 || (!host_work && !further)) return;
   AddDevice(x_device_, {devices_[static_cast<std::size_t>(x_device_)].Values(step_.rows, D), 0, 1});
 }
 

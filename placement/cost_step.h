@@ -61,6 +61,7 @@ class StepEstimate {
   Loads LoadsOf(const LayerPlan& layer, const LayerShares& shares) const;
   Part HostExperts(ExpertLoad load, bool shared) const;
   Part DeviceExperts(int device, ExpertLoad load) const;
+  void AddWay(int device, ExpertLoad load, Part& part) const;
   // Both sides of a MoE layer at once. The shared experts count in full: reading the choice of
   // experts into pageable memory holds the host up until it is there, on the drivers measured.
   void AddOverlapped(const Loads& loads, bool host_shared, int shared_device);

@@ -17,7 +17,8 @@ namespace {
 unsigned RolesOf(const ScratchUse& use) {
   return (use.attention ? kScratchAttention : 0U) | (use.mlp ? kScratchMlp : 0U) |
          (use.router ? kScratchRouter : 0U) | (use.experts ? kScratchExperts : 0U) |
-         (use.head ? kScratchHead : 0U) | (use.cache ? kScratchCache : 0U);
+         (use.head ? kScratchHead : 0U) | (use.cache ? kScratchCache : 0U) |
+         (use.first ? kScratchFirst : 0U);
 }
 
 constexpr std::array<unsigned, kLayerRoleCount> kScratchOf{kScratchAttention, kScratchMlp,
@@ -105,7 +106,7 @@ class Filler {
       PlaceDemands();
       if (recipe_.experts_first) OfferExperts();
       for (std::size_t r = 0; r < kLayerRoleCount; ++r) OfferRole(r);
-      if (recipe_.head && in_.wants.head.side == Side::kAuto) Offer(Head(), LastHome());
+      if (recipe_.head && in_.wants.head.side == Side::kAuto) Offer(Head(), 0);
       if (!recipe_.experts_first) OfferExperts();
       DropUnusedDevices();
     }
@@ -116,7 +117,7 @@ class Filler {
  private:
   void TakeCache() {
     filled_.device_bytes[0] += NewScratch(0, kScratchCache);
-    roles_[0] |= kScratchCache;
+    roles_[0] |= RolesOn(0, kScratchCache);
     filled_.uses_device = true;
   }
 
@@ -135,7 +136,8 @@ class Filler {
   }
   Piece Head() { return {filled_.plan.head, in_.task.units.head, 0, kScratchHead, "head"}; }
 
-  // The device that a layer is meant for.
+  // The device that a layer's experts are meant for. All else goes to the first: what others hold
+  // passes through the host in every layer, which pays for experts alone.
   std::size_t Home(std::size_t layer) const {
     std::size_t home = 0;
     for (const std::int64_t first : recipe_.homes) {
@@ -143,17 +145,16 @@ class Filler {
     }
     return std::min(home, resources_.devices.size() - 1);
   }
-  std::size_t LastHome() const { return Home(filled_.plan.layers.size() - 1); }
 
   void PlaceDemands() {
     for (std::size_t r = 0; r < kLayerRoleCount; ++r) {
       for (std::size_t i = 0; i < in_.wants.roles.size(); ++i) {
         if (in_.wants.roles[i][r].side == Side::kDevice) {
-          Demand(RolePiece(i, r), Home(i), in_.wants.roles[i][r]);
+          Demand(RolePiece(i, r), 0, in_.wants.roles[i][r]);
         }
       }
     }
-    if (in_.wants.head.side == Side::kDevice) Demand(Head(), LastHome(), in_.wants.head);
+    if (in_.wants.head.side == Side::kDevice) Demand(Head(), 0, in_.wants.head);
     DemandExperts();
   }
 
@@ -207,7 +208,7 @@ class Filler {
       const Piece piece = RolePiece(i, role);
       if (piece.unit.tensors == 0) continue;
       if (role == kRouter && !filled_.plan.layers[i].attention.on_device()) continue;
-      if (!Offer(piece, Home(i))) return;
+      if (!Offer(piece, 0)) return;
       --left;
     }
   }
@@ -223,7 +224,17 @@ class Filler {
     }
   }
 
+  static unsigned RolesOn(std::size_t device, unsigned roles) {
+    return device == 0 ? roles | kScratchFirst : roles;
+  }
+
+  // Devices that a piece may go to, from the first on.
+  std::size_t Candidates(const Piece& piece) const {
+    return piece.expert ? resources_.devices.size() : 1;
+  }
+
   std::uint64_t NewScratch(std::size_t device, unsigned role) {
+    role = RolesOn(device, role);
     if ((roles_[device] & role) == role) return 0;
     const std::uint64_t with = scratch_.Device(filled_.plan, roles_[device] | role).bytes;
     const std::uint64_t without =
@@ -235,7 +246,8 @@ class Filler {
     const std::uint64_t most = resources_.devices[device]->max_alloc_bytes;
     return piece.buffer() <= most &&
            ((roles_[device] & piece.scratch) == piece.scratch ||
-            scratch_.Device(filled_.plan, roles_[device] | piece.scratch).largest <= most);
+            scratch_.Device(filled_.plan, roles_[device] | RolesOn(device, piece.scratch))
+                    .largest <= most);
   }
 
   bool HasRoom(const Piece& piece, std::size_t device) {
@@ -247,7 +259,7 @@ class Filler {
 
   bool Offer(const Piece& piece, std::size_t home) {
     if (piece.unit.tensors == 0) return true;
-    for (std::size_t k = 0; k < resources_.devices.size(); ++k) {
+    for (std::size_t k = 0; k < Candidates(piece); ++k) {
       const std::size_t device = k == 0 ? home : k - 1 < home ? k - 1 : k;
       if (!HasRoom(piece, device) || !BuffersFit(piece, device)) continue;
       Put(piece, device);
@@ -262,16 +274,30 @@ class Filler {
     return (want.devices >> at & 1) != 0;
   }
 
+  bool AllowedAnywhere(const Want& want) const {
+    for (std::size_t d = 0; d < resources_.devices.size(); ++d) {
+      if (Allowed(want, d)) return true;
+    }
+    return false;
+  }
+
   // On its home, else where there is room, else on its home all the same: the sums tell.
   void Demand(const Piece& piece, std::size_t home, const Want& want) {
     if (piece.unit.tensors == 0) return;
     std::optional<std::size_t> chosen;
-    for (std::size_t k = 0; k < resources_.devices.size(); ++k) {
+    for (std::size_t k = 0; k < Candidates(piece); ++k) {
       const std::size_t device = k == 0 ? home : k - 1 < home ? k - 1 : k;
       if (!Allowed(want, device)) continue;
       const bool good = HasRoom(piece, device) && BuffersFit(piece, device);
       if (!chosen || good) chosen = device;
       if (good) break;
+    }
+    if (!chosen && AllowedAnywhere(want)) {
+      Throw<ConfigError>(
+          "{}:{}: the rule puts {} on another device than '{}'; all but routed experts runs on one "
+          "device: name the same one in all rules for it",
+          in_.profile.file.empty() ? "profile" : in_.profile.file, want.line, piece.key,
+          resources_.devices[0]->name);
     }
     if (!chosen) {
       Throw<ConfigError>("{}:{}: the rule names a device that this plan does not use: see 'device'",
@@ -303,7 +329,7 @@ class Filler {
   void Put(const Piece& piece, std::size_t device) {
     filled_.device_bytes[device] +=
         piece.unit.device_bytes + piece.extra + NewScratch(device, piece.scratch);
-    roles_[device] |= piece.scratch;
+    roles_[device] |= RolesOn(device, piece.scratch);
     piece.place = Place::Device(static_cast<int>(device));
     filled_.uses_device = true;
   }
@@ -330,7 +356,22 @@ class Filler {
       const auto at = static_cast<std::ptrdiff_t>(d);
       plan.devices.erase(plan.devices.begin() + at);
       filled_.device_bytes.erase(filled_.device_bytes.begin() + at);
+      roles_.erase(roles_.begin() + at);
     }
+    if (index[0] < 0 && kept > 0) MakeFirst();
+  }
+
+  // The first device needs more than it did as a further one.
+  void MakeFirst() {
+    const ScratchSize before = scratch_.Device(filled_.plan, roles_[0]);
+    roles_[0] |= kScratchFirst;
+    const ScratchSize after = scratch_.Device(filled_.plan, roles_[0]);
+    filled_.device_bytes[0] += after.bytes - before.bytes;
+    const PlanDevice& device = filled_.plan.devices[0];
+    if (after.largest <= device.max_alloc_bytes || !filled_.problem.empty()) return;
+    filled_.problem = fmt::format("{}: a step of {} rows needs a buffer of {}, it allows {}",
+                                  device.name, filled_.plan.max_rows, FormatBytes(after.largest),
+                                  FormatBytes(device.max_alloc_bytes));
   }
 
   // Adds up the host's side and gives every place a number, for what it holds.

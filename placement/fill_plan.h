@@ -21,7 +21,7 @@ struct Recipe {
   bool head = false;
   std::int64_t experts = 0;  // at most so many of PlanInput::expert_order
   bool experts_first = false;
-  std::vector<std::int64_t> homes;  // the first layer of each device but the first, ascending
+  std::vector<std::int64_t> homes;  // the first layer whose experts go to each device but the first
   std::size_t split = 0;            // of Resources::splits
   std::int64_t chunk = 512;
   bool stream = false;
@@ -67,6 +67,7 @@ enum ScratchRole : unsigned {
   kScratchHead = 16,
   kScratchStream = 32,
   kScratchCache = 64,
+  kScratchFirst = 128,
 };
 
 // A plan with its sums, without table, notes and prediction.

@@ -246,8 +246,8 @@ DeviceChoice ChooseDevices(const Machine& machine, const Profile& profile,
   DeviceChoice choice{{FindDevices(machine, profile.device)}, false};
   if (choice.sets[0].size() > static_cast<std::size_t>(std::max(0, abilities.devices))) {
     Throw<OpenClError>(
-        "device '{}' are {} devices, and this version runs {}: name one of them, or 'auto' for the "
-        "best; `tandem plan` plans for all. {}",
+        "device '{}' are {} devices, and this version runs {}: name as many of them, or 'auto' for "
+        "the best. {}",
         profile.device, choice.sets[0].size(), abilities.devices, FoundDevices(machine));
   }
   return choice;

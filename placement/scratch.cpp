@@ -159,7 +159,8 @@ ScratchUse UseOf(const Plan& plan, Place place) {
   ScratchUse use;
   use.any_device = !plan.devices.empty();
   use.head = plan.head == place;
-  use.cache = plan.cache.slots > 0 && place == Place::Device(0);
+  use.first = place == Place::Device(0);
+  use.cache = plan.cache.slots > 0 && use.first;
   for (const LayerPlan& layer : plan.layers) {
     use.attention = use.attention || layer.attention == place;
     use.mlp = use.mlp || (layer.moe ? layer.shared : layer.dense) == place;
@@ -176,7 +177,10 @@ std::int64_t LogitRows(const Plan& plan) {
 
 std::vector<ScratchBuffer> HostScratch(const Config& c, const Plan& plan, const ScratchUse& use) {
   const Sizes s(c, plan);
-  const bool computes = use.attention || use.mlp || use.router || use.experts || use.head;
+  // Devices beyond the first get their rows from here.
+  const std::int64_t further = s.moe ? std::max<std::int64_t>(1, std::ssize(plan.devices)) - 1 : 0;
+  const bool computes =
+      use.attention || use.mlp || use.router || use.experts || use.head || further > 0;
   List list;
   Activations shaded(list, plan);
   list.Add("batch", s.batch);
@@ -195,6 +199,7 @@ std::vector<ScratchBuffer> HostScratch(const Config& c, const Plan& plan, const 
   }
   if (use.any_device && s.moe) {
     list.AddPinned("hand_over", HandOverHostFloats(c, s, Polls(plan)));
+    list.AddPinned("expert devices", further * 2 * s.T * (s.D + c.num_experts_per_tok));
     if (plan.cache.slots > 0) {
       list.AddPinned("cache ring", kCacheUnderWay * Floats(plan.cache.raw_bytes));
     }
@@ -237,6 +242,7 @@ std::int64_t GemmFloats(const Config& c, const Sizes& s, const ScratchUse& use) 
 
 std::vector<ScratchBuffer> DeviceScratch(const Config& c, const Plan& plan, const ScratchUse& use) {
   const Sizes s(c, plan);
+  const bool streams = use.first && plan.stream_prefill;
   List list;
   if (use.attention) list.Add("batch", s.batch);
   if (use.attention || use.mlp || use.router || use.head) list.Add("x", s.T * s.D);
@@ -251,15 +257,15 @@ std::vector<ScratchBuffer> DeviceScratch(const Config& c, const Plan& plan, cons
     list.Add("expert cache", plan.cache.slots * Floats(plan.cache.expert_bytes));
     list.Add("expert cache raw", kCacheUnderWay * Floats(plan.cache.raw_bytes));
   }
-  if (use.experts || use.cache || plan.stream_prefill) {
+  if (use.experts || use.cache || streams) {
     const std::int64_t pairs = s.pairs + s.T;
     list.Add("act", pairs * std::max(c.moe_intermediate_size, s.shared));
     list.Add("pair_out", pairs * s.D);
     list.Add("expert_table", TableWords(c));
     list.Add("expert_lists", GroupWords(c, s));
   }
-  if (s.moe) list.AddPinned("hand_over", HandOverDeviceFloats(c, s, Polls(plan)));
-  if (s.moe && plan.stream_prefill) AddStream(list, c, plan);
+  if (s.moe && use.first) list.AddPinned("hand_over", HandOverDeviceFloats(c, s, Polls(plan)));
+  if (s.moe && streams) AddStream(list, c, plan);
   if (plan.bf16_many_rows) list.Add("gemm_work", GemmFloats(c, s, use));
   if (use.head) {
     list.Add("logits", LogitRows(plan) * c.vocab_size);

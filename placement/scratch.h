@@ -26,6 +26,7 @@ struct ScratchUse {
   bool head = false;
   bool any_device = false;  // on the host: a device takes part in the plan
   bool cache = false;       // of experts, on this device
+  bool first = false;       // of the devices: it hands over, and streams
 };
 ScratchUse UseOf(const Plan& plan, Place place);
 

@@ -119,7 +119,8 @@ void Search::AddPrefixes(std::vector<Recipe>& policies) const {
   }
 }
 
-// Several devices: layers dealt out by memory and by speed, beside all on the fastest first.
+// Several devices: the layers' experts dealt out by memory or evenly, beside all on the fastest
+// first.
 void Search::AddHomes(std::vector<Recipe>& policies) const {
   const std::size_t devices = resources_.devices.size();
   if (devices < 2) return;
@@ -138,9 +139,6 @@ void Search::AddHomes(std::vector<Recipe>& policies) const {
   for (Recipe recipe : {by_memory, even}) {
     policies.push_back(recipe);
     recipe.experts_first = true;
-    policies.push_back(recipe);
-    recipe.experts_first = false;
-    recipe.experts = 0;
     policies.push_back(recipe);
   }
 }

@@ -115,6 +115,19 @@ bool MayUseDevice(const PlanInput& in) {
          });
 }
 
+// What runs all but the experts comes first: the device that rules name for it, else the fastest.
+void PutLeadFirst(const PlanInput& in, DeviceSet& set) {
+  std::uint64_t named = in.wants.head.devices;
+  for (const auto& roles : in.wants.roles) {
+    for (const Want& want : roles) named |= want.devices;
+  }
+  const auto is_named = [&](const Device* device) {
+    return (named >> (device - in.task.machine.devices.data()) & 1) != 0;
+  };
+  const auto lead = std::ranges::find_if(set, is_named);
+  if (lead != set.end()) std::rotate(set.begin(), lead, lead + 1);
+}
+
 // Looks at every set briefly, and closely at the two best.
 Option* BestSet(Options& options, Effort effort, bool must_use_device) {
   const Effort brief = std::min(effort, Effort::kPolicies);
@@ -175,8 +188,13 @@ Outcome Finish(const PlanInput& in, Option& option, std::vector<std::string> not
   return outcome;
 }
 
-// Named devices that got nothing.
-void NoteIdleDevices(const Option& option, Plan& plan) {
+// What several devices do, and named ones that got nothing.
+void NoteDevices(const Option& option, Plan& plan) {
+  if (plan.devices.size() > 1) {
+    plan.notes.push_back(fmt::format(
+        "all but routed experts is on {}; further devices run experts, by way of the host",
+        plan.devices[0].name));
+  }
   for (const Device* device : option.resources.devices) {
     const bool used =
         std::ranges::find(plan.devices, device->index, &PlanDevice::index) != plan.devices.end();
@@ -206,7 +224,10 @@ Outcome FindPlan(const PlanTask& task, const Profile& profile, Effort effort) {
   const bool must_use = in.wants.demands_device || (!choice.automatic && may_use);
   Options options;
   if (may_use) {
-    for (const DeviceSet& set : choice.sets) options.push_back(std::make_unique<Option>(in, set));
+    for (DeviceSet set : choice.sets) {
+      PutLeadFirst(in, set);
+      options.push_back(std::make_unique<Option>(in, set));
+    }
   }
   Option* with = BestSet(options, effort, must_use);
   Option host(in, {});
@@ -223,7 +244,7 @@ Outcome FindPlan(const PlanTask& task, const Profile& profile, Effort effort) {
   if (!outcome.fits || effort == Effort::kFits) return outcome;
   SetStreamRows(in, outcome.plan);
   outcome.plan.prediction = task.cost.Predict(outcome.plan, in.workload);
-  if (use_device) NoteIdleDevices(best, outcome.plan);
+  if (use_device) NoteDevices(best, outcome.plan);
   if (!use_device && with != nullptr) {
     outcome.plan.notes.push_back(UnusedNote(in, *with, outcome.plan.prediction));
   } else if (!may_use && choice.some()) {

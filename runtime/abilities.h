@@ -5,6 +5,6 @@
 namespace tandem {
 
 // What this runtime can do; plans are made for it.
-inline constexpr Abilities kAbilities{.devices = 1, .stream_prefill = true};
+inline constexpr Abilities kAbilities{.devices = 8, .stream_prefill = true};
 
 }  // namespace tandem

@@ -28,9 +28,6 @@ struct PlanFlags {
   std::string old_plan;
 };
 
-// What may be planned: more devices than this version runs at once.
-constexpr Abilities kPlannable{.devices = 8, .stream_prefill = kAbilities.stream_prefill};
-
 Plan ReadPlan(const std::string& file) {
   std::ifstream stream(file, std::ios::binary);
   if (!stream.is_open()) {
@@ -45,17 +42,12 @@ PlanOptions OptionsOf(const Session& session, const SessionOptions& options) {
   PlanOptions plan;
   plan.precision = options.precision;
   plan.statistics = session.statistics ? &*session.statistics : nullptr;
-  plan.abilities = kPlannable;
+  plan.abilities = kAbilities;
   return plan;
 }
 
 void AddNotes(const PlanOptions& options, Session& session) {
   Plan& plan = session.plan;
-  if (plan.devices.size() > static_cast<std::size_t>(kAbilities.devices)) {
-    plan.notes.push_back(fmt::format(
-        "this plan uses {} devices; this version runs {}: name one with --device to run",
-        plan.devices.size(), kAbilities.devices));
-  }
   if (!plan.prediction.statistics && session.model.config.n_routed_experts > 0) {
     plan.notes.emplace_back(
         "no routing statistics: routing is taken as uniform (`tandem calibrate`)");
@@ -83,7 +75,6 @@ void PrintText(const Session& session, const std::optional<Explanation>& explana
 
 void PrintPlan(PlanFlags flags) {
   if (!flags.folder.empty()) flags.session.model_dir = flags.folder;
-  flags.session.abilities = kPlannable;
   std::optional<Plan> old_plan;
   if (!flags.old_plan.empty()) old_plan = ReadPlan(flags.old_plan);
   Session session = OpenSession(flags.session);

@@ -27,15 +27,16 @@ bool OneBuffer(const MlpWeights& w) {
 }
 
 // A shared expert in the experts' formats runs beside them in the same launches.
-bool JoinsExperts(const MlpWeights& shared, const LayerExperts& experts) {
-  return shared.gate && shared.gate.place.on_device() && !experts.slabs.empty() &&
-         OneBuffer(shared) && shared.gate.dtype() == experts.gate_up &&
-         shared.up.dtype() == experts.gate_up && shared.down.dtype() == experts.down;
+bool JoinsExperts(const MlpWeights& shared, const LayerExperts& experts, Place place) {
+  return shared.gate && shared.gate.place == place && !experts.slabs.empty() && OneBuffer(shared) &&
+         shared.gate.dtype() == experts.gate_up && shared.up.dtype() == experts.gate_up &&
+         shared.down.dtype() == experts.down;
 }
 
 }  // namespace
 
-DeviceExperts::DeviceExperts(const Weights& weights, DeviceSide& device) : device_(device) {
+DeviceExperts::DeviceExperts(const Weights& weights, DeviceSide& device, Place place)
+    : device_(device), place_(place) {
   for (const LayerWeights& w : weights.layers) AddLayer(w);
   if (!device.HasScratch("expert_table")) return;
   const cl::Span table = device.Scratch("expert_table");
@@ -73,13 +74,13 @@ void DeviceExperts::AddLayer(const LayerWeights& w) {
   layer.gate_up = w.experts[0].gate.dtype();
   layer.down = w.experts[0].down.dtype();
   for (const MlpWeights& expert : w.experts) {
-    if (!expert.gate.place.on_device()) {
+    if (expert.gate.place != place_) {
       entries_.emplace_back();
       continue;
     }
     entries_.push_back(EntryOf(expert, SlabOf(layer.slabs, expert.gate.device.buffer)));
   }
-  layer.shared = JoinsExperts(w.shared, layer);
+  layer.shared = JoinsExperts(w.shared, layer, place_);
   if (!layer.shared) {
     entries_.emplace_back();
     return;

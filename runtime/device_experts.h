@@ -20,10 +20,10 @@ struct LayerExperts {
 };
 
 // Writes the tables of all layers into the device's scratch, once after loading. `weights` and
-// `device` outlive this.
+// `device`, which is `place` of the plan, outlive this.
 class DeviceExperts {
  public:
-  DeviceExperts(const Weights& weights, DeviceSide& device);
+  DeviceExperts(const Weights& weights, DeviceSide& device, Place place);
   const LayerExperts& layer(int i) const { return layers_[static_cast<std::size_t>(i)]; }
 
   // From here on experts of the host, in layers that have some, may lie in `slab`, too; its number
@@ -36,6 +36,7 @@ class DeviceExperts {
   void AddLayer(const LayerWeights& w);
 
   DeviceSide& device_;
+  Place place_;
   std::vector<LayerExperts> layers_;
   std::vector<cl::ExpertEntry> entries_;  // of all layers, as in the scratch
 };

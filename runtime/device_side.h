@@ -19,7 +19,7 @@ namespace tandem {
 // The device half of an engine: the opened device, its kernels, and scratch buffers by name.
 class DeviceSide {
  public:
-  // Opens plan.devices[0]. Throws OpenClError if it is not there any more.
+  // Opens it. Throws OpenClError if it is not there any more.
   explicit DeviceSide(const PlanDevice& plan);
 
   // Allocates the buffers of placement/scratch.h's list, in place of those before.

@@ -19,10 +19,22 @@
 namespace tandem {
 namespace {
 
+// Devices beyond the first hold routed experts and nothing else.
 void CheckSupported(const Plan& plan) {
-  if (plan.devices.size() > 1) {
-    Throw<ConfigError>("the plan uses {} OpenCL devices; this version runs one (and the CPU)",
-                       plan.devices.size());
+  const auto check = [&](const char* what, Place place) {
+    if (!IsFurther(place)) return;
+    Throw<ConfigError>(
+        "the plan puts {} on '{}', its device {}; all but routed experts runs on its first device, "
+        "'{}'",
+        what, plan.devices.at(static_cast<std::size_t>(place.index)).name, place.index,
+        plan.devices[0].name);
+  };
+  check("the head", plan.head);
+  for (const LayerPlan& layer : plan.layers) {
+    check("attention", layer.attention);
+    check("a dense MLP", layer.dense);
+    check("a router", layer.router);
+    check("a shared expert", layer.shared);
   }
 }
 
@@ -37,11 +49,6 @@ std::string Join(const std::vector<std::string>& parts) {
 std::optional<HandOverKind> KindOf(HandOverWay way) {
   if (way == HandOverWay::kAuto) return std::nullopt;
   return way == HandOverWay::kPolled ? HandOverKind::kPolled : HandOverKind::kEvents;
-}
-
-std::unique_ptr<DeviceSide> OpenDevice(const Plan& plan) {
-  CheckSupported(plan);
-  return plan.devices.empty() ? nullptr : std::make_unique<DeviceSide>(plan.devices[0]);
 }
 
 std::int64_t SequencesOf(std::span<const Row> rows) {
@@ -61,14 +68,16 @@ bool SameDevice(const PlanDevice& a, const PlanDevice& b) {
 
 // What steps need beside the weights; built anew for every plan.
 struct Engine::Running {
-  Running(const Model& model, const Plan& plan, const Weights& weights, DeviceSide* device)
-      : host((AllocateScratch(model.config, plan, device), plan), model.config),
+  Running(const Model& model, const Plan& plan, const Weights& weights,
+          std::span<DeviceSide* const> devices)
+      : host((AllocateScratch(model.config, plan, devices), plan), model.config),
         blocks(plan.kv_blocks, plan.max_sequences),
-        forward(model.config, plan, weights, host, device),
+        forward(model.config, plan, weights, host, devices),
         decoder(forward) {
-    if (device == nullptr) return;
-    PrepareKernels(weights, plan, *device);
-    MakeHandOver(model.config, plan, *device);
+    for (int d = 0; d < static_cast<int>(devices.size()); ++d) {
+      PrepareKernels(weights, plan, d, *devices[d]);
+    }
+    if (!devices.empty()) MakeHandOver(model.config, plan, *devices[0]);
   }
 
   void MakeHandOver(const Config& c, const Plan& plan, DeviceSide& device) {
@@ -83,13 +92,26 @@ struct Engine::Running {
     if (plan.stream_prefill) forward.stream.emplace(plan, forward.weights, host, device);
   }
 
-  static void AllocateScratch(const Config& config, const Plan& plan, DeviceSide* device) {
-    if (device == nullptr) return;
-    device->AllocateScratch(DeviceScratch(config, plan, UseOf(plan, Place::Device(0))));
+  static void AllocateScratch(const Config& config, const Plan& plan,
+                              std::span<DeviceSide* const> devices) {
+    for (int d = 0; d < static_cast<int>(devices.size()); ++d) {
+      devices[d]->AllocateScratch(DeviceScratch(config, plan, UseOf(plan, Place::Device(d))));
+    }
   }
 
-  static void PrepareKernels(const Weights& weights, const Plan& plan, DeviceSide& device) {
-    std::vector<DType> formats = weights.DeviceFormats();
+  // `index`: of the device in the plan.
+  static void PrepareKernels(const Weights& weights, const Plan& plan, int index,
+                             DeviceSide& device) {
+    std::vector<DType> formats = weights.DeviceFormats(Place::Device(index));
+    if (index == 0) AddCopiedFormats(weights, plan, device, formats);
+    // A KV cache in q8_0 is the host's; the device has no program for it.
+    const bool on_host = plan.kv_type == DType::kQ8_0;
+    device.kernels.Prepare(formats, on_host ? DType::kF16 : plan.kv_type, plan.bf16_many_rows);
+  }
+
+  // Of experts of the host that come to the first device, to the cache or in a stream.
+  static void AddCopiedFormats(const Weights& weights, const Plan& plan, DeviceSide& device,
+                               std::vector<DType>& formats) {
     const auto add = [&](DType format) {
       if (std::ranges::find(formats, format) == formats.end()) formats.push_back(format);
     };
@@ -107,9 +129,6 @@ struct Engine::Running {
         add(IsBlockFormat(m->dtype()) ? DType::kBF16 : m->dtype());
       }
     }
-    // A KV cache in q8_0 is the host's; the device has no program for it.
-    const bool on_host = plan.kv_type == DType::kQ8_0;
-    device.kernels.Prepare(formats, on_host ? DType::kF16 : plan.kv_type, plan.bf16_many_rows);
   }
 
   HostSide host;
@@ -126,6 +145,7 @@ struct Engine::Impl {
 
   // Obeys `plan`: loads, or goes over from what is there. `running` must be gone.
   void Start(ProgressSink* progress);
+  void OpenDevices();
   void MoveWeights(ProgressSink* progress);
   void CheckMove(const Plan& next) const;
   Running& Run() const {
@@ -146,7 +166,12 @@ struct Engine::Impl {
 
   Model model;
   Plan plan;
-  std::unique_ptr<DeviceSide> device;
+  DeviceSide* first() const { return devices.empty() ? nullptr : devices[0].get(); }
+  std::vector<DeviceSide*> sides() const;
+  bool Hangs() const {
+    return std::ranges::any_of(devices, [](const auto& d) { return d->device.Hangs(); });
+  }
+  std::vector<std::unique_ptr<DeviceSide>> devices;  // as in the plan
   std::unique_ptr<Weights> weights;
   std::optional<RowCut> cut;  // of the weights on the host
   std::vector<double> inv_freq;
@@ -155,29 +180,45 @@ struct Engine::Impl {
 };
 
 void Engine::Closer::operator()(Impl* impl) const noexcept {
-  if (!impl->device || !impl->device->device.Hangs()) delete impl;
+  if (!impl->Hangs()) delete impl;
 }
 
 void Engine::Impl::MoveWeights(ProgressSink* progress) {
   const bool fresh = !weights || !(cut == RowCut(plan));
-  const ClDevice* on = device ? &device->device : nullptr;
+  ClDevices on;
+  for (const auto& device : devices) on.push_back(&device->device);
   if (!fresh) return weights->Move(plan, on, progress);
   weights.reset();  // before the others come
   weights = std::make_unique<Weights>(model, plan, on, progress);
   cut.emplace(plan);
 }
 
+std::vector<DeviceSide*> Engine::Impl::sides() const {
+  std::vector<DeviceSide*> list;
+  for (const auto& device : devices) list.push_back(device.get());
+  return list;
+}
+
+void Engine::Impl::OpenDevices() {
+  CheckSupported(plan);
+  for (const auto& device : devices) {
+    device->device.Watch(Seconds{0}, "");  // loading takes as long as it takes
+    device->AllocateScratch({});           // room for what comes
+  }
+  for (std::size_t d = devices.size(); d < plan.devices.size(); ++d) {
+    devices.push_back(std::make_unique<DeviceSide>(plan.devices[d]));
+  }
+}
+
 void Engine::Impl::Start(ProgressSink* progress) {
   try {
-    if (device) device->device.Watch(Seconds{0}, "");  // loading takes as long as it takes
-    if (device) device->AllocateScratch({});           // room for what comes
-    if (!device) device = OpenDevice(plan);
+    OpenDevices();
     MoveWeights(progress);
-    if (plan.devices.empty()) device.reset();
-    running = std::make_unique<Running>(model, plan, *weights, device.get());
+    devices.resize(plan.devices.size());
+    running = std::make_unique<Running>(model, plan, *weights, sides());
   } catch (...) {
     weights.reset();  // half of one plan and half of another
-    if (device) device->AllocateScratch({});
+    for (const auto& device : devices) device->AllocateScratch({});
     throw;
   }
 }
@@ -197,11 +238,10 @@ void Engine::Impl::CheckMove(const Plan& next) const {
     Throw<UsageError>("a plan for {} layers; the engine's model has {}", next.layers.size(),
                       plan.layers.size());
   }
-  const bool other =
-      device && !next.devices.empty() && !SameDevice(plan.devices[0], next.devices[0]);
-  if (other) {
+  for (std::size_t d = 0; d < std::min(plan.devices.size(), next.devices.size()); ++d) {
+    if (SameDevice(plan.devices[d], next.devices[d])) continue;
     Throw<UsageError>("'{}' is open; its place or its threads cannot change while it is",
-                      plan.devices[0].name);
+                      plan.devices[d].name);
   }
 }
 
@@ -224,24 +264,29 @@ void Engine::Apply(const Plan& next, ProgressSink* progress) {
 
 void Engine::Recover() {
   Impl& s = *impl_;
-  if (!s.device) throw UsageError("the engine runs no device: there is none to recover");
-  const ClDeviceInfo info = s.device->device.info();
-  if (s.device->device.Hangs()) {
+  if (s.devices.empty()) throw UsageError("the engine runs no device: there is none to recover");
+  std::vector<ClDeviceInfo> infos;
+  for (const auto& device : s.devices) {
+    infos.push_back(device->device.info());
+    if (!device->device.Hangs()) continue;
     Throw<DeviceLostError>("'{}' hangs: this process cannot free it; end it and start again",
-                           info.name);
+                           infos.back().name);
   }
   s.running.reset();
-  s.weights->ForgetDevice();
-  s.device.reset();
-  const std::string problem = CheckClDeviceInChild(info, kDeviceCheckLimit);
-  if (!problem.empty()) Throw<DeviceLostError>("'{}': {}", info.name, problem);
+  s.weights->ForgetDevices();
+  s.devices.clear();
+  for (const ClDeviceInfo& info : infos) {
+    const std::string problem = CheckClDeviceInChild(info, kDeviceCheckLimit);
+    if (!problem.empty()) Throw<DeviceLostError>("'{}': {}", info.name, problem);
+  }
   s.Start(nullptr);
 }
 
 // PoCL compiles a kernel when it is first enqueued with a work-group size: seconds that belong to
 // loading, not to the first token. Two steps reach the forms for few and for many rows.
 void Engine::WarmUp(ProgressSink* progress) {
-  if (!impl_->device || !impl_->plan.devices[0].shares_cores) return;
+  const auto shares = [](const PlanDevice& device) { return device.shares_cores; };
+  if (std::ranges::none_of(impl_->plan.devices, shares)) return;
   if (progress != nullptr) progress->Begin("compiling kernels", 0);
   for (const std::int64_t wanted : {std::int64_t{1}, kManyRows}) {
     const std::int64_t n = std::min(
@@ -322,8 +367,8 @@ void Engine::Impl::CopyBlocks(const std::vector<KvBlocks::Copy>& copies) {
   for (const KvStore& store : running->forward.kv) {
     for (const KvBlocks::Copy& copy : copies) {
       if (store.device) {
-        device->device.Copy(store.device.get(), copy.from * bytes, store.device.get(),
-                            copy.to * bytes, bytes);
+        first()->device.Copy(store.device.get(), copy.from * bytes, store.device.get(),
+                             copy.to * bytes, bytes);
       } else {
         std::copy_n(store.host.data() + copy.from * bytes, bytes,
                     store.host.data() + copy.to * bytes);
@@ -333,7 +378,7 @@ void Engine::Impl::CopyBlocks(const std::vector<KvBlocks::Copy>& copies) {
 }
 
 std::span<const float> Engine::Impl::RunStep(Running& r) {
-  HandOver* hand_over = device ? device->hand_over.get() : nullptr;
+  HandOver* hand_over = first() != nullptr ? first()->hand_over.get() : nullptr;
   if (hand_over != nullptr) hand_over->BeginStep(r.forward.T());
   const std::span<const float> logits = r.decoder.Step();
   if (hand_over != nullptr) hand_over->EndStep();
@@ -341,25 +386,27 @@ std::span<const float> Engine::Impl::RunStep(Running& r) {
 }
 
 void Engine::Impl::Watch(std::size_t rows) const {
-  if (!device) return;
-  device->device.Watch(WatchdogOf(static_cast<std::int64_t>(rows), device->device.info()),
-                       fmt::format("a step of {} rows", rows));
+  for (const auto& device : devices) {
+    device->device.Watch(WatchdogOf(static_cast<std::int64_t>(rows), device->device.info()),
+                         fmt::format("a step of {} rows", rows));
+  }
 }
 
-// A failure on the way leaves the device's queue drained, not waiting for sums that never come, and
-// not writing to memory that its owner may free. The sums come first: drivers wait for a queue
+// A failure on the way leaves the devices' queues drained, not waiting for sums that never come,
+// and not writing to memory that its owner may free. The sums come first: drivers wait for a queue
 // before they free memory.
 void Engine::Impl::EndFailedStep() noexcept {
-  if (!device) return;
-  if (device->hand_over) device->hand_over->Abandon();
-  device->device.Drain(DrainWatchdog());
+  for (const auto& device : devices) {
+    if (device->hand_over) device->hand_over->Abandon();
+    device->device.Drain(DrainWatchdog());
+  }
 }
 
 void Engine::Impl::Prepare(std::span<const Row> rows) {
   AppendRows(rows);
   Batch& batch = running->forward.batch;
   FillBatch(batch, rows, running->blocks, inv_freq, model.config.rope_attention_factor());
-  if (device && device->HasScratch("batch")) device->Upload(batch);
+  if (first() != nullptr && first()->HasScratch("batch")) first()->Upload(batch);
 }
 
 std::span<const float> Engine::Step(std::span<const Row> rows, StepObserver* observer,
@@ -406,11 +453,16 @@ const Metrics& Engine::metrics() const {
   m.host_weight_bytes = host.host_weight_bytes;
   m.loaded_bytes = impl_->weights->loaded_bytes();
   m.load_s = impl_->weights->load_s();
-  if (impl_->device) {
-    const Metrics& device = impl_->device->metrics;
-    m.device_wait_s = device.device_wait_s;
-    m.expert_rows_device = device.expert_rows_device;
-    m.device_weight_bytes = device.device_weight_bytes;
+  m.device_wait_s = 0;
+  m.expert_rows_device = 0;
+  m.device_weight_bytes = 0;
+  for (const auto& device : impl_->devices) {
+    m.device_wait_s += device->metrics.device_wait_s;
+    m.expert_rows_device += device->metrics.expert_rows_device;
+    m.device_weight_bytes += device->metrics.device_weight_bytes;
+  }
+  if (impl_->first() != nullptr) {
+    const Metrics& device = impl_->first()->metrics;
     m.cache_pairs = device.cache_pairs;
     m.cache_hits = device.cache_hits;
     m.cache_moved_bytes = device.cache_moved_bytes;
@@ -428,38 +480,41 @@ const Metrics& Engine::metrics() const {
 void Engine::ResetMetrics() {
   impl_->metrics = {};
   impl_->Run().host.metrics = {};
-  if (impl_->device) impl_->device->metrics = {};
+  for (const auto& device : impl_->devices) device->metrics = {};
   if (impl_->Run().forward.stream) impl_->Run().forward.stream->ResetCounts();
 }
 
 double Engine::MeasureHandOver() {
   const auto hands_over = [](const LayerPlan& layer) {
-    const auto on_host = [](Place place) { return !place.on_device(); };
-    return layer.moe && layer.router.on_device() && std::ranges::any_of(layer.experts, on_host);
+    const auto elsewhere = [](Place place) { return place != Place::Device(0); };
+    return layer.moe && layer.router.on_device() && std::ranges::any_of(layer.experts, elsewhere);
   };
-  if (!impl_->device || std::ranges::none_of(impl_->plan.layers, hands_over)) return 0;
-  return tandem::MeasureHandOver(*impl_->device, *impl_->device->hand_over,
-                                 impl_->Run().hand_over_shape);
+  if (std::ranges::none_of(impl_->plan.layers, hands_over)) return 0;
+  DeviceSide& device = *impl_->first();
+  return tandem::MeasureHandOver(device, *device.hand_over, impl_->Run().hand_over_shape);
 }
 
 EngineBytes Engine::bytes() const {
   const Impl& s = *impl_;
   EngineBytes bytes;
   bytes.host_weights = s.weights->host_bytes();
-  bytes.device_weights = s.weights->device_bytes();
+  for (int d = 0; d < static_cast<int>(s.devices.size()); ++d) {
+    bytes.devices.push_back({s.weights->device_bytes(d), 0, s.devices[d]->scratch_bytes()});
+  }
   for (const KvStore& store : s.Run().forward.kv) {
     bytes.host_kv += store.host.bytes();
-    bytes.device_kv += store.device.bytes();
+    if (store.device) bytes.devices[0].kv += store.device.bytes();
   }
   bytes.host_scratch = s.Run().host.scratch_bytes();
-  if (!s.device) return bytes;
-  bytes.device_scratch = s.device->scratch_bytes();
-  if (s.device->hand_over) {
+  if (s.devices.empty()) return bytes;
+  if (const auto& hand_over = s.first()->hand_over) {
     const HandOverShape shape = s.Run().hand_over_shape;
-    const bool polls = s.device->hand_over->kind() == HandOverKind::kPolled;
+    const bool polls = hand_over->kind() == HandOverKind::kPolled;
     bytes.host_scratch += polls ? HandOverHostBytes(shape) : EventHandOverHostBytes(shape);
-    bytes.device_scratch += polls ? HandOverDeviceBytes(shape) : EventHandOverDeviceBytes(shape);
+    bytes.devices[0].scratch +=
+        polls ? HandOverDeviceBytes(shape) : EventHandOverDeviceBytes(shape);
   }
+  for (const auto& device : s.Run().forward.further) bytes.host_scratch += device->host_bytes();
   if (s.Run().forward.stream) {
     bytes.host_scratch +=
         kStreamPieces * kStreamPieceBytes + kStreamTileReads * StreamTileBytes(s.plan);
@@ -470,19 +525,22 @@ EngineBytes Engine::bytes() const {
 
 std::string Engine::Describe() const {
   const Plan& p = impl_->plan;
-  std::int64_t on_device = 0;
+  std::vector<std::int64_t> on_device(p.devices.size());
   std::int64_t experts = 0;
   std::int64_t attention = 0;
   for (const LayerPlan& layer : p.layers) {
     attention += layer.attention.on_device() ? 1 : 0;
     experts += static_cast<std::int64_t>(layer.experts.size());
-    on_device += std::count_if(layer.experts.begin(), layer.experts.end(),
-                               [](Place e) { return e.on_device(); });
+    for (std::size_t d = 0; d < on_device.size(); ++d) {
+      on_device[d] += std::ranges::count(layer.experts, Place::Device(static_cast<int>(d)));
+    }
   }
   std::vector<std::string> parts;
-  if (!p.devices.empty()) {
-    parts.push_back(fmt::format("{}: attention of {}/{} layers and {}/{} experts",
-                                p.devices[0].name, attention, p.layers.size(), on_device, experts));
+  for (std::size_t d = 0; d < on_device.size(); ++d) {
+    const std::string held = fmt::format("{}/{} experts", on_device[d], experts);
+    parts.push_back(d > 0 ? fmt::format("{}: {}", p.devices[d].name, held)
+                          : fmt::format("{}: attention of {}/{} layers and {}", p.devices[d].name,
+                                        attention, p.layers.size(), held));
   }
   parts.push_back(
       fmt::format("CPU: {} ({} threads, {})", p.devices.empty() ? "everything" : "the rest",

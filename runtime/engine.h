@@ -37,13 +37,17 @@ class StepObserver {
 using LogitsSink = std::function<void(std::span<const float>)>;
 
 // Memory that an engine holds.
+struct DeviceBytes {
+  std::uint64_t weights = 0;
+  std::uint64_t kv = 0;
+  std::uint64_t scratch = 0;
+  std::uint64_t all() const { return weights + kv + scratch; }
+};
 struct EngineBytes {
   std::uint64_t host_weights = 0;
   std::uint64_t host_kv = 0;
   std::uint64_t host_scratch = 0;
-  std::uint64_t device_weights = 0;
-  std::uint64_t device_kv = 0;
-  std::uint64_t device_scratch = 0;
+  std::vector<DeviceBytes> devices;  // as in the plan
 };
 
 // Runs a plan: loads the weights to where it says and computes steps. The one public API.
@@ -84,14 +88,14 @@ class Engine {
 
   // Goes over to another plan for the same model without loading what stays where it is: experts
   // and roles move, threads, chunk, KV cache and NUMA shares change. No sequence may exist
-  // (UsageError), and an open device stays as it is, or is closed. What comes is read from the
-  // checkpoint again, after what leaves was freed.
+  // (UsageError); an open device keeps its place and its threads, or is closed. What comes is read
+  // from the checkpoint again, after what leaves was freed.
   // If that fails (memory, a cancel), the engine loads its old plan again and throws the failure;
   // if that fails too, this throws why, and every later call throws that the engine is gone.
   void Apply(const Plan& next, ProgressSink* progress = nullptr);
 
-  // After a DeviceLostError: opens the device again and puts there what the plan wants there; what
-  // the host holds stays. All sequences are gone. Throws DeviceLostError where the device hangs or
+  // After a DeviceLostError: opens the devices again and puts there what the plan wants there; what
+  // the host holds stays. All sequences are gone. Throws DeviceLostError where a device hangs or
   // does not come back; then every later call throws that the engine is gone.
   void Recover();
 

@@ -20,11 +20,7 @@ void FeedForward::TakeDeviceScratch() {
   take(dgate_, "gate");
   take(dpart_, "device_part");
   take(dlogits_, "router_logits");
-  take(dchoice_, "router_choice");
-  take(dact_, "act");
-  take(dpair_out_, "pair_out");
-  take(dlists_, "expert_lists");
-  take(work_, "gemm_work");
+  dexperts_ = ExpertMemory(*f_.device);
 }
 
 bool FeedForward::Streams(int layer) const {
@@ -36,7 +32,8 @@ bool FeedForward::Streams(int layer) const {
 
 bool FeedForward::HandsOver(int layer) const {
   const LayerPlan& p = f_.plan.layers[layer];
-  return p.moe && p.router.on_device() && HasHostWork(layer) && !Streams(layer);
+  const bool host_work = HasHostWork(layer) && !Streams(layer);
+  return p.moe && p.router.on_device() && (host_work || HasFurtherPart(layer));
 }
 
 void FeedForward::Start(int layer) {

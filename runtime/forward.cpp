@@ -32,19 +32,29 @@ void Residual::MoveTo(Place place, std::int64_t T) {
   on_device_ = place.on_device();
 }
 
-Forward::Forward(const Config& c, const Plan& p, const Weights& w, HostSide& h_side, DeviceSide* d)
-    : config(c), plan(p), weights(w), host(h_side), device(d), x(c.hidden_size, h_side, d) {
+Forward::Forward(const Config& c, const Plan& p, const Weights& w, HostSide& h_side,
+                 std::span<DeviceSide* const> devices)
+    : config(c),
+      plan(p),
+      weights(w),
+      host(h_side),
+      device(devices.empty() ? nullptr : devices[0]),
+      x(c.hidden_size, h_side, device) {
   batch.memory = h_side.Scratch("batch");
   if (h_side.HasScratch("h")) h = h_side.Activation("h", c.hidden_size);
-  if (d != nullptr) {
-    h_device = d->Scratch("h");
-    device_experts.emplace(w, *d);
+  if (device != nullptr) {
+    h_device = device->Scratch("h");
+    device_experts.emplace(w, *device, Place::Device(0));
+  }
+  for (int i = 1; i < static_cast<int>(devices.size()); ++i) {
+    further.push_back(std::make_unique<ExpertDevice>(c, p, w, h_side, *devices[i], i));
   }
   const std::size_t bytes = KvLayerBytes(c, p.kv_blocks, p.kv_type);
   for (const LayerPlan& layer : p.layers) {
     KvStore& store = kv.emplace_back();
     if (layer.attention.on_device()) {
-      store.device = AllocateTouched(d->device, fmt::format("KV cache {}", kv.size() - 1), bytes);
+      store.device =
+          AllocateTouched(device->device, fmt::format("KV cache {}", kv.size() - 1), bytes);
     } else {
       store.host = HostBuffer(bytes);
     }

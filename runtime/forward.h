@@ -14,6 +14,8 @@
 #include "runtime/device_side.h"
 #include "runtime/engine.h"
 #include "runtime/expert_cache.h"
+#include "runtime/expert_device.h"
+#include "runtime/expert_launch.h"
 #include "runtime/expert_stream.h"
 #include "runtime/host_side.h"
 #include "runtime/weights.h"
@@ -58,19 +60,23 @@ struct Routing {                // in one buffer, the weights behind the ids
   std::span<float> weights;     // [T, K]
 };
 
+// A place whose part of a layer passes through the host (runtime/expert_device.h).
+inline bool IsFurther(Place place) { return place.on_device() && place.index > 0; }
+
 // Everything that the parts of the forward pass share. Built once; a step fills batch and x.
 struct Forward {
   Forward(const Config& config, const Plan& plan, const Weights& weights, HostSide& host,
-          DeviceSide* device);
+          std::span<DeviceSide* const> devices);
 
   const Config& config;
   const Plan& plan;
   const Weights& weights;
   HostSide& host;
-  DeviceSide* device;  // null: a plan without one
+  DeviceSide* device;  // the plan's first; null: a plan without one
   std::optional<DeviceExperts> device_experts;
-  std::optional<ExpertStream> stream;  // where the plan streams
-  std::optional<ExpertCache> cache;    // where the plan has one
+  std::vector<std::unique_ptr<ExpertDevice>> further;  // Place::Device(1) and up
+  std::optional<ExpertStream> stream;                  // where the plan streams
+  std::optional<ExpertCache> cache;                    // where the plan has one
 
   std::vector<KvStore> kv;  // per layer
   Batch batch;
@@ -83,7 +89,11 @@ struct Forward {
   bool greedy = false;               // the step returns the largest logits' ids only
 
   std::int64_t T() const { return batch.T; }
-  // Whether an expert runs on the device in this step.
+  // Whether an expert runs on the first device, or on any, in this step.
+  bool OnFirstDevice(int layer, std::size_t expert) const {
+    return plan.layers[static_cast<std::size_t>(layer)].experts[expert] == Place::Device(0) ||
+           (cache && cache->Holds(layer, expert));
+  }
   bool OnDevice(int layer, std::size_t expert) const {
     return plan.layers[static_cast<std::size_t>(layer)].experts[expert].on_device() ||
            (cache && cache->Holds(layer, expert));
@@ -162,6 +172,7 @@ class FeedForward {
   // moe_host.cpp
   void TakePairs();
   bool HasHostWork(int layer) const;
+  bool HasFurtherPart(int layer) const;
   void SortPairs();
   void CollectHostMlps(int layer);
   void RunHostPart(int layer, float* y);
@@ -197,7 +208,8 @@ class FeedForward {
   std::span<std::int64_t> pair_begin_, pair_next_;  // [E + 1]
   std::span<std::int32_t> pair_rows_, pair_of_;     // [T K]; pair_of_: from t * K + k
   std::span<float> pair_weights_;
-  cl::Span dgate_, dact_, dpair_out_, dpart_, dlogits_, dchoice_, dlists_, work_;
+  cl::Span dgate_, dpart_, dlogits_;
+  ExpertMemory dexperts_;
 };
 
 }  // namespace tandem

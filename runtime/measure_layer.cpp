@@ -53,7 +53,7 @@ HostLayerBench::HostLayerBench(MeasuredWeights& weights, const Config& config, P
       config_(config),
       plan_(WithOneLayer(std::move(plan))),
       host_(plan_, config_),
-      forward_(config_, plan_, layers_, host_, nullptr),
+      forward_(config_, plan_, layers_, host_, {}),
       feed_forward_(forward_),
       attention_(forward_) {
   TANDEM_CHECK(plan_.max_rows <= kMostRows);

@@ -2,30 +2,11 @@
 #include <algorithm>
 #include <cstring>
 
-#include "cl_kernels/experts.h"
 #include "memory/error.h"
 #include "runtime/clock.h"
 #include "runtime/forward.h"
 
 namespace tandem {
-namespace {
-
-constexpr std::int64_t kTileWords = sizeof(cl::ExpertTile) / sizeof(cl_int);
-
-// The lists of one layer, one behind the other in a scratch buffer: tiles, their number, and for
-// every pair its row, its weight and its place.
-struct Lists {
-  Lists(const cl::Span& memory, std::int64_t max_tiles, std::int64_t pairs)
-      : tiles(memory),
-        n_tiles{memory.buffer, kTileWords * max_tiles},
-        pair_row{memory.buffer, kTileWords * (max_tiles + 1)},
-        pair_weight{memory.buffer, pair_row.offset + pairs},
-        token_pairs{memory.buffer, pair_weight.offset + pairs} {}
-  cl::Span tiles, n_tiles, pair_row, pair_weight, token_pairs;
-};
-
-}  // namespace
-
 // y += mlp(h), with h the norm of x where one is given.
 void FeedForward::MlpOnDevice(const MlpWeights& w, const cl::Span& y, const Vector* norm) {
   const std::int64_t D = f_.config.hidden_size;
@@ -40,11 +21,11 @@ void FeedForward::MlpOnDevice(const MlpWeights& w, const cl::Span& y, const Vect
   up.w2 = w.up.device;
   up.swiglu = true;
   up.bf16 = f_.plan.bf16_many_rows;
-  up.work = work_;
+  up.work = dexperts_.work;
   k.Linear(up);
   cl::LinearArgs down{dgate_, width, w.down.device, y, D, T, true};
   down.bf16 = up.bf16;
-  down.work = work_;
+  down.work = dexperts_.work;
   k.Linear(down);
   f_.device->metrics.device_weight_bytes +=
       w.gate.info->bytes() + w.up.info->bytes() + w.down.info->bytes();
@@ -68,51 +49,12 @@ void FeedForward::EnqueueDevicePart(int layer, const cl::Span& y) {
 
 // All but the target.
 cl::ExpertsArgs FeedForward::ExpertsOf(int layer) const {
-  const Config& c = f_.config;
-  const LayerExperts& experts = f_.device_experts->layer(layer);
-  cl::ExpertsArgs a;
-  a.slabs = experts.slabs;
-  a.gate_up = experts.gate_up;
-  a.down = experts.down;
-  a.D = c.hidden_size;
-  a.F = experts.F;
-  a.table = experts.table;
-  a.T = f_.T();
-  a.C = c.num_experts_per_tok + (experts.shared ? 1 : 0);
-  a.bf16 = f_.plan.bf16_many_rows;
-  a.tile_rows =
-      cl::ExpertTileRows(f_.device->kernels.traits(), a.T, a.C, c.n_routed_experts, a.bf16);
-  a.max_tiles = cl::MaxTiles(a.T, a.C, c.n_routed_experts + 1, a.tile_rows);
-  const Lists lists(dlists_, a.max_tiles, a.T * a.C);
-  a.tiles = lists.tiles;
-  a.n_tiles = lists.n_tiles;
-  a.pair_row = lists.pair_row;
-  a.pair_weight = lists.pair_weight;
-  a.token_pairs = lists.token_pairs;
-  a.x = f_.h_device;
-  a.x_stride = c.hidden_size;
-  a.act = dact_;
-  a.pair_out = dpair_out_;
-  a.y_stride = c.hidden_size;
-  a.work = work_;
-  return a;
+  return dexperts_.Experts(f_.config, f_.plan, f_.device_experts->layer(layer), f_.T(), *f_.device);
 }
 
 cl::GroupArgs FeedForward::GroupOf(int layer, const cl::ExpertsArgs& a) const {
-  const std::int64_t K = f_.config.num_experts_per_tok;
-  return {dchoice_,
-          {dchoice_.buffer, dchoice_.offset + a.T * K},
-          Streams(layer) ? f_.stream->Table(layer) : a.table,
-          a.T,
-          K,
-          f_.config.n_routed_experts,
-          f_.device_experts->layer(layer).shared,
-          a.tile_rows,
-          a.tiles,
-          a.n_tiles,
-          a.pair_row,
-          a.pair_weight,
-          a.token_pairs};
+  return dexperts_.Group(f_.config, f_.device_experts->layer(layer),
+                         Streams(layer) ? f_.stream->Table(layer) : a.table, a);
 }
 
 // That the router's launch lists the pairs as well.
@@ -159,7 +101,7 @@ void FeedForward::FinishFromHost(int layer) {
     EnqueueDevicePart(layer, dpart_);
     f_.device->device.Flush();
   }
-  if (HasHostWork(layer)) {
+  if (HasHostWork(layer) || HasFurtherPart(layer)) {
     RunHostPart(layer, f_.x.host());
   } else {
     SortPairs();
@@ -177,9 +119,9 @@ void FeedForward::UploadInput() {
   const std::size_t choice =
       static_cast<std::size_t>(f_.T() * f_.config.num_experts_per_tok) * sizeof(float);
   device.Write(f_.h_device.buffer, 0, f_.h.row(0), bytes);
-  if (dchoice_.buffer != nullptr) {
-    device.Write(dchoice_.buffer, 0, f_.routing.ids.data(), choice);
-    device.Write(dchoice_.buffer, choice, f_.routing.weights.data(), choice);
+  if (dexperts_.choice.buffer != nullptr) {
+    device.Write(dexperts_.choice.buffer, 0, f_.routing.ids.data(), choice);
+    device.Write(dexperts_.choice.buffer, choice, f_.routing.weights.data(), choice);
   }
   device.Zero(dpart_.buffer, 0, bytes);
 }
@@ -204,15 +146,16 @@ void FeedForward::CountAllPairs(int layer) {
   if (f_.T() == 1) m.device_weight_bytes += static_cast<std::uint64_t>(K) * expert;
 }
 
-// Of the layer whose choice the host has.
+// Of the layer whose choice the host has; further devices count their own.
 void FeedForward::CountDevicePairs(int layer) {
   const std::vector<Place>& experts = f_.plan.layers[layer].experts;
   const LayerWeights& w = f_.weights.layers[layer];
   Metrics& m = f_.device->metrics;
   if (f_.cache) f_.cache->Count(layer, pair_begin_);
+  const bool streams = Streams(layer);
   for (std::size_t e = 0; e < experts.size(); ++e) {
     const std::int64_t n = pair_begin_[e + 1] - pair_begin_[e];
-    if (n == 0 || !f_.OnDevice(layer, e)) continue;
+    if (n == 0 || !(streams ? !IsFurther(experts[e]) : f_.OnFirstDevice(layer, e))) continue;
     m.expert_rows_device += n;
     const MlpWeights& x = w.experts[e];
     m.device_weight_bytes += x.gate.info->bytes() + x.up.info->bytes() + x.down.info->bytes();

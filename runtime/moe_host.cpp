@@ -31,6 +31,11 @@ bool FeedForward::HasHostWork(int layer) const {
   return std::any_of(p.experts.begin(), p.experts.end(), [](Place e) { return !e.on_device(); });
 }
 
+// Whether a device beyond the first has some of the layer's experts.
+bool FeedForward::HasFurtherPart(int layer) const {
+  return !f_.further.empty() && std::ranges::any_of(f_.plan.layers[layer].experts, IsFurther);
+}
+
 // Groups the (row, expert) pairs whose experts live on the host by expert, in order of ids: rows of
 // one expert stay in row order, so sums do not depend on what else is in the step.
 void FeedForward::CollectHostMlps(int layer) {
@@ -44,10 +49,11 @@ void FeedForward::CollectHostMlps(int layer) {
     act = f_.T() * w.shared.gate.rows();
   }
   SortPairs();
+  const bool streams = Streams(layer);  // then they run on the first device
   for (std::size_t e = 0; e < w.experts.size(); ++e) {
     const std::int64_t begin = pair_begin_[e];
     const std::int64_t n = pair_begin_[e + 1] - begin;
-    if (n == 0 || f_.OnDevice(layer, e)) continue;
+    if (n == 0 || streams || f_.OnDevice(layer, e)) continue;
     mlps_.push_back(
         {&w.experts[e], n, pair_rows_.data() + begin, pair_weights_.data() + begin, act});
     act += n * c.moe_intermediate_size;
@@ -73,12 +79,16 @@ void FeedForward::SortPairs() {
   }
 }
 
-// y += the host's experts.
+// y += the host's experts and those of devices beyond the first, which run meanwhile. Their sums
+// are added in the order of the devices, whichever is there first: results do not depend on it.
 void FeedForward::RunHostPart(int layer, float* y) {
+  const ChosenRows rows{f_.T(), f_.h.row(0), f_.routing.ids.data(), f_.routing.weights.data()};
+  for (const auto& device : f_.further) device->Start(layer, rows);
   const double start = Now();
   CollectHostMlps(layer);
   if (!mlps_.empty()) RunOnHost(mlps_, y, f_.config.hidden_size);
   f_.host.metrics.host_moe_s += Now() - start;
+  for (const auto& device : f_.further) device->AddTo(y);
 }
 
 void FeedForward::RunOnHost(std::span<const HostMlp> mlps, float* y, std::int64_t y_stride) {

@@ -38,8 +38,8 @@ void FeedForward::Observe(int layer) {
   const auto n = static_cast<std::size_t>(f_.T() * f_.config.num_experts_per_tok);
   if (f_.plan.layers[layer].router.on_device()) {
     const ClDevice& device = f_.device->device;
-    device.BlockingRead(dchoice_.buffer, 0, f_.routing.ids.data(), n * sizeof(float));
-    device.BlockingRead(dchoice_.buffer, n * sizeof(float), f_.routing.weights.data(),
+    device.BlockingRead(dexperts_.choice.buffer, 0, f_.routing.ids.data(), n * sizeof(float));
+    device.BlockingRead(dexperts_.choice.buffer, n * sizeof(float), f_.routing.weights.data(),
                         n * sizeof(float));
   }
   f_.observer->OnRouter(layer, {f_.routing.ids.data(), n}, {f_.routing.weights.data(), n});
@@ -91,8 +91,8 @@ void FeedForward::RouteOnDevice(int layer) {
   a.method = static_cast<int>(Method(c));
   a.logits = dlogits_;
   a.bias = w.router_bias.device;
-  a.ids = dchoice_;
-  a.weights = {dchoice_.buffer, dchoice_.offset + T * a.K};
+  a.ids = dexperts_.choice;
+  a.weights = {dexperts_.choice.buffer, dexperts_.choice.offset + T * a.K};
   a.T = T;
   if (RoutesOneRow(layer)) {
     d.kernels.RouterOneRow(a, GroupOf(layer, ExpertsOf(layer)));

@@ -37,15 +37,19 @@ PlannedBytes PlannedOn(const Plan& plan, Place place) {
 }
 
 void AddDeviceBytes(const Plan& plan, const EngineBytes& real, PlanReport& report) {
-  if (plan.devices.empty()) return;
-  const PlannedBytes planned = PlannedOn(plan, Place::Device(0));
-  const auto add = [&](const char* what, double want, std::uint64_t got) {
-    report.bytes.push_back({what, want, static_cast<double>(got)});
-  };
-  add("device weights", planned.weights, real.device_weights);
-  add("device KV cache", planned.kv, real.device_kv);
-  add("device scratch", planned.scratch, real.device_scratch);
-  add("device", planned.all(), real.device_weights + real.device_kv + real.device_scratch);
+  for (std::size_t d = 0; d < plan.devices.size(); ++d) {
+    const PlannedBytes planned = PlannedOn(plan, Place::Device(static_cast<int>(d)));
+    // Several are called as in the plan's table.
+    const std::string name = plan.devices.size() > 1 ? fmt::format("device{}", d) : "device";
+    const auto add = [&](const std::string& what, double want, std::uint64_t got) {
+      report.bytes.push_back({name + what, want, static_cast<double>(got)});
+    };
+    const DeviceBytes& got = real.devices[d];
+    add(" weights", planned.weights, got.weights);
+    if (planned.kv > 0 || d == 0) add(" KV cache", planned.kv, got.kv);
+    add(" scratch", planned.scratch, got.scratch);
+    add("", planned.all(), got.all());
+  }
 }
 
 // The KV cache is mapped whole and takes memory as it fills: what is resident can be less than what

@@ -33,7 +33,7 @@ struct SessionOptions {
   bool adapt = false;  // of a profile made for another machine or model, keep what carries over
   bool plan_report = false;  // after the work: planned beside real bytes and speed, on stderr
   Precision precision = Precision::kFast;
-  Abilities abilities = kAbilities;  // `tandem plan` plans for more than this runtime does
+  Abilities abilities = kAbilities;
 };
 
 // A model, opened and planned, with nothing loaded yet.

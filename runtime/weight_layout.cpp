@@ -168,14 +168,17 @@ std::vector<std::uint64_t> PackOnDevice(std::span<const WantedMatrix> wanted, in
     w.matrix->place = Place::Device(device);
     w.matrix->device = {buffer, at, scale_at, t.dtype, t.rows(), t.cols()};
     if (tasks == nullptr) continue;
-    const LoadTask data{&t, Piece::kData, 0, t.data.bytes, nullptr, 0, buffer, at};
+    LoadTask data{&t, Piece::kData, 0, t.data.bytes, nullptr, 0, buffer, at};
+    data.device_index = device;
     if (IsBlockFormat(t.dtype)) {
       AddSplitTasks(*tasks, data, scale_at);
       continue;
     }
     AddTasks(*tasks, data);
     if (t.has_scale) {
-      AddTasks(*tasks, {&t, Piece::kScale, 0, t.scale.bytes, nullptr, 0, buffer, scale_at});
+      LoadTask scale{&t, Piece::kScale, 0, t.scale.bytes, nullptr, 0, buffer, scale_at};
+      scale.device_index = device;
+      AddTasks(*tasks, scale);
     }
   }
   return used;

@@ -19,11 +19,12 @@ struct LoadTask {
   std::uint64_t bytes = 0;
   std::byte* host = nullptr;   // destination on the host, or
   std::int64_t pack_rows = 0;  // > 0: so many rows, to be packed into panels at `host`
-  cl_mem device = nullptr;     // destination on the device
+  cl_mem device = nullptr;     // destination on a device
   std::uint64_t device_offset = 0;
   std::int64_t split_rows = 0;  // > 0: so many rows, to be split (memory/split_layout.h), codes to
                                 // device_offset, side arrays to side_offset
   std::array<std::uint64_t, 3> side_offset = {};
+  int device_index = 0;  // Place::Device of `device`
 };
 
 // A matrix and the tensor that fills it.

@@ -8,8 +8,6 @@
 namespace tandem {
 namespace {
 
-constexpr int kDevice = 0;  // Place::Device(0), the one that the runtime drives
-
 template <class Buffers>
 std::uint64_t Sum(const Buffers& buffers) {
   std::uint64_t bytes = 0;
@@ -47,13 +45,14 @@ void WeightUnit::Fill(Place place, const WeightContext& context, std::vector<Loa
   if (placed_ || matrices_.empty()) return;
   if (place.on_device()) {
     std::vector<cl_mem> buffers;
+    const auto& [device, max_bytes] = context.At(place.index);
     for (const std::uint64_t bytes :
-         PackOnDevice(matrices_, kDevice, context.max_alloc_bytes, 0, {}, nullptr)) {
+         PackOnDevice(matrices_, place.index, max_bytes, 0, {}, nullptr)) {
       device_.push_back(
-          AllocateTouched(*context.device, matrices_[0].tensor->name, bytes, CL_MEM_READ_ONLY));
+          AllocateTouched(*device, matrices_[0].tensor->name, bytes, CL_MEM_READ_ONLY));
       buffers.push_back(device_.back().get());
     }
-    PackOnDevice(matrices_, kDevice, context.max_alloc_bytes, 0, buffers, &tasks);
+    PackOnDevice(matrices_, place.index, max_bytes, 0, buffers, &tasks);
   } else {
     const std::vector<std::uint64_t> used = PackOnHost(matrices_, context.cut, {}, nullptr);
     for (std::size_t node = 0; node < used.size(); ++node) {
@@ -66,10 +65,12 @@ void WeightUnit::Fill(Place place, const WeightContext& context, std::vector<Loa
 }
 
 std::uint64_t WeightUnit::host_bytes() const { return Sum(host_); }
-std::uint64_t WeightUnit::device_bytes() const { return Sum(device_); }
+std::uint64_t WeightUnit::device_bytes(int device) const {
+  return place_ == Place::Device(device) ? Sum(device_) : 0;
+}
 
 ExpertSlots::ExpertSlots(std::vector<std::vector<WantedMatrix>> experts)
-    : experts_(std::move(experts)), placed_(experts_.size()), on_device_(experts_.size()) {}
+    : experts_(std::move(experts)), placed_(experts_.size()), places_(experts_.size()) {}
 
 // A slot takes the largest expert; in every known model they are all equal.
 void ExpertSlots::MeasureSlots(const WeightContext& context) {
@@ -80,27 +81,30 @@ void ExpertSlots::MeasureSlots(const WeightContext& context) {
     for (std::size_t node = 0; node < used.size(); ++node) {
       host_slot_bytes_[node] = std::max(host_slot_bytes_[node], used[node]);
     }
-    const auto device = PackOnDevice(expert, kDevice, UINT64_MAX, 0, {}, nullptr);
+    const auto device = PackOnDevice(expert, 0, UINT64_MAX, 0, {}, nullptr);
     device_slot_bytes_ = std::max(device_slot_bytes_, device[0]);
   }
 }
 
 void ExpertSlots::Release(const std::vector<Place>& places, const WeightContext& context) {
   ReleaseHost(places);
-  std::int64_t wanted = 0;
   for (std::size_t e = 0; e < experts_.size(); ++e) {
-    wanted += places[e].on_device() ? 1 : 0;
-    if (!placed_[e] || !on_device_[e] || places[e].on_device()) continue;
+    if (!placed_[e] || !places_[e].on_device() || places_[e] == places[e]) continue;
     placed_[e] = false;
-    for (DeviceSlab& slab : device_) std::ranges::replace(slab.owners, static_cast<int>(e), kFree);
+    for (DeviceSlab& slab : devices_[static_cast<std::size_t>(places_[e].index)]) {
+      std::ranges::replace(slab.owners, static_cast<int>(e), kFree);
+    }
   }
-  if (wanted < DeviceSlots()) ResizeDevice(wanted, context);
+  for (int d = 0; d < static_cast<int>(devices_.size()); ++d) {
+    const auto wanted = std::ranges::count(places, Place::Device(d));
+    if (wanted < DeviceSlots(d)) ResizeDevice(d, wanted, context);
+  }
 }
 
-void ExpertSlots::ForgetDevice() {
-  device_.clear();
+void ExpertSlots::ForgetDevices() {
+  devices_.clear();
   for (std::size_t e = 0; e < experts_.size(); ++e) {
-    if (on_device_[e]) placed_[e] = on_device_[e] = false;
+    if (places_[e].on_device()) placed_[e] = false;
   }
 }
 
@@ -125,7 +129,8 @@ void ExpertSlots::Fill(const std::vector<Place>& places, const WeightContext& co
                        std::vector<LoadTask>& tasks) {
   MeasureSlots(context);
   FillHost(places, context, tasks);
-  FillDevice(places, context, tasks);
+  devices_.resize(context.devices.size());
+  for (int d = 0; d < static_cast<int>(devices_.size()); ++d) FillDevice(d, places, context, tasks);
 }
 
 void ExpertSlots::AddHostSlab(std::int64_t slots, const WeightContext& context) {
@@ -154,7 +159,7 @@ void ExpertSlots::FillHost(const std::vector<Place>& places, const WeightContext
       PackOnHost(experts_[e], context.cut, BasesOf(slab.nodes, host_slot_bytes_, slot), &tasks);
       slab.owners[slot] = e;
       placed_[e] = true;
-      on_device_[e] = false;
+      places_[e] = Place::Host();
     }
   };
   for (HostSlab& slab : host_) fill(slab, /*reused=*/true);
@@ -163,58 +168,64 @@ void ExpertSlots::FillHost(const std::vector<Place>& places, const WeightContext
   fill(host_.back(), /*reused=*/false);
 }
 
-std::int64_t ExpertSlots::DeviceSlots() const {
+std::int64_t ExpertSlots::DeviceSlots(int device) const {
   std::int64_t slots = 0;
-  for (const DeviceSlab& slab : device_) slots += std::ssize(slab.owners);
+  if (device >= static_cast<int>(devices_.size())) return slots;
+  for (const DeviceSlab& slab : devices_[static_cast<std::size_t>(device)])
+    slots += std::ssize(slab.owners);
   return slots;
 }
 
-void ExpertSlots::PutOnDevice(int expert, Slot slot, std::vector<LoadTask>* tasks) {
-  DeviceSlab& slab = device_[slot.slab];
+void ExpertSlots::PutOnDevice(int expert, int device, Slot slot, std::vector<LoadTask>* tasks) {
+  DeviceSlab& slab = devices_[device][slot.slab];
   const cl_mem buffer = slab.buffer.get();
-  PackOnDevice(experts_[expert], kDevice, UINT64_MAX, slot.index * device_slot_bytes_, {&buffer, 1},
+  PackOnDevice(experts_[expert], device, UINT64_MAX, slot.index * device_slot_bytes_, {&buffer, 1},
                tasks);
   slab.owners[slot.index] = expert;
-  placed_[expert] = on_device_[expert] = true;
+  placed_[expert] = true;
+  places_[expert] = Place::Device(device);
 }
 
-void ExpertSlots::ResizeDevice(std::int64_t slots, const WeightContext& context) {
-  std::vector<DeviceSlab> old = std::move(device_);
-  device_.clear();
-  const auto most = static_cast<std::int64_t>(context.max_alloc_bytes / device_slot_bytes_);
-  TANDEM_CHECK(slots == 0 ||
-               most > 0);  // the planner refuses experts that need more than one buffer
+void ExpertSlots::ResizeDevice(int device, std::int64_t slots, const WeightContext& context) {
+  std::vector<DeviceSlab>& slabs = devices_[device];
+  std::vector<DeviceSlab> old = std::move(slabs);
+  slabs.clear();
+  if (slots == 0) return;  // the next plan may not have the device
+  const WeightDevice& on = context.At(device);
+  const auto most = static_cast<std::int64_t>(on.max_alloc_bytes / device_slot_bytes_);
+  TANDEM_CHECK(most > 0);  // the planner refuses experts that need more than one buffer
   for (std::int64_t left = slots; left > 0; left -= std::min(left, most)) {
-    DeviceSlab& slab = device_.emplace_back();
+    DeviceSlab& slab = slabs.emplace_back();
     slab.owners.assign(std::min(left, most), kFree);
-    slab.buffer = AllocateTouched(*context.device, "experts of " + experts_[0][0].tensor->name,
+    slab.buffer = AllocateTouched(*on.device, "experts of " + experts_[0][0].tensor->name,
                                   slab.owners.size() * device_slot_bytes_, CL_MEM_READ_ONLY);
   }
   Slot to{0, 0};
   for (const DeviceSlab& from : old) {
     for (std::size_t i = 0; i < from.owners.size(); ++i) {
       if (from.owners[i] == kFree) continue;
-      if (to.index == std::ssize(device_[to.slab].owners)) to = {to.slab + 1, 0};
-      context.device->Copy(from.buffer.get(), i * device_slot_bytes_, device_[to.slab].buffer.get(),
-                           to.index * device_slot_bytes_, device_slot_bytes_);
-      PutOnDevice(from.owners[i], to, nullptr);
+      if (to.index == std::ssize(slabs[to.slab].owners)) to = {to.slab + 1, 0};
+      on.device->Copy(from.buffer.get(), i * device_slot_bytes_, slabs[to.slab].buffer.get(),
+                      to.index * device_slot_bytes_, device_slot_bytes_);
+      PutOnDevice(from.owners[i], device, to, nullptr);
       ++to.index;
     }
   }
-  if (!old.empty()) context.device->Finish();  // the copies, before their source is freed
+  if (!old.empty()) on.device->Finish();  // the copies, before their source is freed
 }
 
-void ExpertSlots::FillDevice(const std::vector<Place>& places, const WeightContext& context,
-                             std::vector<LoadTask>& tasks) {
-  const auto wanted = std::ranges::count_if(places, [](Place p) { return p.on_device(); });
-  if (wanted > DeviceSlots()) ResizeDevice(wanted, context);
+void ExpertSlots::FillDevice(int device, const std::vector<Place>& places,
+                             const WeightContext& context, std::vector<LoadTask>& tasks) {
+  const auto wanted = std::ranges::count(places, Place::Device(device));
+  if (wanted > DeviceSlots(device)) ResizeDevice(device, wanted, context);
+  const std::vector<DeviceSlab>& slabs = devices_[device];
   Slot slot{0, 0};
   for (std::size_t e = 0; e < experts_.size(); ++e) {
-    if (placed_[e] || !places[e].on_device()) continue;
-    const auto find = [&] { return SlotOf(device_[slot.slab].owners); };
-    while (find() == device_[slot.slab].owners.size()) ++slot.slab;
+    if (placed_[e] || places[e] != Place::Device(device)) continue;
+    const auto find = [&] { return SlotOf(slabs[slot.slab].owners); };
+    while (find() == slabs[slot.slab].owners.size()) ++slot.slab;
     slot.index = static_cast<int>(find());
-    PutOnDevice(static_cast<int>(e), slot, &tasks);
+    PutOnDevice(static_cast<int>(e), device, slot, &tasks);
   }
 }
 
@@ -229,8 +240,8 @@ std::uint64_t ExpertSlots::host_bytes() const {
   return used;
 }
 
-std::uint64_t ExpertSlots::device_bytes() const {
-  return static_cast<std::uint64_t>(DeviceSlots()) * device_slot_bytes_;
+std::uint64_t ExpertSlots::device_bytes(int device) const {
+  return static_cast<std::uint64_t>(DeviceSlots(device)) * device_slot_bytes_;
 }
 
 }  // namespace tandem

@@ -9,11 +9,17 @@
 
 namespace tandem {
 
+// A device of the plan, as far as placing needs to know it.
+struct WeightDevice {
+  const ClDevice* device = nullptr;  // non-owning
+  std::uint64_t max_alloc_bytes = 0;
+};
+
 // What placing needs to know beside the matrices.
 struct WeightContext {
   const RowCut& cut;
-  const ClDevice* device = nullptr;  // non-owning; null: nothing is placed there
-  std::uint64_t max_alloc_bytes = 0;
+  std::vector<WeightDevice> devices;
+  const WeightDevice& At(int device) const { return devices[static_cast<std::size_t>(device)]; }
 };
 
 // The matrices of one role of one layer: they move together, and own their memory.
@@ -23,13 +29,13 @@ class WeightUnit {
 
   // Frees what does not stay.
   void Release(Place place);
-  // Frees what is on the device, which is lost.
+  // Frees what is on a device, as one is lost.
   void ForgetDevice();
   // Allocates and lists what is to be read, unless it is there already.
   void Fill(Place place, const WeightContext& context, std::vector<LoadTask>& tasks);
 
   std::uint64_t host_bytes() const;
-  std::uint64_t device_bytes() const;
+  std::uint64_t device_bytes(int device) const;
 
  private:
   std::vector<WantedMatrix> matrices_;
@@ -40,7 +46,7 @@ class WeightUnit {
 };
 
 // The routed experts of one layer, in slots of equal size. Experts that stay where they are stay
-// untouched on the host; on the device the slots of a layer lie in as few buffers as possible (one
+// untouched on the host; on a device the slots of a layer lie in as few buffers as possible (one
 // launch each), exactly as many as there are experts, so that a change of their number copies them.
 class ExpertSlots {
  public:
@@ -48,12 +54,12 @@ class ExpertSlots {
 
   // As WeightUnit, for places [experts]. All layers release before any fills.
   void Release(const std::vector<Place>& places, const WeightContext& context);
-  void ForgetDevice();
+  void ForgetDevices();
   void Fill(const std::vector<Place>& places, const WeightContext& context,
             std::vector<LoadTask>& tasks);
 
   std::uint64_t host_bytes() const;
-  std::uint64_t device_bytes() const;
+  std::uint64_t device_bytes(int device) const;
 
  private:
   static constexpr int kFree = -1;
@@ -74,20 +80,21 @@ class ExpertSlots {
   void ReleaseHost(const std::vector<Place>& places);
   void FillHost(const std::vector<Place>& places, const WeightContext& context,
                 std::vector<LoadTask>& tasks);
-  void FillDevice(const std::vector<Place>& places, const WeightContext& context,
+  void FillDevice(int device, const std::vector<Place>& places, const WeightContext& context,
                   std::vector<LoadTask>& tasks);
-  // New device slabs with `slots` slots, and those experts that are on the device in them.
-  void ResizeDevice(std::int64_t slots, const WeightContext& context);
-  std::int64_t DeviceSlots() const;
-  void PutOnDevice(int expert, Slot slot, std::vector<LoadTask>* tasks);
+  // New slabs with `slots` slots on a device, and those experts that are on it in them.
+  void ResizeDevice(int device, std::int64_t slots, const WeightContext& context);
+  std::int64_t DeviceSlots(int device) const;
+  void PutOnDevice(int expert, int device, Slot slot, std::vector<LoadTask>* tasks);
   void AddHostSlab(std::int64_t slots, const WeightContext& context);
 
   std::vector<std::vector<WantedMatrix>> experts_;
   std::vector<std::uint64_t> host_slot_bytes_;  // per node
   std::uint64_t device_slot_bytes_ = 0;
   std::vector<HostSlab> host_;
-  std::vector<DeviceSlab> device_;
-  std::vector<bool> placed_, on_device_;  // per expert
+  std::vector<std::vector<DeviceSlab>> devices_;  // slabs of each
+  std::vector<bool> placed_;                      // per expert
+  std::vector<Place> places_;                     // of those that are placed
 };
 
 }  // namespace tandem

@@ -19,9 +19,9 @@ constexpr unsigned kMaxReaders = 16;
 // Works through the tasks with several threads. The first failure, or a cancel, stops all of them.
 class Reader {
  public:
-  Reader(const TensorSource& source, const std::vector<LoadTask>& tasks, const ClDevice* device,
+  Reader(const TensorSource& source, const std::vector<LoadTask>& tasks, const ClDevices& devices,
          ProgressSink* progress)
-      : source_(source), tasks_(tasks), device_(device), progress_(progress) {}
+      : source_(source), tasks_(tasks), devices_(devices), progress_(progress) {}
 
   void Run() {
     const unsigned n = std::clamp(std::thread::hardware_concurrency(), 1U, kMaxReaders);
@@ -60,7 +60,11 @@ class Reader {
       return cpu::PackPanels(t.dtype, staging.data(), task.pack_rows, t.cols(), task.host);
     }
     if (task.split_rows > 0) return WriteSplit(task, staging);
-    device_->BlockingWrite(task.device, task.device_offset, staging.data(), task.bytes);
+    DeviceOf(task).BlockingWrite(task.device, task.device_offset, staging.data(), task.bytes);
+  }
+
+  const ClDevice& DeviceOf(const LoadTask& task) const {
+    return *devices_[static_cast<std::size_t>(task.device_index)];
   }
 
   void WriteSplit(const LoadTask& task, const std::vector<std::byte>& blocks) const {
@@ -75,15 +79,16 @@ class Reader {
       next += rows * row.side[i];
     }
     SplitBlocks(t.dtype, blocks.data(), task.split_rows, t.cols(), split.data(), side);
-    device_->BlockingWrite(task.device, task.device_offset, split.data(), rows * row.data);
+    const ClDevice& device = DeviceOf(task);
+    device.BlockingWrite(task.device, task.device_offset, split.data(), rows * row.data);
     for (int i = 0; i < 3; ++i) {
-      device_->BlockingWrite(task.device, task.side_offset[i], side[i], rows * row.side[i]);
+      device.BlockingWrite(task.device, task.side_offset[i], side[i], rows * row.side[i]);
     }
   }
 
   const TensorSource& source_;
   const std::vector<LoadTask>& tasks_;
-  const ClDevice* device_;
+  const ClDevices& devices_;
   ProgressSink* progress_;
   std::atomic<std::size_t> next_{0};
   std::atomic<std::uint64_t> done_{0};
@@ -95,11 +100,12 @@ class Reader {
 }  // namespace
 
 std::uint64_t ReadWeights(const TensorSource& source, const std::vector<LoadTask>& tasks,
-                          const ClDevice* device, const std::string& what, ProgressSink* progress) {
+                          const ClDevices& devices, const std::string& what,
+                          ProgressSink* progress) {
   std::uint64_t bytes = 0;
   for (const LoadTask& task : tasks) bytes += task.bytes;
   if (progress != nullptr) progress->Begin(what, bytes);
-  Reader(source, tasks, device, progress).Run();
+  Reader(source, tasks, devices, progress).Run();
   if (progress != nullptr) progress->End();
   return bytes;
 }

@@ -8,8 +8,9 @@
 namespace tandem {
 
 // Reads all tasks with several threads and returns the bytes. The first failure, or a cancel, stops
-// all of them and is thrown. `device` may be null if no task goes there.
+// all of them and is thrown. `devices` are those of the plan.
 std::uint64_t ReadWeights(const TensorSource& source, const std::vector<LoadTask>& tasks,
-                          const ClDevice* device, const std::string& what, ProgressSink* progress);
+                          const ClDevices& devices, const std::string& what,
+                          ProgressSink* progress);
 
 }  // namespace tandem

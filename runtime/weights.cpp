@@ -26,34 +26,46 @@ std::vector<float> ReadVector(const Model& model, const TensorInfo* t) {
   return out;
 }
 
-// The norms and biases: small, kept as f32 on the host and copied to the device's one buffer for
-// them where their layer runs there.
+// The norms and biases: small, kept as f32 on the host and copied to a device's one buffer for them
+// where their layer runs there.
 class VectorLoader {
  public:
-  explicit VectorLoader(const Model& model) : model_(model) {}
+  VectorLoader(const Model& model, const ClDevices& devices)
+      : model_(model), devices_(devices), staged_(devices.size()) {}
 
   void Load(Vector& v, Role role, Part part, int layer, Place place) {
     if (v.host.empty()) v.host = ReadVector(model_, model_.tensors.Find(role, part, layer));
     v.device = {};
     if (!place.on_device() || v.host.empty()) return;
-    v.device.offset = static_cast<std::int64_t>(staged_.size());
-    staged_.insert(staged_.end(), v.host.begin(), v.host.end());
-    staged_.resize((staged_.size() + 63) / 64 * 64);
-    placed_.push_back(&v);
+    Staged& staged = staged_[static_cast<std::size_t>(place.index)];
+    v.device.offset = static_cast<std::int64_t>(staged.values.size());
+    staged.values.insert(staged.values.end(), v.host.begin(), v.host.end());
+    staged.values.resize((staged.values.size() + 63) / 64 * 64);
+    staged.placed.push_back(&v);
   }
 
-  ClBuffer Upload(const ClDevice* device) {
-    if (staged_.empty()) return {};
-    ClBuffer buffer = device->Allocate(staged_.size() * sizeof(float), CL_MEM_READ_ONLY);
-    device->BlockingWrite(buffer.get(), 0, staged_.data(), staged_.size() * sizeof(float));
-    for (Vector* v : placed_) v->device.buffer = buffer.get();
-    return buffer;
+  // A buffer for each device, none where it needs none.
+  std::vector<ClBuffer> Upload() const {
+    std::vector<ClBuffer> buffers(devices_.size());
+    for (std::size_t d = 0; d < devices_.size(); ++d) {
+      const std::size_t bytes = staged_[d].values.size() * sizeof(float);
+      if (bytes == 0) continue;
+      buffers[d] = devices_[d]->Allocate(bytes, CL_MEM_READ_ONLY);
+      devices_[d]->BlockingWrite(buffers[d].get(), 0, staged_[d].values.data(), bytes);
+      for (Vector* v : staged_[d].placed) v->device.buffer = buffers[d].get();
+    }
+    return buffers;
   }
 
  private:
+  struct Staged {
+    std::vector<float> values;
+    std::vector<Vector*> placed;
+  };
+
   const Model& model_;
-  std::vector<float> staged_;
-  std::vector<Vector*> placed_;
+  const ClDevices& devices_;
+  std::vector<Staged> staged_;
 };
 
 struct WantedPart {
@@ -84,8 +96,12 @@ std::int64_t HeadsOfCut(const Config& c) {
   return heads;
 }
 
-WeightContext ContextOf(const RowCut& cut, const Plan& plan, const ClDevice* device) {
-  return {cut, device, plan.devices.empty() ? 0 : plan.devices[0].max_alloc_bytes};
+WeightContext ContextOf(const RowCut& cut, const Plan& plan, const ClDevices& devices) {
+  WeightContext context{cut, {}};
+  for (std::size_t d = 0; d < plan.devices.size(); ++d) {
+    context.devices.push_back({devices.at(d), plan.devices[d].max_alloc_bytes});
+  }
+  return context;
 }
 
 }  // namespace
@@ -98,11 +114,11 @@ struct Weights::PlacedUnit {
 Weights::Weights() = default;
 Weights::~Weights() = default;
 
-Weights::Weights(const Model& model, const Plan& plan, const ClDevice* device,
+Weights::Weights(const Model& model, const Plan& plan, const ClDevices& devices,
                  ProgressSink* progress)
     : layers(plan.layers.size()), model_(&model), cut_(std::make_unique<RowCut>(plan)) {
   BuildUnits();
-  Move(plan, device, progress);
+  Move(plan, devices, progress);
 }
 
 void Weights::BuildUnits() {
@@ -147,42 +163,42 @@ void Weights::BuildUnits() {
   add(Role::kHead, -1, {{&lm_head, Part::kLmHead}}, [](const Plan& p) { return p.head; });
 }
 
-void Weights::Move(const Plan& next, const ClDevice* device, ProgressSink* progress) {
+void Weights::Move(const Plan& next, const ClDevices& devices, ProgressSink* progress) {
   const double start = Now();
-  Release(next, device);
+  Release(next, devices);
   std::vector<LoadTask> tasks;
-  Fill(next, device, tasks);
-  loaded_bytes_ = ReadWeights(*model_->source, tasks, device, "loading " + model_->name, progress);
-  LoadVectors(next, device);
+  Fill(next, devices, tasks);
+  loaded_bytes_ = ReadWeights(*model_->source, tasks, devices, "loading " + model_->name, progress);
+  LoadVectors(next, devices);
   load_s_ = Now() - start;
 }
 
 // All that leaves goes before anything comes: the two plans may not fit side by side.
-void Weights::Release(const Plan& next, const ClDevice* device) {
+void Weights::Release(const Plan& next, const ClDevices& devices) {
   TANDEM_CHECK(RowCut(next) == *cut_);
-  const WeightContext context = ContextOf(*cut_, next, device);
+  const WeightContext context = ContextOf(*cut_, next, devices);
   for (PlacedUnit& u : units_) u.unit.Release(u.place(next));
   for (std::size_t i = 0; i < experts_.size(); ++i) {
     experts_[i].Release(next.layers[i].experts, context);
   }
 }
 
-void Weights::ForgetDevice() {
+void Weights::ForgetDevices() {
   for (PlacedUnit& u : units_) u.unit.ForgetDevice();
-  for (ExpertSlots& e : experts_) e.ForgetDevice();
-  device_vectors_ = {};
+  for (ExpertSlots& e : experts_) e.ForgetDevices();
+  device_vectors_.clear();
 }
 
-void Weights::Fill(const Plan& next, const ClDevice* device, std::vector<LoadTask>& tasks) {
-  const WeightContext context = ContextOf(*cut_, next, device);
+void Weights::Fill(const Plan& next, const ClDevices& devices, std::vector<LoadTask>& tasks) {
+  const WeightContext context = ContextOf(*cut_, next, devices);
   for (PlacedUnit& u : units_) u.unit.Fill(u.place(next), context, tasks);
   for (std::size_t i = 0; i < experts_.size(); ++i) {
     experts_[i].Fill(next.layers[i].experts, context, tasks);
   }
 }
 
-void Weights::LoadVectors(const Plan& plan, const ClDevice* device) {
-  VectorLoader loader(*model_);
+void Weights::LoadVectors(const Plan& plan, const ClDevices& devices) {
+  VectorLoader loader(*model_, devices);
   for (std::size_t i = 0; i < layers.size(); ++i) {
     const auto layer = static_cast<int>(i);
     const LayerPlan& p = plan.layers[i];
@@ -195,14 +211,14 @@ void Weights::LoadVectors(const Plan& plan, const ClDevice* device) {
     loader.Load(layers[i].router_bias, Role::kRouter, Part::kRouterBias, layer, p.router);
   }
   loader.Load(final_norm, Role::kHead, Part::kFinalNorm, -1, plan.head);
-  device_vectors_ = {};
-  device_vectors_ = loader.Upload(device);
+  device_vectors_.clear();
+  device_vectors_ = loader.Upload();
 }
 
-std::vector<DType> Weights::DeviceFormats() const {
+std::vector<DType> Weights::DeviceFormats(Place device) const {
   std::vector<DType> formats;
   const auto add = [&](const Matrix& m) {
-    if (!m || !m.place.on_device()) return;
+    if (!m || m.place != device) return;
     if (std::ranges::find(formats, m.dtype()) == formats.end()) formats.push_back(m.dtype());
   };
   const auto add_mlp = [&](const MlpWeights& mlp) {
@@ -229,10 +245,10 @@ std::uint64_t Weights::host_bytes() const {
   return bytes;
 }
 
-std::uint64_t Weights::device_bytes() const {
-  std::uint64_t bytes = device_vectors_.bytes();
-  for (const PlacedUnit& u : units_) bytes += u.unit.device_bytes();
-  for (const ExpertSlots& e : experts_) bytes += e.device_bytes();
+std::uint64_t Weights::device_bytes(int device) const {
+  std::uint64_t bytes = device_vectors_.at(static_cast<std::size_t>(device)).bytes();
+  for (const PlacedUnit& u : units_) bytes += u.unit.device_bytes(device);
+  for (const ExpertSlots& e : experts_) bytes += e.device_bytes(device);
   return bytes;
 }
 

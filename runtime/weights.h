@@ -67,6 +67,9 @@ struct LayerWeights {
   std::vector<MlpWeights> experts;
 };
 
+// Opened devices: Place::Device(i) of a plan is the i-th. Non-owning.
+using ClDevices = std::vector<const ClDevice*>;
+
 class WeightUnit;
 class ExpertSlots;
 class RowCut;
@@ -78,17 +81,18 @@ class Weights {
  public:
   Weights();  // of no model, to be filled by hand: measurements
   // Lays out and reads everything, with several threads, each byte straight to its final place.
-  // `device` is devices[0] of the plan, or null. model and device outlive this.
-  Weights(const Model& model, const Plan& plan, const ClDevice* device, ProgressSink* progress);
+  // model and devices outlive this.
+  Weights(const Model& model, const Plan& plan, const ClDevices& devices, ProgressSink* progress);
   ~Weights();
   Weights(const Weights&) = delete;
   Weights& operator=(const Weights&) = delete;
 
   // Goes over to another plan for the same model: what stays is not touched, what leaves is freed
-  // first, what comes is read again. Throws what loading throws; then nothing here is usable.
-  void Move(const Plan& next, const ClDevice* device, ProgressSink* progress);
-  // Frees what is on the device, which is lost: the next Move reads it again.
-  void ForgetDevice();
+  // first, what comes is read again. Devices that both plans use keep their places in the list.
+  // Throws what loading throws; then nothing here is usable.
+  void Move(const Plan& next, const ClDevices& devices, ProgressSink* progress);
+  // Frees what is on devices, as one is lost: the next Move reads it again.
+  void ForgetDevices();
 
   Matrix embedding;
   Vector final_norm;
@@ -99,23 +103,23 @@ class Weights {
   std::uint64_t loaded_bytes() const { return loaded_bytes_; }
   double load_s() const { return load_s_; }
   // Formats of the matrices on a device.
-  std::vector<DType> DeviceFormats() const;
+  std::vector<DType> DeviceFormats(Place device) const;
   // Memory that the weights take now; norms and biases are not counted on the host.
   std::uint64_t host_bytes() const;
-  std::uint64_t device_bytes() const;
+  std::uint64_t device_bytes(int device) const;
 
  private:
   struct PlacedUnit;
   void BuildUnits();
-  void Release(const Plan& next, const ClDevice* device);
-  void Fill(const Plan& next, const ClDevice* device, std::vector<LoadTask>& tasks);
-  void LoadVectors(const Plan& plan, const ClDevice* device);
+  void Release(const Plan& next, const ClDevices& devices);
+  void Fill(const Plan& next, const ClDevices& devices, std::vector<LoadTask>& tasks);
+  void LoadVectors(const Plan& plan, const ClDevices& devices);
 
   const Model* model_ = nullptr;
   std::unique_ptr<RowCut> cut_;
   std::vector<PlacedUnit> units_;
-  std::vector<ExpertSlots> experts_;  // per layer; without experts in dense ones
-  ClBuffer device_vectors_;
+  std::vector<ExpertSlots> experts_;      // per layer; without experts in dense ones
+  std::vector<ClBuffer> device_vectors_;  // of each device
   std::uint64_t loaded_bytes_ = 0;
   double load_s_ = 0;
 };

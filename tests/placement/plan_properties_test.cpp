@@ -360,7 +360,7 @@ TEST(PlanProperties, MoreDevicesThanTheRuntimeRuns) {
     MakePlan(model.config, model.tensors, test::Workstation(), profile, Precision::kFast);
   };
   EXPECT_THAT(test::Refusal(run, ExitCode::kUnavailable),
-              AllOf(HasSubstr("2 devices"), HasSubstr("tandem plan")));
+              AllOf(HasSubstr("2 devices"), HasSubstr("this version runs 1")));
   profile.device = "small, large";
   EXPECT_EQ(PlanOf(model, test::Workstation(), profile).devices.size(), 2u);
   profile.device = "auto";  // the one that is faster with it

@@ -245,7 +245,7 @@ TEST(ExpertCache, EveryBufferIsPlanned) {
   const std::uint64_t host = HostBufferBytes() - host_before;
   EXPECT_EQ(host, real.host_weights + real.host_kv + real.host_scratch);
   const std::uint64_t device = DeviceBufferBytes(engine.plan().devices[0].index);
-  EXPECT_EQ(device, real.device_weights + real.device_kv + real.device_scratch);
+  EXPECT_EQ(device, real.devices[0].all());
   EXPECT_EQ(device, engine.plan().DeviceBytes(0));
   Talk(engine, 2, 30);
   EXPECT_GT(engine.metrics().cache_admissions, 0);

@@ -72,7 +72,7 @@ class Layer {
         c_(TinyConfig(s.heads)),
         plan_(TinyPlan(s)),
         host_(plan_, c_),
-        forward_(c_, plan_, weights_, host_, nullptr),
+        forward_(c_, plan_, weights_, host_, {}),
         q_(host_.Activation("q", c_.num_attention_heads * c_.qk_head_dim())),
         out_(host_.Activation("attention_out", c_.num_attention_heads * c_.v_head_dim)),
         mla_(forward_, q_, out_) {
