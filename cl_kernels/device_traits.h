@@ -20,10 +20,9 @@ struct DeviceTraits {
   // 10 * major + minor of the compute capability where the device takes NVIDIA's inline PTX, else
   // 0: 80 has mma.sync and cp.async, 89 mma on e4m3, 90 wgmma (through the program's binary).
   int nv_compute = 0;
-  // Products of many rows through wgmma. Off: this form was timed on an H100 (577 TFLOP/s, mma.sync
-  // 352) but its results were not compared there with the naive ones yet; gemm_test does, with it
-  // on.
-  bool wgmma_products = false;
+  // Products of many rows through wgmma, where nv_compute is 90 and the driver takes the patched
+  // binary; else through mma.sync.
+  bool wgmma_products = true;
   bool cache_binaries = true;  // CL_PROGRAM_BINARIES are worth keeping on disk
   // Up to so many rows the few-rows form runs, max_rows at a time; beyond, the tiles.
   std::int64_t few_rows_max = INT64_MAX;

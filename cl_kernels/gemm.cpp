@@ -40,11 +40,9 @@ constexpr Form kWide{Program::kGemmWide, "gemm_linear_wide", 256, 128};
 constexpr Form kWgmma{Program::kGemmWgmma, "gemm_linear_wgmma", 256, 128};
 
 // The program with the tiles of 128 x 128 for weights of a type. bf16 weights pass by cp.async, for
-// which mma.sync's tile is made. FP8, whose scales change the sums between products, ran at 45
-// TFLOP/s on an H100 through wgmma (with four steps of codes ahead) and at 259 through mma.sync.
+// which mma.sync's tile is made.
 Program TileProgram(Programs& programs, DType type) {
-  const bool decoded = type != DType::kBF16 && type != DType::kF8E4M3;
-  return decoded && UsesWgmma(programs) ? Program::kGemmTilesWgmma : Program::kGemm;
+  return type != DType::kBF16 && UsesWgmma(programs) ? Program::kGemmTilesWgmma : Program::kGemm;
 }
 
 Form FormOf(Programs& programs, const Weight& w, std::int64_t T, bool swiglu) {

@@ -1,7 +1,8 @@
 // Runs of 16 weights of one row, on their way to local memory as bf16: fetch16 loads a run as it
 // lies in device memory (memory/split_layout.h), decode16 makes eight words of two bf16 each of it.
 // The two are apart so that the loads of a later run are under way while an earlier one is decoded.
-// FP8 stays without its scale, which belongs to 128 x 128 weights and multiplies partial sums.
+// FP8 stays without its scale, which belongs to 128 x 128 weights and multiplies partial sums; but for
+// wgmma, whose sums are better left alone between products, it is multiplied in (FOLD_SCALES).
 //
 // Codes become f32 without a conversion: prmt.b32 puts a byte q into the mantissa of 2^7 (or 2^15),
 // and one fma takes that power of two away again: a (128 + q) + (b - 128 a) = a q + b.
@@ -10,6 +11,11 @@
 #define KQUANT_PAIRS 1  // d, dmin and twelve bytes of 6-bit pairs
 #else
 #define KQUANT_PAIRS 0
+#endif
+#if WTYPE == WTYPE_F8 && defined(TILE_WGMMA)
+#define FOLD_SCALES 1
+#else
+#define FOLD_SCALES 0
 #endif
 // Further 16-byte loads of codes beside the first.
 #if WTYPE == WTYPE_F32
@@ -92,6 +98,7 @@ INLINE weight_row_t weight_row(const global uchar* buffer, ulong codes, ulong si
   r.codes = buffer + codes + n * K * 2;
 #elif WTYPE == WTYPE_F8
   r.codes = buffer + codes + n * K;
+  if (FOLD_SCALES) r.side0 += n / 128 * ((K + 127) / 128) * 4;
 #elif WTYPE == WTYPE_Q8_0
   r.codes = buffer + codes + n * K;
   r.side0 += n * (K / 32) * 2;
@@ -134,6 +141,7 @@ INLINE run16_t fetch16(weight_row_t r, int k) {
   run.more[0] = load16(r.codes + 2 * k + 16);
 #elif WTYPE == WTYPE_F8
   run.codes = load16(r.codes + k);
+  if (FOLD_SCALES) run.side0 = ((const global uint*)r.side0)[k / 128];
 #elif WTYPE == WTYPE_Q8_0
   run.codes = load16(r.codes + k);
   run.side0 = *(const global ushort*)(r.side0 + k / 32 * 2);
@@ -210,6 +218,22 @@ INLINE uint2 e4m3_4(uint bytes) {
                  e4m3_pair(permute_bytes(bytes, 0, 0x3424)));
 }
 
+#if FOLD_SCALES
+// The two e4m3 in the lower half of a word, times a scale.
+INLINE uint scaled_e4m3_pair(uint bytes, float scale) {
+  float low, high;  // cvt.rn.f16x2.e4m3x2 is exact
+  asm("{ .reg .b16 two, l, h; .reg .b32 halves; cvt.u16.u32 two, %2; "
+      "cvt.rn.f16x2.e4m3x2 halves, two; mov.b32 {l, h}, halves; "
+      "cvt.f32.f16 %0, l; cvt.f32.f16 %1, h; }"
+      : "=f"(low), "=f"(high)
+      : "r"(bytes));
+  return bf16_pair(low * scale, high * scale);
+}
+INLINE uint2 scaled_e4m3_4(uint bytes, float scale) {
+  return (uint2)(scaled_e4m3_pair(bytes, scale), scaled_e4m3_pair(bytes >> 16, scale));
+}
+#endif
+
 // Two e2m1 in the low nibbles of two halves, 2^-126 times too small as bf16; `scale` is 2^(e - 127)
 // twice.
 INLINE uint e2m1_pair(uint low, uint scale) {
@@ -263,6 +287,8 @@ INLINE void decode16(run16_t run, int k, uint* out) {
     const uint f1 = i % 2 == 0 ? f.y : f.w;
     two = (uint2)(bf16_pair(f32_of_f16_bits(f0), f32_of_f16_bits(f0 >> 16)),
                   bf16_pair(f32_of_f16_bits(f1), f32_of_f16_bits(f1 >> 16)));
+#elif FOLD_SCALES
+    two = scaled_e4m3_4(q, as_float(run.side0));
 #elif WTYPE == WTYPE_F8
     two = e4m3_4(q);
 #elif WTYPE == WTYPE_Q8_0

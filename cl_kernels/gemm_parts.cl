@@ -44,6 +44,8 @@ INLINE uint w_fragment(uint lane, uint row0, const int columns) {
 }
 
 
+#define SCALED_SUMS (WTYPE == WTYPE_F8 && !FOLD_SCALES)
+
 // What a work-item loads of the weights' tile, and the scales of its warp's columns.
 typedef struct {
   const global float* at[2];
@@ -57,7 +59,7 @@ typedef struct {
 } w_items_t;
 
 // Steps that the loads of weights run ahead where they pass through registers.
-#if WTYPE == WTYPE_F8 && !defined(TILE_WGMMA)
+#if SCALED_SUMS
 #define AHEAD 4
 #elif WTYPE == WTYPE_F32
 #define AHEAD 1
@@ -86,6 +88,9 @@ INLINE tile_row_t tile_weight(int r, int pairs, const int NT) {
   return at;
 }
 
+
+// A division of floats is a call, around which the compiler lets every wgmma wait for the one before.
+INLINE float quick_silu(float v) { return v * native_recip(1.0f + native_exp(-v)); }
 
 INLINE void store2(global float* y, int n, int N, float v0, float v1, int even) {
   if (even && n + 1 < N) {

@@ -192,7 +192,7 @@ INLINE void SHAPED(tile_product)(float* acc, local uchar* tiles, const global uc
   }
 #pragma unroll
   for (int i = 0; i < MT * NT * 4; ++i) acc[i] = 0.0f;
-#if WTYPE == WTYPE_F8
+#if SCALED_SUMS
   begin_scales(&w->scales);
 #endif
 #pragma unroll
@@ -214,9 +214,6 @@ INLINE void SHAPED(tile_product)(float* acc, local uchar* tiles, const global uc
         barrier(CLK_LOCAL_MEM_FENCE);
 #ifdef TILE_WGMMA
         // The products run while the next step's weights are decoded.
-#if WTYPE == WTYPE_F8
-        if (step % 4 == 0) SHAPED(change_scale)(acc, &w->scales, step / 4, (K + 127) / 128);
-#endif
         SHAPED(multiply32)(acc, x_first + stage, w_first + step % 2 * BN * 64);
 #endif
         if (step + STAGES - 1 < steps) {
@@ -234,7 +231,7 @@ INLINE void SHAPED(tile_product)(float* acc, local uchar* tiles, const global uc
 #ifdef TILE_WGMMA
         wgmma_wait();
 #else
-#if WTYPE == WTYPE_F8
+#if SCALED_SUMS
         if (step % 4 == 0) SHAPED(change_scale)(acc, &w->scales, step / 4, (K + 127) / 128);
 #endif
         SHAPED(multiply32)(acc, x_first + stage, w_first + step % 2 * BN * 64);
@@ -244,7 +241,7 @@ INLINE void SHAPED(tile_product)(float* acc, local uchar* tiles, const global uc
       }
     }
   }
-#if WTYPE == WTYPE_F8
+#if SCALED_SUMS
   SHAPED(end_scales)(acc, &w->scales);
 #endif
   cp_async_wait(0);
@@ -262,7 +259,7 @@ INLINE void SHAPED(begin_weights)(w_items_t* w, weights_t first, weights_t secon
     const weights_t m = at.second ? second : first;
     w->row[i] = weight_row(m.buffer, m.codes, m.side, N, min(n0 + at.n, N - 1), K);
   }
-#if WTYPE == WTYPE_F8
+#if SCALED_SUMS
   for (int h = 0; h < 2; ++h) {
     const tile_row_t at = tile_weight(lid / 32 / MW * NT * 8 + h * NT * 4, pairs, NT);
     const weights_t m = at.second ? second : first;
@@ -301,7 +298,7 @@ INLINE void SHAPED(store_linear)(const float* acc, global float* y, long y_strid
             add2(to, n0 + SHAPED(sum_column)(n, NT * 8), N, c[0], c[1]);
           } else if (n < NT / 2) {
             const float* const up = c + NT * 2;
-            store2(to, n0 + SHAPED(sum_column)(n, NT * 4), N, silu(c[0]) * up[0], silu(c[1]) * up[1], even);
+            store2(to, n0 + SHAPED(sum_column)(n, NT * 4), N, quick_silu(c[0]) * up[0], quick_silu(c[1]) * up[1], even);
           }
         }
       }
@@ -362,7 +359,7 @@ INLINE void SHAPED(gate_up_tile)(local uchar* tiles, const global uchar* slab, c
           const int f = n0 + SHAPED(sum_column)(n, NT * 4);
           if (f < N) {  // F is even
             *(global uint*)(to + f) =
-                bf16_pair(weight * (silu(c[0]) * u[0]), weight * (silu(c[1]) * u[1]));
+                bf16_pair(weight * (quick_silu(c[0]) * u[0]), weight * (quick_silu(c[1]) * u[1]));
           }
         }
       }

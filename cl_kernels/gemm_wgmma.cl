@@ -140,7 +140,7 @@ kernel __attribute__((reqd_work_group_size(GEMM_ITEMS, 1, 1))) void gemm_linear_
         } else if (mode == MODE_ADD) {
           add2(to, column, N, c[0], c[1]);
         } else if (i < 8) {
-          store2(to, column, N, silu(c[0]) * c[32], silu(c[1]) * c[33], even);
+          store2(to, column, N, quick_silu(c[0]) * c[32], quick_silu(c[1]) * c[33], even);
         }
       }
     }

@@ -54,7 +54,7 @@ std::string TextOf(Program program) {
       return fmt::format("{}{}{}#define MW 4\n#define TILE_ROWS 256\n#define X_PANELS 1\n{}{}{}",
                          common, mma, gemm_decode, gemm_parts, GemmTile(4, 8, "3", 4), gemm_wide);
     case Program::kGemmTilesWgmma:
-      return fmt::format("{}{}{}#define TILE_WGMMA\n{}{}{}{}{}{}", common, mma, gemm_decode,
+      return fmt::format("{}{}#define TILE_WGMMA\n{}{}{}{}{}{}{}", common, mma, gemm_decode,
                          gemm_parts, gemm_tile_wgmma, GemmTile(1, 16, "NARROW_STAGES", 8),
                          GemmTile(1, 8, "NARROW_STAGES", 4), "#undef MW\n#define MW 2\n", gemm);
     case Program::kGemmWgmma:

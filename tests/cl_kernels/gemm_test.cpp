@@ -53,9 +53,14 @@ class Gemm : public test::ClTest {
 #define NEEDS_MMA() \
   if (!HasMma()) GTEST_SKIP() << device().info().name << " has no mma.sync"
 
-// The values that a kernel multiplies by: bf16, or FP8's codes with scales applied in f32.
-void RoundWeights(TestWeight* w) {
-  if (w->dtype == DType::kF8E4M3) return;
+// Whether FP8's weights are rounded with their scales, or partial sums are scaled in f32.
+bool FoldsScales(const cl::Programs& programs) {
+  return programs.traits().nv_compute == 90 && programs.traits().wgmma_products;
+}
+
+// The values that a kernel multiplies by.
+void RoundWeights(TestWeight* w, bool folds_scales) {
+  if (w->dtype == DType::kF8E4M3 && !folds_scales) return;
   for (double& v : w->values) v = Rounded(v);
 }
 
@@ -237,8 +242,8 @@ class Product {
     at_ = blob_.Add(w_);
     at2_ = blob_.Add(w2_);
     weights_ = blob_.Upload(device);
-    RoundWeights(&w_);
-    RoundWeights(&w2_);
+    RoundWeights(&w_, FoldsScales(programs));
+    RoundWeights(&w2_, FoldsScales(programs));
     x_ = RandomFloats(static_cast<std::size_t>((s.T + 1) * Stride()), 9);
     x_buffer_ = Upload(device, x_);
     work_ = device.Allocate(static_cast<std::size_t>(cl::GemmWorkFloats(s.T, s.K)) * 4);
@@ -415,7 +420,8 @@ class Layer {
   static constexpr std::int64_t kF = 512;
   static constexpr std::int64_t kT = 70;
 
-  Layer(const ClDevice& device, DType gate_up, DType down) : device_(device) {
+  Layer(const ClDevice& device, bool folds_scales, DType gate_up, DType down)
+      : device_(device), folds_scales_(folds_scales) {
     AddExpert(0, gate_up, down, kF, 5);
     AddExpert(1, gate_up, down, kF, 70);
     AddExpert(-1, gate_up, down, 256, 0);
@@ -501,7 +507,7 @@ class Layer {
       entry = {gate.offset, gate.scale_offset, up.offset, up.scale_offset,
                last.offset, last.scale_offset, slab,      static_cast<cl_int>(F)};
     }
-    for (TestWeight* w : {&e.gate, &e.up, &e.down}) RoundWeights(w);
+    for (TestWeight* w : {&e.gate, &e.up, &e.down}) RoundWeights(w, folds_scales_);
     table_.push_back(entry);
     for (std::int64_t p = 0; p < n; p += cl::kGemmTileRows) {
       tiles_.push_back({static_cast<cl_int>(experts_.size()), static_cast<cl_int>(e.first + p),
@@ -591,6 +597,7 @@ class Layer {
   }
 
   const ClDevice& device_;
+  const bool folds_scales_;
   std::vector<Expert> experts_;
   WeightBlob blobs_[2];
   std::vector<ClBuffer> slabs_;
@@ -602,11 +609,14 @@ class Layer {
 
 TEST_F(Gemm, ExpertsInTwoSlabs) {
   NEEDS_MMA();
+  const bool folds = FoldsScales(programs());
   for (const DType type : kFormats) {
-    EXPECT_TRUE(Layer(device(), type, type).Run(programs(), type, type)) << Name(type);
+    EXPECT_TRUE(Layer(device(), folds, type, type).Run(programs(), type, type)) << Name(type);
   }
   EXPECT_TRUE(
-      Layer(device(), DType::kQ4_K, DType::kQ6_K).Run(programs(), DType::kQ4_K, DType::kQ6_K));
+      Layer(device(), folds, DType::kQ4_K, DType::kQ6_K).Run(programs(), DType::kQ4_K, DType::kQ6_K));
+  EXPECT_TRUE(Layer(device(), false, DType::kF8E4M3, DType::kF8E4M3)
+                  .Run(without_wgmma(), DType::kF8E4M3, DType::kF8E4M3));
 }
 
 }  // namespace
