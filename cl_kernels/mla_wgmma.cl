@@ -199,7 +199,9 @@ kernel __attribute__((reqd_work_group_size(256, 1, 1))) void mla_wgmma_64(MLA_AR
   const long slots = (long)T * H;
   const long first_slot = (long)get_group_id(0) * 64;
   const long warp_slot = first_slot + lid / 32 % 4 * 16;
-  const int last_row = (int)((min(first_slot + 64, slots) - 1) / H);
+  // 32-bit divisions and native_recip: a 64-bit division or a division of floats is a call, and around
+  // calls the compiler lets every wgmma wait for the one before.
+  const int last_row = (min((int)first_slot + 64, T * H) - 1) / H;
   const int first = (int)get_group_id(2) * run;
   n_keys += n_keys_offset;
   table_start += table_start_offset;
@@ -223,11 +225,11 @@ kernel __attribute__((reqd_work_group_size(256, 1, 1))) void mla_wgmma_64(MLA_AR
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const long slot = warp_slot + lane / 4 + 8 * r;
-    own_row[r] = slot < slots ? (int)(slot / H) : -1;
+    own_row[r] = slot < slots ? (int)slot / H : -1;
     state[r].largest = -INFINITY;
     state[r].total = 0.0f;
   }
-  for (int row = (int)(first_slot / H); row <= last_row;) {
+  for (int row = (int)first_slot / H; row <= last_row;) {
     const int start = table_start[row];
     const int first_row = row;
     int most = 0;
@@ -251,7 +253,7 @@ kernel __attribute__((reqd_work_group_size(256, 1, 1))) void mla_wgmma_64(MLA_AR
     if (slot < slots) {
       const long part = slot * splits + get_group_id(2);
       store_slot(parts + parts_offset + part * 512 + lid / 128 * 256 + lane % 4 * 2, o + 2 * r,
-                 total > 0.0f ? 1.0f / total : 0.0f);
+                 total > 0.0f ? native_recip(total) : 0.0f);
       if (lid < 128 && lane % 4 == 0) {
         lse[lse_offset + part] = total > 0.0f ? state[r].largest + log(total) : -INFINITY;
       }
