@@ -9,6 +9,10 @@
 
 namespace tandem {
 
+// A place beyond the first device: its part of a layer passes through the host
+// (runtime/expert_device.h).
+inline bool IsFurther(Place place) { return place.on_device() && place.index > 0; }
+
 // The experts of one layer that a device holds, as its kernels find them.
 struct LayerExperts {
   std::vector<cl_mem> slabs;  // empty: none

@@ -5,6 +5,7 @@
 #include "memory/error.h"
 #include "placement/scratch.h"
 #include "runtime/clock.h"
+#include "runtime/device_experts.h"
 #include "runtime/expert_copy.h"
 
 namespace tandem {
@@ -70,6 +71,7 @@ void ExpertStream::BuildTables() {
     layer.first_table = std::ssize(entries);
     entries.resize(entries.size() + static_cast<std::size_t>(table_entries_));
     for (std::size_t e = 0; e < w.experts.size(); ++e) {
+      if (IsFurther(w.experts[e].gate.place)) continue;  // runs there
       cl::ExpertEntry& all = entries[static_cast<std::size_t>(layer.first_table) + e];
       all.slab = 0;
       all.F = static_cast<cl_int>(w.experts[e].gate.rows());

@@ -60,9 +60,6 @@ struct Routing {                // in one buffer, the weights behind the ids
   std::span<float> weights;     // [T, K]
 };
 
-// A place whose part of a layer passes through the host (runtime/expert_device.h).
-inline bool IsFurther(Place place) { return place.on_device() && place.index > 0; }
-
 // Everything that the parts of the forward pass share. Built once; a step fills batch and x.
 struct Forward {
   Forward(const Config& config, const Plan& plan, const Weights& weights, HostSide& host,
