@@ -1,11 +1,13 @@
 // Products of few rows of x on the first OpenCL device, beside the rate at which it streams memory:
-//   gemv_bench [format ...]
+//   gemv_bench [--rows] [format ...]
+// --rows: one to 32 rows, each in every form that takes them.
 // Launches follow each other in one queue, over different weights, so that no cache holds them.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <string_view>
 #include <vector>
 
 #include "cl_kernels/experts.h"
@@ -33,6 +35,8 @@ class Bench {
   explicit Bench(const ClDevice& device)
       : device_(device),
         kernels_(device, "", cl::TraitsOf(device)),
+        batch_(device, "", WithBatch(device, 64)),
+        plain_(device, "", WithBatch(device, 0)),
         pool_(device.Allocate(std::min<std::size_t>(kPool, device.info().max_alloc_bytes / 2))),
         scratch_(device.Allocate(kScratchFloats * 4)) {
     const cl_uint pattern = 0x33333333;  // small normal numbers in every format
@@ -141,7 +145,42 @@ class Bench {
           static_cast<double>(std::min(chosen * T, E)) * static_cast<double>(bytes));
   }
 
+  // The same product by few_rows.cl or gemm.cl, and by linear_batch.cl.
+  void Forms(DType type, std::int64_t N, std::int64_t K, std::int64_t T, bool swiglu) {
+    cl::LinearArgs a;
+    a.x = {scratch_.get(), 0};
+    a.x_stride = K;
+    a.y = {scratch_.get(), 1 << 22};
+    a.y_stride = N;
+    a.T = T;
+    a.bf16 = true;
+    a.swiglu = swiglu;
+    a.work = {scratch_.get(), 1 << 23};
+    const double bytes = static_cast<double>(swiglu ? 2 : 1) *
+                         static_cast<double>(SplitDataBytes(type, N, K) + SideBytes(type, N, K));
+    double us[2] = {};
+    for (int form = 0; form < 2; ++form) {
+      cl::Kernels& kernels = form == 0 ? plain_ : batch_;
+      us[form] = Time([&] {
+        a.w = Next(type, N, K);
+        if (swiglu) a.w2 = Next(type, N, K);
+        kernels.Linear(a);
+      });
+    }
+    fmt::print("{:8} {}{:>7} x {:<5} rows {:<2} {:8.1f} us, batch {:8.1f} us {:4.0f} %\n",
+               Name(type), swiglu ? "swiglu " : "linear ", N, K, T, us[0], us[1],
+               100 * bytes / us[1] * 1e6 / stream_);
+    std::fflush(stdout);
+  }
+
  private:
+  static cl::DeviceTraits WithBatch(const ClDevice& device, std::int64_t rows) {
+    cl::DeviceTraits traits = cl::TraitsOf(device);
+    traits.batch_rows_min = 1;
+    traits.batch_rows_max = rows;
+    return traits;
+  }
+
   // The next matrix of the pool.
   cl::Weight Next(DType type, std::int64_t rows, std::int64_t cols) {
     const std::uint64_t data = (SplitDataBytes(type, rows, cols) + 255) / 256 * 256;
@@ -181,6 +220,8 @@ class Bench {
 
   const ClDevice& device_;
   cl::Kernels kernels_;
+  cl::Kernels batch_;  // linear_batch.cl for any number of rows
+  cl::Kernels plain_;  // and never
   ClBuffer pool_;
   ClBuffer scratch_;
   double stream_ = 0;
@@ -204,6 +245,22 @@ void Run(Bench& bench, DType type) {
   bench.Experts(type, 7168, 2048, 8, 4);
 }
 
+void RunForms(Bench& bench, DType type) {
+  struct Shape {
+    std::int64_t N, K;
+    bool swiglu;
+  };
+  for (const Shape s : {Shape{18432, 7168, false},
+                        {7168, 18432, false},
+                        {2048, 7168, false},
+                        {7168, 2048, false},
+                        {2048, 7168, true}}) {
+    for (const std::int64_t T : {1, 2, 3, 4, 8, 16, 24, 32}) {
+      bench.Forms(type, s.N, s.K, T, s.swiglu);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace tandem
 
@@ -216,16 +273,18 @@ int main(int argc, char** argv) {
   }
   const ClDevice device(probe.devices.front());
   Bench bench(device);
-  for (int i = 1; i < argc; ++i) {
+  const bool rows = argc > 1 && std::string_view(argv[1]) == "--rows";
+  const auto run = rows ? RunForms : Run;
+  for (int i = rows ? 2 : 1; i < argc; ++i) {
     const std::optional<DType> type = ParseWeightFormat(argv[i]);
     if (!type || !IsDeviceFormat(*type)) {
       fmt::print("'{}' is no weight format of devices\n", argv[i]);
       return EXIT_FAILURE;
     }
-    Run(bench, *type);
+    run(bench, *type);
   }
-  if (argc == 1) {
-    for (const DType type : kFormats) Run(bench, type);
+  if (argc == (rows ? 2 : 1)) {
+    for (const DType type : kFormats) run(bench, type);
   }
   return EXIT_SUCCESS;
 }

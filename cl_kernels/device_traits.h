@@ -26,6 +26,10 @@ struct DeviceTraits {
   bool cache_binaries = true;  // CL_PROGRAM_BINARIES are worth keeping on disk
   // Up to so many rows the few-rows form runs, max_rows at a time; beyond, the tiles.
   std::int64_t few_rows_max = INT64_MAX;
+  // Rows of x that linear_batch.cl takes, where nv_compute is at least 80 and bf16 may be used: on an
+  // H100 fewer are quicker by few_rows.cl, and more by gemm.cl.
+  std::int64_t batch_rows_min = 3;
+  std::int64_t batch_rows_max = 32;
   // With fewer work-groups than this a launch gives each team one weight row instead of wide_rows.
   std::int64_t wide_min_groups = 1;
   // Work-items and 4-byte words of a work-group that hands over to the host or back; up to

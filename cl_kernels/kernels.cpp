@@ -39,7 +39,7 @@ Kernels::~Kernels() = default;
 
 void Kernels::Prepare(const std::vector<DType>& weight_formats, DType kv_type, bool many_rows) {
   for (const DType format : weight_formats) {
-    impl_->programs.Build(Program::kMatmul, format);
+    PrepareLinear(impl_->programs, format, many_rows);
     impl_->programs.Build(Program::kMlaHeads, format);
     if (many_rows) PrepareGemm(impl_->programs, format);
   }

@@ -12,21 +12,6 @@
 //   linear_many[_swiglu]
 //       global (ceil(N / BN) * 256, ceil(T / BM), heads)   local (256, 1, 1)
 
-// As LinearWords in linear.cpp: one argument instead of thirty, each of which costs the host time.
-typedef struct {
-  long x_offset, x_stride, x_head_stride, x_aligned;
-  long w_offset, w_side, w_rows, w2_offset, w2_side, w2_rows;
-  long K, head_rows, row0, N, N2;
-  long y_offset, y_stride, y_head_stride, y2_offset, y2_stride;
-  long norm_offset, norm_out_offset, norm_out_stride;
-  long T, accumulate, swiglu, norm, ksplit;
-  float eps, reserved;
-} linear_t;
-
-INLINE void put(global float* y, float value, int accumulate) {
-  *y = accumulate ? *y + value : value;
-}
-
 // The weight rows of this team for block b of the work-groups' blocks.
 INLINE void pick_rows(matrix_t* m, long* n, const linear_t* a, matrix_t w, matrix_t w2, long base,
                       int second, long first, int row_team) {

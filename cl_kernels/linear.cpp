@@ -6,6 +6,7 @@
 #include "cl_kernels/launch.h"
 #include "cl_kernels/matmul.h"
 #include "cl_kernels/rmsnorm.h"
+#include "memory/split_layout.h"
 
 namespace tandem::cl {
 namespace {
@@ -77,6 +78,59 @@ void LaunchFew(Programs& programs, const LinearArgs& a, LinearWords words, std::
   Enqueue(programs, kernel, {launch.groups, parts, heads}, programs.traits().group_size());
 }
 
+// Columns that a warp of linear_batch.cl takes in a step.
+std::int64_t BatchStep(DType type) {
+  if (type == DType::kBF16 || type == DType::kF16 || type == DType::kF32) return 32;
+  return type == DType::kF8E4M3 || type == DType::kQ8_0 ? 64 : 128;
+}
+
+// Eights of rows of x that a work-group of linear_batch.cl takes, and warps that share weight rows.
+struct BatchLaunch {
+  std::int64_t tiles = 1;
+  std::int64_t ksplit = 1;
+};
+constexpr std::int64_t kBatchItems = 256;
+constexpr std::int64_t kBatchWarps = 8;
+constexpr std::int64_t kBatchChunk = 1024;  // columns of x for one eight of rows
+
+// Many weight rows a work-group read x less often; more work-groups keep every compute unit busy.
+// Where sharing needs longer chunks of x than fit, the rows of x are taken in two turns, the second
+// of which finds the weights in the cache: such a matrix is small.
+BatchLaunch ChooseBatch(const Programs& programs, DType type, std::int64_t rows, std::int64_t T) {
+  const std::int64_t wanted = programs.device().info().compute_units * 3 / 4;
+  for (std::int64_t tiles = T <= 8 ? 1 : T <= 16 ? 2 : 4;; tiles /= 2) {
+    const std::int64_t parts = CeilDiv(T, 8 * tiles);
+    const std::int64_t most = std::min(kBatchWarps, kBatchChunk / tiles / BatchStep(type));
+    std::int64_t ksplit = 1;
+    while (ksplit < kBatchWarps && CeilDiv(rows, kBatchItems / ksplit) * parts < wanted) {
+      ksplit *= 2;
+    }
+    if (ksplit <= most || tiles == 1) return {tiles, std::min(ksplit, most)};
+  }
+}
+
+bool TakesBatch(const Programs& programs, const LinearArgs& a) {
+  const DeviceTraits& traits = programs.traits();
+  if (traits.nv_compute < 80 || !a.bf16 || !IsDeviceFormat(a.w.dtype)) return false;
+  if (a.T < traits.batch_rows_min || a.T > traits.batch_rows_max || a.w.cols <= 0) return false;
+  return a.w.cols % (BatchStep(a.w.dtype) == 32 ? 8 : 16) == 0;
+}
+
+void LaunchBatch(Programs& programs, const LinearArgs& a, LinearWords words) {
+  const BatchLaunch launch = ChooseBatch(programs, a.w.dtype, words.N + words.N2, a.T);
+  words.ksplit = launch.ksplit;
+  const std::string_view name = launch.tiles == 1   ? "linear_batch_1"
+                                : launch.tiles == 2 ? "linear_batch_2"
+                                                    : "linear_batch_4";
+  const cl_kernel kernel = programs.Kernel(Program::kLinearBatch, a.w.dtype, name);
+  Arguments(kernel).Set(a.x.buffer, a.w.buffer, Or(a.w2.buffer, a.w.buffer), a.y.buffer,
+                        Or(a.y2.buffer, a.y.buffer), words);
+  const std::int64_t outputs = kBatchItems / launch.ksplit / (a.swiglu ? 2 : 1);
+  const std::int64_t second = a.swiglu ? 0 : CeilDiv(words.N2, outputs);
+  Enqueue(programs, kernel, {CeilDiv(words.N, outputs) + second, CeilDiv(a.T, 8 * launch.tiles), 1},
+          kBatchItems);
+}
+
 void LaunchMany(Programs& programs, const LinearArgs& a, const LinearWords& words,
                 std::int64_t heads) {
   const cl_kernel kernel =
@@ -141,19 +195,28 @@ void LaunchLinear(Programs& programs, const LinearArgs& a) {
   const bool pair = a.w2.buffer != nullptr;
   TANDEM_CHECK(!pair || a.w2.cols == a.w.cols);
   TANDEM_CHECK(!a.swiglu || (pair && a.w2.dtype == a.w.dtype && a.w2.rows == a.w.rows));
-  if (GemmTakes(programs, a)) return LaunchGemm(programs, a);
+  const bool batch = TakesBatch(programs, a);
+  if (!batch && GemmTakes(programs, a)) return LaunchGemm(programs, a);
   const bool few = a.T <= programs.traits().few_rows_max;
-  if (a.norm.w.buffer != nullptr && !FusesNorm(programs.traits(), a)) {
+  if (a.norm.w.buffer != nullptr && (batch || !FusesNorm(programs.traits(), a))) {
     return LaunchLinear(programs, NormFirst(programs, a));
   }
-  if (pair && !a.swiglu && (!few || a.w2.dtype != a.w.dtype)) {
+  if (pair && !a.swiglu && ((!few && !batch) || a.w2.dtype != a.w.dtype)) {
     LinearArgs first = a.norm.w.buffer == nullptr ? a : NormFirst(programs, a);
     LaunchLinear(programs, Second(first));
     first.w2 = {};
     return LaunchLinear(programs, first);
   }
+  if (batch) return LaunchBatch(programs, a, WordsOf(a));
   if (few) return LaunchFew(programs, a, WordsOf(a), 1);
   LaunchMany(programs, a, WordsOf(a), 1);
+}
+
+void PrepareLinear(Programs& programs, DType type, bool bf16) {
+  programs.Build(Program::kMatmul, type);
+  if (bf16 && programs.traits().nv_compute >= 80 && IsDeviceFormat(type)) {
+    programs.Build(Program::kLinearBatch, type);
+  }
 }
 
 void LaunchHeadLinear(Programs& programs, const HeadLinearArgs& a) {

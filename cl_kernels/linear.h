@@ -5,8 +5,13 @@
 
 namespace tandem::cl {
 
-// gemm.h where it takes it; else linear.cl: the few-rows form up to traits.few_rows_max rows, else
-// the tiles. A norm joins the product of one or two rows, else it is a launch before.
+// Builds what products with weights of a type need, so that no step compiles; with bf16 also the
+// form that LinearArgs::bf16 allows.
+void PrepareLinear(Programs& programs, DType type, bool bf16);
+
+// linear_batch.cl for some rows where the device and the arguments allow it; gemm.h where it takes
+// it; else linear.cl: the few-rows form up to traits.few_rows_max rows, else the tiles. A norm
+// joins the product of one or two rows, else it is a launch before.
 void LaunchLinear(Programs& programs, const LinearArgs& a);
 // linear.cl per head (straight), head_linear.cl (transposed).
 void LaunchHeadLinear(Programs& programs, const HeadLinearArgs& a);

@@ -5,11 +5,11 @@
 namespace tandem::cl {
 
 namespace source {  // written by embed_cl.cmake
-extern const std::string_view common, weights, units, few_rows, matmul, linear, head_linear,
-    experts, attention, kv_append, rmsnorm, rope, elementwise, group, argmax, router, hand_over,
-    mma, mla_cache, mla_append, mla_attention, mla_heads, mla_heads_mma, mla_mma, mla_parts,
-    mla_wgmma, panels, panel_split, gemm_decode, gemm_parts, gemm_tile, gemm, gemm_wide, gemm_wgmma,
-    gemm_tile_wgmma;
+extern const std::string_view common, weights, units, few_rows, matmul, linear, linear_args,
+    linear_batch, linear_batch_parts, head_linear, experts, attention, kv_append, rmsnorm, rope,
+    elementwise, group, argmax, router, hand_over, mma, mla_cache, mla_append, mla_attention,
+    mla_heads, mla_heads_mma, mla_mma, mla_parts, mla_wgmma, panels, panel_split, gemm_decode,
+    gemm_parts, gemm_tile, gemm, gemm_wide, gemm_wgmma, gemm_tile_wgmma;
 }  // namespace source
 
 namespace {
@@ -22,12 +22,17 @@ std::string GemmTile(int mt, int nt, std::string_view stages, int mw) {
       mw, mt, nt, stages, source::gemm_tile);
 }
 
+// linear_batch.cl for so many times 8 rows of x.
+std::string LinearBatch(int tiles) {
+  return fmt::format("#define TILES {}\n{}\n#undef TILES\n", tiles, source::linear_batch);
+}
+
 }  // namespace
 
 std::string_view NameOf(Program program) {
-  constexpr std::string_view kNames[] = {"matmul",           "kv_cache",  "mla",       "mla_heads",
-                                         "panels",           "gemm",      "gemm_wide", "gemm_wgmma",
-                                         "gemm_tiles_wgmma", "mla_wgmma", "rows"};
+  constexpr std::string_view kNames[] = {
+      "matmul",     "kv_cache",         "mla",       "mla_heads",    "panels", "gemm", "gemm_wide",
+      "gemm_wgmma", "gemm_tiles_wgmma", "mla_wgmma", "linear_batch", "rows"};
   return kNames[static_cast<std::size_t>(program)];
 }
 
@@ -35,8 +40,11 @@ std::string TextOf(Program program) {
   using namespace source;
   switch (program) {
     case Program::kMatmul:
-      return fmt::format("{}{}{}{}{}{}{}{}", common, weights, units, few_rows, matmul, linear,
-                         head_linear, experts);
+      return fmt::format("{}{}{}{}{}{}{}{}{}", common, weights, units, few_rows, matmul,
+                         linear_args, linear, head_linear, experts);
+    case Program::kLinearBatch:
+      return fmt::format("{}{}{}{}{}{}{}{}", common, mma, gemm_decode, linear_args,
+                         linear_batch_parts, LinearBatch(1), LinearBatch(2), LinearBatch(4));
     case Program::kKvCache:
       return fmt::format("{}{}{}", common, kv_append, attention);
     case Program::kMla:
@@ -71,6 +79,7 @@ std::string TextOf(Program program) {
 std::string TypeOption(Program program, DType type) {
   switch (program) {
     case Program::kMatmul:
+    case Program::kLinearBatch:
     case Program::kMlaHeads:
     case Program::kPanels:
     case Program::kGemm:

@@ -22,12 +22,13 @@ enum class Program : int {
   kGemmWgmma,       // bf16: gemm_wgmma, whose binary is patched (program_patch.h)
   kGemmTilesWgmma,  // per weight format but bf16: gemm, patched
   kMlaWgmma,        // per KV type: mla_wgmma, whose binary is patched
+  kLinearBatch,     // per weight format: linear_batch
   kRows,            // f32 only: rmsnorm, rope, elementwise, router, hand_over
 };
 inline constexpr std::array kPrograms{
-    Program::kMatmul,         Program::kKvCache,  Program::kMla,      Program::kMlaHeads,
-    Program::kPanels,         Program::kGemm,     Program::kGemmWide, Program::kGemmWgmma,
-    Program::kGemmTilesWgmma, Program::kMlaWgmma, Program::kRows};
+    Program::kMatmul,         Program::kKvCache,  Program::kMla,         Program::kMlaHeads,
+    Program::kPanels,         Program::kGemm,     Program::kGemmWide,    Program::kGemmWgmma,
+    Program::kGemmTilesWgmma, Program::kMlaWgmma, Program::kLinearBatch, Program::kRows};
 
 // True where the binary is patched (program_patch.h).
 constexpr bool IsPatched(Program program) {

@@ -1,0 +1,191 @@
+// y[t, n] (+)= sum_k x[t, k] w[n, k] and its company as in linear.cl (one head, no norm) for a batch
+// of some rows, between those of few_rows.cl, whose sums cost arithmetic per row, and those of
+// gemm.cl, whose tiles are for many. The weights are read once, straight into registers, in the
+// order in which mma.m16n8k16 wants its 16-row operand; x is the operand with 8 columns, rounded to
+// bf16. Needs NV_COMPUTE >= 80.
+//
+//   linear_batch_<TILES>   up to 8 TILES rows of x at once
+//       global (ceil(N / R) [+ ceil(N2 / R)] * 256, ceil(T / (8 TILES)))    local (256, 1, 1)
+//       R = 256 / ksplit rows of weights, or half as many outputs of SwiGLU
+//
+// A product may take k in any order that both operands share. So a work-item loads 16 bytes of codes
+// of a row at a time, a unit, and the values of a unit are those that its place in the fragments
+// needs, some products long: work-item (g, c) = (lane / 4, lane % 4) of a warp has units c of rows g
+// and g + 8 of two tiles of 16 rows. What it needs of x, the same columns of row g, lies in local
+// memory lane after lane.
+//   RUN       columns that a unit has beside each other
+//   PARTS     such runs of a unit, PART columns apart
+//   STEP      columns of a row that four units cover
+#if NV_COMPUTE >= 80
+
+#if WTYPE <= WTYPE_F16
+#define RUN 8
+#else
+#define RUN 16
+#endif
+#if WTYPE <= WTYPE_Q8_0
+#define PARTS 1
+#else
+#define PARTS 2
+#endif
+#if WTYPE == WTYPE_Q6_K
+#define PART 64
+#elif KQUANT_PAIRS
+#define PART 32
+#else
+#define PART 16
+#endif
+#define STEP (4 * RUN * PARTS)
+#define EIGHTHS (RUN / 8)
+#define PAIR 2  // tiles of 16 rows of a warp
+// Eighths of columns of x in local memory at a time, twice: 16 KiB each.
+#define CHUNK_EIGHTHS 1024
+
+// Steps that a warp's loads run ahead.
+#if WTYPE == WTYPE_F32 || KQUANT_PAIRS || WTYPE == WTYPE_Q6_K
+#define BATCH_AHEAD 1
+#else
+#define BATCH_AHEAD 2
+#endif
+
+typedef struct {
+#if RUN == 8
+  uint4 codes;
+#if WTYPE == WTYPE_F32
+  uint4 more;
+#endif
+#else
+  run16_t run;
+#if WTYPE == WTYPE_Q6_K
+  uint second_scale;
+#endif
+#endif
+} unit_t;
+
+INLINE int unit_column(int step, int c) {
+#if KQUANT_PAIRS
+  return step * STEP + c / 2 * 64 + c % 2 * 16;
+#elif PART == 16 && PARTS == 2
+  return step * STEP + c * 32;
+#else
+  return step * STEP + c * RUN;
+#endif
+}
+
+// Where in local memory, in 16 bytes, the eighth column of x of row 0 lies: by step, part, eighth of
+// the run and row's work-item.
+INLINE int eighth_place(int eighth) {
+#if KQUANT_PAIRS
+  const int e = eighth % 16;
+  return ((eighth / 16 * 2 + e / 4 % 2) * 2 + e % 2) * 32 + e / 8 * 2 + e / 2 % 2;
+#elif WTYPE == WTYPE_Q6_K
+  return (eighth / 8 * 2 + eighth % 2) * 32 + eighth / 2 % 4;
+#elif PARTS == 2
+  return (eighth / 16 * 4 + eighth % 4) * 32 + eighth / 4 % 4;
+#elif RUN == 16
+  return (eighth / 8 * 2 + eighth % 2) * 32 + eighth / 2 % 4;
+#else
+  return eighth / 4 * 32 + eighth % 4;
+#endif
+}
+
+INLINE unit_t load_batch_unit(weight_row_t row, int k, int K) {
+  unit_t unit;
+#if RUN == 8
+  const int bytes = WTYPE == WTYPE_F32 ? 4 : 2;
+  unit.codes = k < K ? load16(row.codes + k * bytes) : (uint4)(0);
+#if WTYPE == WTYPE_F32
+  unit.more = k < K ? load16(row.codes + k * bytes + 16) : (uint4)(0);
+#endif
+#else
+  unit.run = k < K ? fetch16(row, k) : zeros16();
+#if WTYPE == WTYPE_Q6_K
+  unit.second_scale = k < K ? row.side0[k / 16 + PART / 16] : 0;
+#endif
+#endif
+  return unit;
+}
+
+// Part `part` of the unit at column k, as pairs of bf16.
+INLINE void decode_unit(unit_t unit, int k, const int part, uint* out) {
+#if WTYPE == WTYPE_BF16
+  out[0] = unit.codes.x;
+  out[1] = unit.codes.y;
+  out[2] = unit.codes.z;
+  out[3] = unit.codes.w;
+#elif WTYPE == WTYPE_F32
+  out[0] = bf16_pair(as_float(unit.codes.x), as_float(unit.codes.y));
+  out[1] = bf16_pair(as_float(unit.codes.z), as_float(unit.codes.w));
+  out[2] = bf16_pair(as_float(unit.more.x), as_float(unit.more.y));
+  out[3] = bf16_pair(as_float(unit.more.z), as_float(unit.more.w));
+#elif WTYPE == WTYPE_F16
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const uint two = word4(unit.codes, i);
+    out[i] = bf16_pair(f32_of_f16_bits(two), f32_of_f16_bits(two >> 16));
+  }
+#else
+#if WTYPE == WTYPE_Q6_K
+  if (part == 1) unit.run.side0 = unit.second_scale;
+#endif
+  decode16(unit.run, k + part * PART, out);
+#endif
+}
+
+// The weight rows of a warp's work-item: g and g + 8 of both tiles, and the tiles' scales.
+typedef struct {
+  weight_row_t row[2 * PAIR];
+  const global float* scale[PAIR];  // FP8
+} batch_rows_t;
+
+INLINE batch_rows_t pick_batch_rows(const linear_t* a, const global uchar* w, const global uchar* w2,
+                                    int second, int first, int row_warp) {
+  const int g = (int)get_local_id(0) % 32 / 4;
+  batch_rows_t rows;
+#pragma unroll
+  for (int m = 0; m < PAIR; ++m) {
+    const int other = a->swiglu ? m : second;
+    const int tile = first + (a->swiglu ? row_warp : row_warp * PAIR + m) * 16;
+    const int last = (int)(other ? a->N2 : a->N) - 1;
+    const global uchar* const buffer = other ? w2 : w;
+    const ulong codes = other ? a->w2_offset : a->w_offset;
+    const ulong side = other ? a->w2_side : a->w_side;
+#pragma unroll
+    for (int half8 = 0; half8 < 2; ++half8) {
+      rows.row[2 * m + half8] = weight_row(buffer, codes, side, other ? a->w2_rows : a->w_rows,
+                                           min(tile + g + 8 * half8, last), a->K);
+    }
+    rows.scale[m] = (const global float*)(buffer + side) + min(tile, last) / 128 * ((a->K + 127) / 128);
+  }
+  return rows;
+}
+
+typedef struct {
+  unit_t unit[2 * PAIR];
+#if WTYPE == WTYPE_F8
+  float scale[PAIR];
+#endif
+} batch_step_t;
+
+INLINE batch_step_t load_batch_step(const batch_rows_t* rows, int step, int K) {
+  batch_step_t s;
+  const int k = unit_column(step, (int)get_local_id(0) % 4);
+#pragma unroll
+  for (int i = 0; i < 2 * PAIR; ++i) s.unit[i] = load_batch_unit(rows->row[i], k, K);
+#if WTYPE == WTYPE_F8
+#pragma unroll
+  for (int m = 0; m < PAIR; ++m) s.scale[m] = rows->scale[m][min(step * STEP, K - 1) / 128];
+#endif
+  return s;
+}
+
+typedef struct {
+  const global float* x;
+  long stride;
+  int aligned, rows, K;
+} batch_x_t;
+
+// Eighths of x that a work-item takes to local memory at once, of its four of a chunk.
+#define X_AT_ONCE 2
+
+#endif  // NV_COMPUTE >= 80
