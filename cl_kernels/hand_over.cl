@@ -4,8 +4,10 @@
 //   DELIVERED  host: sequence number of the layer whose sum lies there
 //   ABANDONED  host: not 0 where no sum will come any more
 //   GAVE_UP    device: not 0 since a waiting kernel gave up; the word after it has its number
-//   PAYLOAD    h f32 [T, D], ids i32 [T, K], weights f32 [T, K]; then, from a multiple of 32 words
-//              on, the host's sum f32 [T, D]
+//   64         the first slot: h f32 [T, D], ids i32 [T, K], weights f32 [T, K]; then, from a
+//              multiple of 32 words on, the host's sum f32 [T, D]; behind it the second
+// The host may still compute one layer when the device publishes the next, so layers use the two
+// slots in turn; a kernel gets the first word of what it needs.
 // Sequence numbers grow for ever, modulo 2^32, so that nothing is reset between layers and steps.
 // One side writes its payload, then its number; the other sees the number, then reads the payload.
 //
@@ -26,7 +28,6 @@
 #define DELIVERED 16  // and ABANDONED: one load of 8 bytes reads both
 #define ABANDONED 17
 #define GAVE_UP 32
-#define PAYLOAD 64
 #define ARRIVED 0
 #define STOPPED 1
 #define GO 2
@@ -39,8 +40,6 @@
 #else
 #define SYSTEM_FENCE() mem_fence(CLK_GLOBAL_MEM_FENCE)
 #endif
-
-INLINE long sum_word(long T, long D, long K) { return PAYLOAD + (T * (D + 2 * K) + 31) / 32 * 32; }
 
 // A work-item has IN_FLIGHT loads under way before it uses the first: over PCIe one takes a
 // microsecond and more. 32 bits: a division of 64 takes a hundred instructions.
@@ -119,9 +118,9 @@ INLINE int await_sum(volatile global uint* shared, volatile global uint* control
 
 kernel __attribute__((reqd_work_group_size(HAND_OVER_GROUP, 1, 1))) void hand_over_publish(
     const global float* h, long h_offset, const global float* ids, long ids_offset,
-    const global float* weights, long weights_offset, global float* shared, global uint* control,
-    long T, long D, long K, int sequence) {
-  global float* payload = shared + PAYLOAD;
+    const global float* weights, long weights_offset, global float* shared, long first,
+    global uint* control, long T, long D, long K, int sequence) {
+  global float* payload = shared + first;
   hand_over_copy(h + h_offset, h_offset % 4 == 0, payload, T * D);
   // Bits of i32 pass as f32: nothing is computed with them.
   for (long i = get_global_id(0); i < T * K; i += get_global_size(0)) {
@@ -140,8 +139,8 @@ kernel __attribute__((reqd_work_group_size(HAND_OVER_GROUP, 1, 1))) void hand_ov
 }
 
 kernel __attribute__((reqd_work_group_size(HAND_OVER_GROUP, 1, 1))) void hand_over_take(
-    global float* shared, global uint* control, global float* x, long x_offset, long x_stride,
-    long T, long D, long K, int sequence, ulong turns) {
+    global float* shared, long sum, global uint* control, global float* x, long x_offset,
+    long x_stride, long T, long D, int sequence, ulong turns) {
   local int go[1];
   if (get_local_id(0) == 0) {
     go[0] = await_sum((volatile global uint*)shared, control, (uint)sequence, turns);
@@ -149,7 +148,7 @@ kernel __attribute__((reqd_work_group_size(HAND_OVER_GROUP, 1, 1))) void hand_ov
   barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
   if (!go[0]) return;
   const int aligned = ((x_offset | x_stride | D) & 3) == 0;
-  hand_over_sum(shared + sum_word(T, D, K), x + x_offset, x_stride, aligned, T, D);
+  hand_over_sum(shared + sum, x + x_offset, x_stride, aligned, T, D);
 }
 
 kernel __attribute__((reqd_work_group_size(1, 1, 1))) void hand_over_wait(

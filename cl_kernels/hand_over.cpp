@@ -23,7 +23,7 @@ cl_kernel Kernel(Programs& programs, std::string_view name) {
 void LaunchHandOverPublish(Programs& programs, const HandOverPublishArgs& a) {
   const cl_kernel kernel = Kernel(programs, "hand_over_publish");
   const HandOverMemory& m = a.memory;
-  Arguments(kernel).Set(a.h, a.ids, a.weights, m.shared, m.control, m.T, m.D, m.K,
+  Arguments(kernel).Set(a.h, a.ids, a.weights, m.shared, m.payload, m.control, m.T, m.D, m.K,
                         static_cast<cl_int>(a.sequence));
   Enqueue(programs, kernel, {Groups(programs, m.T * (m.D + 2 * m.K)), 1, 1},
           programs.traits().hand_over_group);
@@ -33,17 +33,17 @@ void LaunchHandOverTake(Programs& programs, const HandOverTakeArgs& a) {
   const HandOverMemory& m = a.memory;
   const cl_int sequence = static_cast<cl_int>(a.sequence);
   const cl_ulong turns = a.turns;
+  const std::int64_t sum = m.payload + HandOverInputWords(m.T, m.D, m.K);
   if (m.T * m.D <= programs.traits().hand_over_take_words) {
     const cl_kernel kernel = Kernel(programs, "hand_over_take");
-    Arguments(kernel).Set(m.shared, m.control, a.x, a.x_stride, m.T, m.D, m.K, sequence, turns);
+    Arguments(kernel).Set(m.shared, sum, m.control, a.x, a.x_stride, m.T, m.D, sequence, turns);
     Enqueue(programs, kernel, {1, 1, 1}, programs.traits().hand_over_group);
     return;
   }
   const cl_kernel kernel = Kernel(programs, "hand_over_wait");
   Arguments(kernel).Set(m.shared, m.control, sequence, turns);
   Enqueue(programs, kernel, {1, 1, 1}, 1);
-  LaunchHandOverAdd(
-      programs, {{m.shared, HandOverSumWord(m.T, m.D, m.K)}, m.control, a.x, a.x_stride, m.T, m.D});
+  LaunchHandOverAdd(programs, {{m.shared, sum}, m.control, a.x, a.x_stride, m.T, m.D});
 }
 
 void LaunchHandOverAdd(Programs& programs, const HandOverAddArgs& a) {

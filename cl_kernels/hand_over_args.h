@@ -8,24 +8,32 @@
 
 namespace tandem::cl {
 
+inline constexpr std::int64_t kHandOverPublished = 0, kHandOverDelivered = 16,
+                              kHandOverAbandoned = 17, kHandOverGaveUp = 32, kHandOverPayload = 64;
+inline constexpr std::int64_t kHandOverGo = 2;  // of control
+inline constexpr std::uint64_t kHandOverControlBytes = 64;
+// Layers on their way at a time: one that the host computes, one that waits for it.
+inline constexpr std::int64_t kHandOverSlots = 2;
+
 // Memory through which a MoE layer passes between the device and the host (hand_over.cl has its
 // words): `shared` is seen by both while kernels run, `control` is the device's, zeroed at first.
 struct HandOverMemory {
   cl_mem shared = nullptr;
   cl_mem control = nullptr;
   std::int64_t T = 0, D = 0, K = 0;
+  std::int64_t payload = kHandOverPayload;  // first word of the layer's slot
 };
 
-inline constexpr std::int64_t kHandOverPublished = 0, kHandOverDelivered = 16,
-                              kHandOverAbandoned = 17, kHandOverGaveUp = 32, kHandOverPayload = 64;
-inline constexpr std::int64_t kHandOverGo = 2;  // of control
-inline constexpr std::uint64_t kHandOverControlBytes = 64;
-// The word where the host's sum begins, and behind its end.
-constexpr std::int64_t HandOverSumWord(std::int64_t T, std::int64_t D, std::int64_t K) {
-  return kHandOverPayload + (T * (D + 2 * K) + 31) / 32 * 32;
+// Words of a slot: from its first to the host's sum, and all.
+constexpr std::int64_t HandOverInputWords(std::int64_t T, std::int64_t D, std::int64_t K) {
+  return (T * (D + 2 * K) + 31) / 32 * 32;
 }
+constexpr std::int64_t HandOverSlotWords(std::int64_t T, std::int64_t D, std::int64_t K) {
+  return HandOverInputWords(T, D, K) + (T * D + 31) / 32 * 32;
+}
+// All words of steps of at most T rows.
 constexpr std::int64_t HandOverWords(std::int64_t T, std::int64_t D, std::int64_t K) {
-  return HandOverSumWord(T, D, K) + T * D;
+  return kHandOverPayload + kHandOverSlots * HandOverSlotWords(T, D, K);
 }
 
 // Copies h, ids and weights where the host reads them, then says so.

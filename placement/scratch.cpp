@@ -61,26 +61,31 @@ std::int64_t GroupWords(const Config& c, const Sizes& s) {
   return kExpertTileWords * (tiles + 1) + 3 * pairs;
 }
 
-// The hand-over of MoE layers (runtime/hand_over.h): on the host h, ids, weights and a sum; on the
-// device the rows of the sum that it adds at a time. Devices with cores of their own have a second,
-// small set that is polled.
+// The hand-over of MoE layers (runtime/hand_over.h): on the host slots of h, ids, weights and a
+// sum, two where layers may overlap; on the device the rows of the sum that it adds at a time.
+// Devices with cores of their own have a second, small set that is polled.
 constexpr std::int64_t kHandOverSumRows = 256;
 constexpr std::int64_t kHandOverPackedRows = 2;
 constexpr std::int64_t kHandOverPolledRows = 32;
+constexpr std::int64_t kHandOverSlots = 2;
 constexpr std::int64_t kHandOverControl = 16;
 constexpr std::int64_t kHandOverFlags = 64;
 
-// Words of h, ids and weights of so many rows behind the flags, on whole lines.
-std::int64_t HandOverPayload(const Config& c, const Sizes& s, std::int64_t rows) {
-  return kHandOverFlags + (rows * (s.D + 2 * c.num_experts_per_tok) + 31) / 32 * 32;
+// Words of h, ids and weights of so many rows, and of these and a sum, on whole lines.
+std::int64_t HandOverInput(const Config& c, const Sizes& s, std::int64_t rows) {
+  return (rows * (s.D + 2 * c.num_experts_per_tok) + 31) / 32 * 32;
+}
+std::int64_t HandOverSlot(const Config& c, const Sizes& s, std::int64_t rows) {
+  return HandOverInput(c, s, rows) + (rows * s.D + 31) / 32 * 32;
 }
 std::int64_t HandOverHostFloats(const Config& c, const Sizes& s, bool polled) {
-  const std::int64_t events = WholeLines(s.T * (s.D + 2 * c.num_experts_per_tok)) + s.T * s.D;
-  const std::int64_t rows = std::min(s.T, kHandOverPolledRows);
-  return events + (polled ? HandOverPayload(c, s, rows) + rows * s.D : 0);
+  const std::int64_t few = kHandOverSlots * HandOverSlot(c, s, std::min(s.T, kHandOverPolledRows));
+  const std::int64_t events = std::max(HandOverSlot(c, s, s.T), few);
+  return events + (polled ? kHandOverFlags + few : 0);
 }
 std::int64_t HandOverDeviceFloats(const Config& c, const Sizes& s, bool polled) {
-  const std::int64_t packed = HandOverPayload(c, s, std::min(s.T, kHandOverPackedRows));
+  const std::int64_t packed =
+      kHandOverFlags + HandOverInput(c, s, std::min(s.T, kHandOverPackedRows));
   const std::int64_t events = packed + std::min(s.T, kHandOverSumRows) * s.D + kHandOverControl;
   return events + (polled ? kHandOverControl : 0);
 }

@@ -31,9 +31,16 @@ struct HandOverShape {
   std::int64_t max_rows = 0;  // of a step
 };
 
+// Steps of up to so many rows are handed over by polling, and their layers may overlap; more rows
+// travel quicker as copies, whose start costs are little beside them.
+inline constexpr std::int64_t kPolledRows = 32;
+
 // One direction device -> host -> device per layer, in the order of the layers, any number of times
-// in a step. Two threads: one enqueues (BeginStep, Publish, Take, in this order for each layer, as
-// far ahead as it likes), one computes (Await, Deliver for the same layers in the same order).
+// in a step. Two threads, or one in both roles: one enqueues, as far ahead as it likes; one
+// computes (Await, Deliver for the same layers in the same order). The enqueuing one calls Publish,
+// then Take for each layer. In steps of at most kPolledRows rows it may publish the next layer
+// before it takes the last, so that two are on their way: never a third, whose input would lie
+// where the first's does.
 class HandOver {
  public:
   virtual ~HandOver() = default;
@@ -45,11 +52,13 @@ class HandOver {
   // ---- the enqueuing thread; only enqueues
   // h [T, D] f32, ids i32 [T, K] and weights f32 [T, K] are on the device by now (in queue order).
   virtual void Publish(const cl::Span& h, const cl::Span& ids, const cl::Span& weights) = 0;
-  // x[t, :] += the host's sum of the layer that was published last; rows x_stride apart.
+  // x[t, :] += the host's sum of the first layer that was published and not taken yet; rows
+  // x_stride apart.
   virtual void Take(const cl::Span& x, std::int64_t x_stride) = 0;
 
   // ---- the computing thread
   // Waits for the next layer's input, at most as long as the watchdog allows. Throws OpenClError.
+  // The layer before must be delivered.
   virtual HandOverInput Await() = 0;
   // Where the host's sum [T, D] of that layer goes: written whole between Await and Deliver.
   virtual float* sum() = 0;

@@ -17,12 +17,14 @@ constexpr std::int64_t kSumRows = 256;
 // 31 us a layer instead of 37 for one row of 7168 on an H100, but no gain from 8 rows on.
 constexpr std::int64_t kPackedRows = 2;
 
-// Words before the sum in pinned memory, and of the packing kernel's memory.
-std::int64_t InputWords(const HandOverShape& s) {
-  return (s.max_rows * (s.D + 2 * s.K) + 15) / 16 * 16;
-}
+// Words of the packing kernel's memory, and of pinned memory.
 std::int64_t PackedWords(const HandOverShape& s) {
-  return cl::HandOverSumWord(std::min(s.max_rows, kPackedRows), s.D, s.K);
+  return cl::kHandOverPayload + cl::HandOverInputWords(std::min(s.max_rows, kPackedRows), s.D, s.K);
+}
+std::int64_t PinnedWords(const HandOverShape& s) {
+  const std::int64_t overlapping = std::min(s.max_rows, kPolledRows);
+  return std::max(cl::HandOverSlotWords(s.max_rows, s.D, s.K),
+                  cl::kHandOverSlots * cl::HandOverSlotWords(overlapping, s.D, s.K));
 }
 std::int64_t SumRows(const HandOverShape& s) { return std::min(s.max_rows, kSumRows); }
 
@@ -63,7 +65,6 @@ EventHandOver::EventHandOver(const ClDevice& device, cl::Kernels& kernels,
       shape_(shape),
       watchdog_(watchdog),
       pinned_(device, EventHandOverHostBytes(shape)),
-      sum_(pinned_.host() + Bytes(InputWords(shape))),
       packed_(device.Allocate(Bytes(PackedWords(shape)))),
       sum_rows_(SumRows(shape)),
       device_sum_(device.Allocate(Bytes(sum_rows_ * shape.D))),
@@ -85,36 +86,48 @@ void EventHandOver::BeginStep(std::int64_t T) {
   TANDEM_CHECK(T >= 1 && T <= shape_.max_rows);
   T_ = T;
   limit_ = watchdog_.count() > 0 ? watchdog_ : WatchdogOf(T, device_.info());
-  awaited_ = 0;
+  awaited_ = published_ = 0;
+  taking_.clear();
   current_ = {};
   const std::lock_guard lock(mutex_);
   layers_.clear();  // an abandoned step leaves layers that were published and never awaited
   abandoned_ = false;
 }
 
-void EventHandOver::ReadBack(const cl::Span& span, std::int64_t words, std::int64_t to,
+void EventHandOver::ReadBack(const cl::Span& span, std::int64_t words, std::byte* to,
                              cl_event* event) const {
   Check(clEnqueueReadBuffer(device_.queue(), span.buffer, CL_FALSE, Bytes(span.offset),
-                            Bytes(words), pinned_.host() + Bytes(to), 0, nullptr, event),
+                            Bytes(words), to, 0, nullptr, event),
         "clEnqueueReadBuffer", device_);
 }
 
-// The queue is in order: h of this layer is read after the last Take, hence after Deliver, so that
-// one place in pinned memory serves every layer.
+std::size_t EventHandOver::SumAt() const {
+  return Bytes(cl::HandOverInputWords(T_, shape_.D, shape_.K));
+}
+
+// The queue is in order: a slot is written again after the Take of the layer that was there, hence
+// after its Deliver.
+std::byte* EventHandOver::NextSlot() {
+  const std::int64_t slots = T_ <= kPolledRows ? cl::kHandOverSlots : 1;
+  TANDEM_CHECK(static_cast<std::int64_t>(taking_.size()) < slots);
+  return pinned_.host() +
+         Bytes(published_++ % slots * cl::HandOverSlotWords(T_, shape_.D, shape_.K));
+}
+
 void EventHandOver::Publish(const cl::Span& h, const cl::Span& ids, const cl::Span& weights) {
-  Layer layer{nullptr, UserEvent(device_)};
-  last_delivered_ = Retained(layer.delivered, device_);
+  Layer layer{nullptr, UserEvent(device_), NextSlot()};
+  taking_.push_back({Retained(layer.delivered, device_), layer.slot});
   cl_event read = nullptr;
   const std::int64_t n = T_ * shape_.D;
   const std::int64_t k = T_ * shape_.K;
   if (T_ <= kPackedRows) {
     kernels_.HandOverPublish(
         {h, ids, weights, {packed_.get(), control_.get(), T_, shape_.D, shape_.K}, 0});
-    ReadBack({packed_.get(), cl::kHandOverPayload}, n + 2 * k, 0, &read);
+    ReadBack({packed_.get(), cl::kHandOverPayload}, n + 2 * k, layer.slot, &read);
   } else {
-    ReadBack(h, n, 0, nullptr);
-    ReadBack(ids, k, n, nullptr);
-    ReadBack(weights, k, n + k, &read);
+    ReadBack(h, n, layer.slot, nullptr);
+    ReadBack(ids, k, layer.slot + Bytes(n), nullptr);
+    ReadBack(weights, k, layer.slot + Bytes(n + k), &read);
   }
   layer.read.reset(read);
   device_.Flush();
@@ -124,13 +137,14 @@ void EventHandOver::Publish(const cl::Span& h, const cl::Span& ids, const cl::Sp
 }
 
 void EventHandOver::Take(const cl::Span& x, std::int64_t x_stride) {
-  TANDEM_CHECK(last_delivered_ != nullptr);
-  const cl_event delivered = last_delivered_.get();
+  TANDEM_CHECK(!taking_.empty());
+  const cl_event delivered = taking_.front().delivered.get();
+  const std::byte* sum = taking_.front().slot + SumAt();
   for (std::int64_t t = 0; t < T_; t += sum_rows_) {
     const std::int64_t rows = std::min(sum_rows_, T_ - t);
     Check(
         clEnqueueWriteBuffer(device_.queue(), device_sum_.get(), CL_FALSE, 0,
-                             static_cast<std::size_t>(rows * shape_.D * 4), sum_ + t * shape_.D * 4,
+                             static_cast<std::size_t>(rows * shape_.D * 4), sum + t * shape_.D * 4,
                              t == 0 ? 1 : 0, t == 0 ? &delivered : nullptr, nullptr),
         "clEnqueueWriteBuffer", device_);
     kernels_.HandOverAdd({{device_sum_.get(), 0},
@@ -140,7 +154,7 @@ void EventHandOver::Take(const cl::Span& x, std::int64_t x_stride) {
                           rows,
                           shape_.D});
   }
-  last_delivered_.reset();
+  taking_.pop_front();
   device_.Flush();
 }
 
@@ -175,12 +189,12 @@ HandOverInput EventHandOver::Await() {
     Throw<DeviceLostError>("'{}': hand-over {} of a step of {} rows failed: {} (events)",
                            device_.info().name, awaited_, T_, ClErrorName(error));
   }
-  const auto* h = reinterpret_cast<const float*>(pinned_.host());
+  const auto* h = reinterpret_cast<const float*>(current_.slot);
   const float* ids = h + T_ * shape_.D;
   return {h, reinterpret_cast<const std::int32_t*>(ids), ids + T_ * shape_.K};
 }
 
-float* EventHandOver::sum() { return reinterpret_cast<float*>(sum_); }
+float* EventHandOver::sum() { return reinterpret_cast<float*>(current_.slot + SumAt()); }
 
 void EventHandOver::Deliver() {
   TANDEM_CHECK(current_.delivered != nullptr);
@@ -200,7 +214,7 @@ void EventHandOver::Abandon() noexcept {
 }
 
 std::uint64_t EventHandOverHostBytes(const HandOverShape& shape) {
-  return Bytes(InputWords(shape) + shape.max_rows * shape.D);
+  return Bytes(PinnedWords(shape));
 }
 
 std::uint64_t EventHandOverDeviceBytes(const HandOverShape& shape) {

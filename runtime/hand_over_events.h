@@ -35,9 +35,17 @@ class EventHandOver final : public HandOver {
   struct Layer {
     ClEventHandle read;       // its input is in pinned memory
     ClEventHandle delivered;  // of the host: the device may fetch the sum
+    std::byte* slot = nullptr;
   };
+  // Of the enqueuing thread, from Publish to Take.
+  struct Taking {
+    ClEventHandle delivered;
+    std::byte* slot = nullptr;
+  };
+  std::byte* NextSlot();
+  std::size_t SumAt() const;  // in a slot, of steps of T_ rows
   bool PopLayer();
-  void ReadBack(const cl::Span& span, std::int64_t words, std::int64_t to, cl_event* event) const;
+  void ReadBack(const cl::Span& span, std::int64_t words, std::byte* to, cl_event* event) const;
   [[noreturn]] void NothingCame(const char* what) const;
 
   const ClDevice& device_;
@@ -45,14 +53,16 @@ class EventHandOver final : public HandOver {
   HandOverShape shape_;
   Seconds watchdog_;  // 0: that of a step of so many rows
   Seconds limit_{0};  // of this step
-  ClPinned pinned_;   // h [T, D], ids [T, K], weights [T, K] without gaps; at sum_ the sum
-  std::byte* sum_;
+  // Slots: h [T, D], ids [T, K], weights [T, K] without gaps, then the sum. Two for steps whose
+  // layers may overlap, else one.
+  ClPinned pinned_;
   ClBuffer packed_;        // the same of few rows on the device
   std::int64_t sum_rows_;  // that the device holds at once
   ClBuffer device_sum_;
   ClBuffer control_;
-  std::int64_t T_ = 0;            // 0: no step is under way
-  ClEventHandle last_delivered_;  // of the last Publish: for Take
+  std::int64_t T_ = 0;          // 0: no step is under way
+  std::int64_t published_ = 0;  // in this step
+  std::deque<Taking> taking_;   // published and not taken yet
 
   std::mutex mutex_;  // guards the two below
   std::deque<Layer> layers_;

@@ -55,8 +55,15 @@ std::uint32_t* PolledHandOver::word(std::int64_t index) const {
   return reinterpret_cast<std::uint32_t*>(shared_.host()) + index;
 }
 
-cl::HandOverMemory PolledHandOver::memory() const {
-  return {shared_.mem(), control_.get(), T_, shape_.D, shape_.K};
+// Layers use the slots in turn. The device writes to a slot again once it has taken the sum of the
+// layer that was there, hence after Deliver; the host sees that number no sooner than the input.
+std::int64_t PolledHandOver::SlotOf(std::uint32_t sequence) const {
+  return cl::kHandOverPayload +
+         sequence % cl::kHandOverSlots * cl::HandOverSlotWords(T_, shape_.D, shape_.K);
+}
+
+cl::HandOverMemory PolledHandOver::memory(std::uint32_t sequence) const {
+  return {shared_.mem(), control_.get(), T_, shape_.D, shape_.K, SlotOf(sequence)};
 }
 
 void PolledHandOver::BeginStep(std::int64_t T) {
@@ -64,17 +71,21 @@ void PolledHandOver::BeginStep(std::int64_t T) {
   T_ = T;
   limit_ = watchdog_.count() > 0 ? watchdog_ : WatchdogOf(T, device_.info());
   // An abandoned step leaves numbers that were published and never awaited.
-  step_begin_ = awaited_ = published_;
+  step_begin_ = awaited_ = taken_ = published_;
   Store(word(cl::kHandOverAbandoned), 0);
 }
 
 void PolledHandOver::Publish(const cl::Span& h, const cl::Span& ids, const cl::Span& weights) {
-  kernels_.HandOverPublish({h, ids, weights, memory(), ++published_});
+  const std::uint32_t sequence = ++published_;
+  TANDEM_CHECK(sequence - taken_ <= cl::kHandOverSlots);
+  kernels_.HandOverPublish({h, ids, weights, memory(sequence), sequence});
   device_.Flush();
 }
 
 void PolledHandOver::Take(const cl::Span& x, std::int64_t x_stride) {
-  kernels_.HandOverTake({memory(), x, x_stride, published_, turns_});
+  TANDEM_CHECK(taken_ != published_);
+  ++taken_;
+  kernels_.HandOverTake({memory(taken_), x, x_stride, taken_, turns_});
   device_.Flush();
 }
 
@@ -90,14 +101,15 @@ HandOverInput PolledHandOver::Await() {
         "hangs or is lost",
         device_.info().name, awaited_ - step_begin_, T_, limit_.count());
   }
-  const std::uint32_t* h = word(cl::kHandOverPayload);
+  const std::uint32_t* h = word(SlotOf(awaited_));
   const std::uint32_t* ids = h + T_ * shape_.D;
   return {reinterpret_cast<const float*>(h), reinterpret_cast<const std::int32_t*>(ids),
           reinterpret_cast<const float*>(ids + T_ * shape_.K)};
 }
 
 float* PolledHandOver::sum() {
-  return reinterpret_cast<float*>(word(cl::HandOverSumWord(T_, shape_.D, shape_.K)));
+  return reinterpret_cast<float*>(
+      word(SlotOf(awaited_) + cl::HandOverInputWords(T_, shape_.D, shape_.K)));
 }
 
 void PolledHandOver::Deliver() { Store(word(cl::kHandOverDelivered), awaited_); }

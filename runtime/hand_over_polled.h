@@ -9,10 +9,6 @@
 
 namespace tandem {
 
-// Up to so many rows a step is handed over by polling; more travel quicker as copies, whose start
-// costs are little beside them.
-inline constexpr std::int64_t kPolledRows = 32;
-
 // The polled kind, for steps of at most shape.max_rows rows. After EndStep has thrown, the device's
 // waiting kernels wait no more: use another kind from then on.
 class PolledHandOver final : public HandOver {
@@ -35,7 +31,8 @@ class PolledHandOver final : public HandOver {
 
  private:
   std::uint32_t* word(std::int64_t index) const;
-  cl::HandOverMemory memory() const;
+  std::int64_t SlotOf(std::uint32_t sequence) const;  // its first word
+  cl::HandOverMemory memory(std::uint32_t sequence) const;
 
   const ClDevice& device_;
   cl::Kernels& kernels_;
@@ -47,6 +44,7 @@ class PolledHandOver final : public HandOver {
   Seconds limit_{0};                          // of this step
   std::int64_t T_ = 0;                        // 0: no step is under way
   std::atomic<std::uint32_t> published_ = 0;  // sequence number of the last Publish
+  std::uint32_t taken_ = 0;
   std::uint32_t awaited_ = 0;
   std::uint32_t step_begin_ = 0;  // sequence number before the step's first
   double wait_s_ = 0;

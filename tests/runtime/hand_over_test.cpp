@@ -62,6 +62,16 @@ class Chain {
     }
   }
 
+  // The same, but each sum is taken after the next layer was published, so that the host has two
+  // layers on their way.
+  void EnqueueDeferred(HandOver& hand_over, std::int64_t layers = kLayers) const {
+    for (std::int64_t l = 0; l < layers; ++l) {
+      hand_over.Publish({x_buffer_.get(), 0}, {ids_buffer_.get(), l}, {weights_buffer_.get(), l});
+      if (l > 0) hand_over.Take({x_buffer_.get(), 0}, D_);
+    }
+    hand_over.Take({x_buffer_.get(), 0}, D_);
+  }
+
   // What the computing thread does for one layer: false where a word was wrong.
   bool Compute(HandOver& hand_over, std::int64_t T, std::int64_t l) {
     const HandOverInput input = hand_over.Await();
@@ -93,6 +103,40 @@ class Chain {
     device_.Finish();
     hand_over.EndStep();
     return right && XIsRight();
+  }
+
+  // Layer l sees the sums of all layers before l - 1.
+  bool DeferredStep(HandOver& hand_over, std::int64_t T) {
+    hand_over.BeginStep(T);
+    std::thread enqueuing([&] { EnqueueDeferred(hand_over); });
+    std::vector<float> late(static_cast<std::size_t>(T * D_));  // the sum of the layer before
+    bool right = true;
+    for (std::int64_t l = 0; l < kLayers; ++l)
+      right = ComputeDeferred(hand_over, T, l, late) && right;
+    enqueuing.join();
+    for (std::size_t i = 0; i < late.size(); ++i) x_[i] += late[i];
+    device_.Finish();
+    hand_over.EndStep();
+    return right && XIsRight();
+  }
+
+  // x_ is what the device publishes for layer l; `late` comes with layer l + 1.
+  bool ComputeDeferred(HandOver& hand_over, std::int64_t T, std::int64_t l,
+                       std::vector<float>& late) {
+    const HandOverInput input = hand_over.Await();
+    bool right = true;
+    for (std::int64_t i = 0; i < T * K_; ++i) {
+      right = right && input.ids[i] == ids_[l + i] && input.weights[i] == weights_[l + i];
+    }
+    for (std::int64_t i = 0; i < T * D_; ++i) right = right && input.h[i] == x_[i];
+    EXPECT_TRUE(right) << "input of layer " << l << " of " << T << " rows";
+    for (std::int64_t i = 0; i < T * D_; ++i) {
+      hand_over.sum()[i] = sums_[l + i];
+      x_[i] += late[i];
+      late[i] = sums_[l + i];
+    }
+    hand_over.Deliver();
+    return right;
   }
 
   // x on the device is what the host has computed.
@@ -161,6 +205,83 @@ TEST_P(HandOverTest, EveryWordArrivesThroughManyStepsOfChangingRows) {
     }
     EXPECT_GT(hand_over->wait_s(), 0);
   }
+}
+
+TEST_P(HandOverTest, TwoLayersMayBeOnTheirWay) {
+  for (const std::int64_t D : {128, 97}) {
+    const auto hand_over = Make({D, 6, 300});
+    Chain chain(device(), D, 6, 300);
+    for (const std::int64_t T : {1, 2, 32, 3, 1}) {
+      ASSERT_TRUE(chain.DeferredStep(*hand_over, T)) << "D " << D << ", T " << T;
+      ASSERT_TRUE(chain.Step(*hand_over, T == 2 ? 40 : T)) << "D " << D << ", T " << T;
+    }
+  }
+}
+
+// What the next layer is published with does not reach the one that the host has.
+TEST_P(HandOverTest, TheNextLayerIsThereWhileTheHostComputesTheFirst) {
+  constexpr std::int64_t T = 3, D = 64, K = 2;
+  const auto hand_over = Make({D, K, 32});
+  const std::vector<float> first = test::RandomFloats(T * D, 1);
+  const std::vector<float> second = test::RandomFloats(T * D, 2);
+  const ClBuffer of_first = test::Upload(device(), first);
+  const ClBuffer of_second = test::Upload(device(), second);
+  const ClBuffer x = test::Upload(device(), std::vector<float>(T * D, 0.0F));
+  hand_over->BeginStep(T);
+  hand_over->Publish({of_first.get(), 0}, {of_first.get(), 0}, {of_first.get(), 0});
+  hand_over->Publish({of_second.get(), 0}, {of_second.get(), 0}, {of_second.get(), 0});
+  device().Finish();  // no one has taken anything, so the queue ends with both there
+  HandOverInput in = hand_over->Await();
+  EXPECT_EQ(std::vector<float>(in.h, in.h + T * D), first);
+  std::fill_n(hand_over->sum(), T * D, 1.0F);
+  hand_over->Deliver();
+  in = hand_over->Await();
+  EXPECT_EQ(std::vector<float>(in.h, in.h + T * D), second);
+  std::fill_n(hand_over->sum(), T * D, 4.0F);
+  hand_over->Take({x.get(), 0}, D);
+  EXPECT_EQ(test::Download<float>(device(), x, T * D), std::vector<float>(T * D, 1.0F));
+  hand_over->Deliver();
+  hand_over->Take({x.get(), 0}, D);
+  EXPECT_EQ(test::Download<float>(device(), x, T * D), std::vector<float>(T * D, 5.0F));
+  hand_over->EndStep();
+}
+
+TEST_P(HandOverTest, AThirdLayerIsRefused) {
+  const auto hand_over = Make({64, 2, 64});
+  const ClBuffer x = test::Upload(device(), std::vector<float>(40 * 64, 0.0F));
+  const auto publish = [&] { hand_over->Publish({x.get(), 0}, {x.get(), 0}, {x.get(), 0}); };
+  hand_over->BeginStep(1);
+  publish();
+  publish();
+  EXPECT_THROW(publish(), Error);
+  hand_over->Abandon();
+  device().Finish();
+  hand_over->EndStep();
+  hand_over->BeginStep(40);  // whose layers do not overlap
+  publish();
+  EXPECT_THROW(publish(), Error);
+  hand_over->Abandon();
+  device().Finish();
+  hand_over->EndStep();
+}
+
+TEST_P(HandOverTest, AbandonLetsTheQueueDrainWithTwoLayersOnTheirWay) {
+  const auto hand_over = Make({128, 6, 64}, std::uint64_t{1} << 40);  // gives up in days
+  Chain chain(device(), 128, 6, 64);
+  for (const int awaited : {0, 1, 2}) {
+    hand_over->BeginStep(4);
+    std::thread enqueuing([&] { chain.EnqueueDeferred(*hand_over); });
+    for (int i = 0; i < awaited; ++i) {
+      if (i > 0) hand_over->Deliver();
+      hand_over->Await();
+    }
+    hand_over->Abandon();
+    enqueuing.join();
+    device().Finish();
+    hand_over->EndStep();
+  }
+  Chain next(device(), 128, 6, 64);
+  for (const std::int64_t T : {1, 8, 32}) ASSERT_TRUE(next.DeferredStep(*hand_over, T));
 }
 
 TEST_P(HandOverTest, ManyStepsOfOneRowAtFullWidth) {
