@@ -1,6 +1,8 @@
 #include "cl_kernels/linear.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "cl_kernels/gemm.h"
 #include "cl_kernels/launch.h"
@@ -84,29 +86,66 @@ std::int64_t BatchStep(DType type) {
   return type == DType::kF8E4M3 || type == DType::kQ8_0 ? 64 : 128;
 }
 
-// Eights of rows of x that a work-group of linear_batch.cl takes, and warps that share weight rows.
+// Tiles of 16 weight rows that a warp of linear_batch.cl takes, eights of rows of x, and warps that
+// share weight rows.
 struct BatchLaunch {
-  std::int64_t tiles = 1;
+  std::int64_t tiles = 2;
+  std::int64_t eights = 1;
   std::int64_t ksplit = 1;
+  std::int64_t groups = 1;
 };
 constexpr std::int64_t kBatchItems = 256;
 constexpr std::int64_t kBatchWarps = 8;
 constexpr std::int64_t kBatchChunk = 1024;  // columns of x for one eight of rows
 
-// Many weight rows a work-group read x less often; more work-groups keep every compute unit busy.
-// Where sharing needs longer chunks of x than fit, the rows of x are taken in two turns, the second
-// of which finds the weights in the cache: such a matrix is small.
-BatchLaunch ChooseBatch(const Programs& programs, DType type, std::int64_t rows, std::int64_t T) {
-  const std::int64_t wanted = programs.device().info().compute_units * 3 / 4;
-  for (std::int64_t tiles = T <= 8 ? 1 : T <= 16 ? 2 : 4;; tiles /= 2) {
-    const std::int64_t parts = CeilDiv(T, 8 * tiles);
-    const std::int64_t most = std::min(kBatchWarps, kBatchChunk / tiles / BatchStep(type));
-    std::int64_t ksplit = 1;
-    while (ksplit < kBatchWarps && CeilDiv(rows, kBatchItems / ksplit) * parts < wanted) {
-      ksplit *= 2;
+// Weight rows of a work-group.
+std::int64_t BatchRows(const BatchLaunch& launch) {
+  return launch.tiles * 16 * (kBatchWarps / launch.ksplit);
+}
+
+// Tiles that registers hold: the side arrays of a format take more of them.
+std::int64_t MostTiles(DType type) {
+  if (type == DType::kQ5_K || type == DType::kQ6_K) return 3;
+  return type == DType::kQ4_K || type == DType::kQ5_0 ? 4 : 5;
+}
+
+// Clocks of a column of x, of an H100's compute units: each takes some 48 bytes a clock, all
+// together 24 each from the cache and 13 each from memory. A work-group fills a compute unit.
+double BatchClocks(const BatchLaunch& launch, double units, double row_bytes, double rows) {
+  const double work = static_cast<double>(BatchRows(launch)) * row_bytes +
+                      static_cast<double>(launch.eights) * 8 * sizeof(float);
+  const auto groups = static_cast<double>(launch.groups);
+  const double unit = std::ceil(groups / units) * work / 48;
+  const double cache = groups * work / (units * 24);
+  const double memory = rows * row_bytes / (units * 13);
+  return std::max({unit, cache, memory}) + (unit + cache) / 16;
+}
+
+BatchLaunch ChooseBatch(const Programs& programs, const LinearArgs& a) {
+  const auto units = static_cast<double>(programs.device().info().compute_units);
+  const std::int64_t second = a.w2.buffer == nullptr ? 0 : a.w2.rows;
+  const auto rows = static_cast<double>(a.w.rows + second);
+  const double bytes =
+      static_cast<double>(SplitDataBytes(a.w.dtype, 1, 1024) + SplitSideBytes(a.w.dtype, 1, 1024)) /
+      1024;
+  BatchLaunch best;
+  double least = std::numeric_limits<double>::infinity();
+  for (std::int64_t eights = 1; eights <= 2; ++eights) {
+    for (std::int64_t tiles = MostTiles(a.w.dtype); tiles >= 2; --tiles) {
+      const std::int64_t most = kBatchChunk / eights / BatchStep(a.w.dtype);
+      for (std::int64_t ksplit = 1; ksplit <= std::min(kBatchWarps, most); ksplit *= 2) {
+        BatchLaunch launch{tiles, eights, ksplit, 0};
+        if (a.swiglu && tiles * (kBatchWarps / ksplit) % 2 != 0) continue;
+        const std::int64_t outputs = BatchRows(launch) / (a.swiglu ? 2 : 1);
+        launch.groups = CeilDiv(a.T, 8 * eights) *
+                        (CeilDiv(a.w.rows, outputs) + (a.swiglu ? 0 : CeilDiv(second, outputs)));
+        const double clocks = BatchClocks(launch, units, bytes, rows);
+        if (clocks < least) best = launch;
+        least = std::min(least, clocks);
+      }
     }
-    if (ksplit <= most || tiles == 1) return {tiles, std::min(ksplit, most)};
   }
+  return best;
 }
 
 bool TakesBatch(const Programs& programs, const LinearArgs& a) {
@@ -117,18 +156,17 @@ bool TakesBatch(const Programs& programs, const LinearArgs& a) {
 }
 
 void LaunchBatch(Programs& programs, const LinearArgs& a, LinearWords words) {
-  const BatchLaunch launch = ChooseBatch(programs, a.w.dtype, words.N + words.N2, a.T);
+  const BatchLaunch launch = ChooseBatch(programs, a);
   words.ksplit = launch.ksplit;
-  const std::string_view name = launch.tiles == 1   ? "linear_batch_1"
-                                : launch.tiles == 2 ? "linear_batch_2"
-                                                    : "linear_batch_4";
-  const cl_kernel kernel = programs.Kernel(Program::kLinearBatch, a.w.dtype, name);
+  constexpr std::string_view kNames[4][2] = {{"linear_batch_2x1", "linear_batch_2x2"},
+                                             {"linear_batch_3x1", "linear_batch_3x2"},
+                                             {"linear_batch_4x1", "linear_batch_4x2"},
+                                             {"linear_batch_5x1", "linear_batch_5x2"}};
+  const cl_kernel kernel = programs.Kernel(Program::kLinearBatch, a.w.dtype,
+                                           kNames[launch.tiles - 2][launch.eights - 1]);
   Arguments(kernel).Set(a.x.buffer, a.w.buffer, Or(a.w2.buffer, a.w.buffer), a.y.buffer,
                         Or(a.y2.buffer, a.y.buffer), words);
-  const std::int64_t outputs = kBatchItems / launch.ksplit / (a.swiglu ? 2 : 1);
-  const std::int64_t second = a.swiglu ? 0 : CeilDiv(words.N2, outputs);
-  Enqueue(programs, kernel, {CeilDiv(words.N, outputs) + second, CeilDiv(a.T, 8 * launch.tiles), 1},
-          kBatchItems);
+  Enqueue(programs, kernel, {launch.groups, 1, 1}, kBatchItems);
 }
 
 void LaunchMany(Programs& programs, const LinearArgs& a, const LinearWords& words,

@@ -4,15 +4,15 @@
 // order in which mma.m16n8k16 wants its 16-row operand; x is the operand with 8 columns, rounded to
 // bf16. Needs NV_COMPUTE >= 80.
 //
-//   linear_batch_<TILES>   up to 8 TILES rows of x at once
-//       global (ceil(N / R) [+ ceil(N2 / R)] * 256, ceil(T / (8 TILES)))    local (256, 1, 1)
-//       R = 256 / ksplit rows of weights, or half as many outputs of SwiGLU
+//   linear_batch_<TILES>x<EIGHTS>   a warp has TILES tiles of 16 rows of w, and 8 EIGHTS rows of x
+//       global (ceil(T / (8 EIGHTS)) (ceil(N / R) [+ ceil(N2 / R)]) 256)    local (256, 1, 1)
+//       R = 128 TILES / ksplit rows of weights, or half as many outputs of SwiGLU
 //
 // A product may take k in any order that both operands share. So a work-item loads 16 bytes of codes
 // of a row at a time, a unit, and the values of a unit are those that its place in the fragments
 // needs, some products long: work-item (g, c) = (lane / 4, lane % 4) of a warp has units c of rows g
-// and g + 8 of two tiles of 16 rows. What it needs of x, the same columns of row g, lies in local
-// memory lane after lane.
+// and g + 8 of each tile. What it needs of x, the same columns of row g, lies in local memory lane
+// after lane.
 //   RUN       columns that a unit has beside each other
 //   PARTS     such runs of a unit, PART columns apart
 //   STEP      columns of a row that four units cover
@@ -37,16 +37,8 @@
 #endif
 #define STEP (4 * RUN * PARTS)
 #define EIGHTHS (RUN / 8)
-#define PAIR 2  // tiles of 16 rows of a warp
 // Eighths of columns of x in local memory at a time, twice: 16 KiB each.
 #define CHUNK_EIGHTHS 1024
-
-// Steps that a warp's loads run ahead.
-#if WTYPE == WTYPE_F32 || KQUANT_PAIRS || WTYPE == WTYPE_Q6_K
-#define BATCH_AHEAD 1
-#else
-#define BATCH_AHEAD 2
-#endif
 
 typedef struct {
 #if RUN == 8
@@ -132,60 +124,13 @@ INLINE void decode_unit(unit_t unit, int k, const int part, uint* out) {
 #endif
 }
 
-// The weight rows of a warp's work-item: g and g + 8 of both tiles, and the tiles' scales.
-typedef struct {
-  weight_row_t row[2 * PAIR];
-  const global float* scale[PAIR];  // FP8
-} batch_rows_t;
-
-INLINE batch_rows_t pick_batch_rows(const linear_t* a, const global uchar* w, const global uchar* w2,
-                                    int second, int first, int row_warp) {
-  const int g = (int)get_local_id(0) % 32 / 4;
-  batch_rows_t rows;
-#pragma unroll
-  for (int m = 0; m < PAIR; ++m) {
-    const int other = a->swiglu ? m : second;
-    const int tile = first + (a->swiglu ? row_warp : row_warp * PAIR + m) * 16;
-    const int last = (int)(other ? a->N2 : a->N) - 1;
-    const global uchar* const buffer = other ? w2 : w;
-    const ulong codes = other ? a->w2_offset : a->w_offset;
-    const ulong side = other ? a->w2_side : a->w_side;
-#pragma unroll
-    for (int half8 = 0; half8 < 2; ++half8) {
-      rows.row[2 * m + half8] = weight_row(buffer, codes, side, other ? a->w2_rows : a->w_rows,
-                                           min(tile + g + 8 * half8, last), a->K);
-    }
-    rows.scale[m] = (const global float*)(buffer + side) + min(tile, last) / 128 * ((a->K + 127) / 128);
-  }
-  return rows;
-}
-
-typedef struct {
-  unit_t unit[2 * PAIR];
-#if WTYPE == WTYPE_F8
-  float scale[PAIR];
-#endif
-} batch_step_t;
-
-INLINE batch_step_t load_batch_step(const batch_rows_t* rows, int step, int K) {
-  batch_step_t s;
-  const int k = unit_column(step, (int)get_local_id(0) % 4);
-#pragma unroll
-  for (int i = 0; i < 2 * PAIR; ++i) s.unit[i] = load_batch_unit(rows->row[i], k, K);
-#if WTYPE == WTYPE_F8
-#pragma unroll
-  for (int m = 0; m < PAIR; ++m) s.scale[m] = rows->scale[m][min(step * STEP, K - 1) / 128];
-#endif
-  return s;
-}
-
 typedef struct {
   const global float* x;
   long stride;
   int aligned, rows, K;
 } batch_x_t;
 
-// Eighths of x that a work-item takes to local memory at once, of its four of a chunk.
-#define X_AT_ONCE 2
+// Eighths of x of a chunk that a work-item takes to local memory.
+#define X_EIGHTHS (CHUNK_EIGHTHS / 256)
 
 #endif  // NV_COMPUTE >= 80

@@ -22,9 +22,16 @@ std::string GemmTile(int mt, int nt, std::string_view stages, int mw) {
       mw, mt, nt, stages, source::gemm_tile);
 }
 
-// linear_batch.cl for so many times 8 rows of x.
-std::string LinearBatch(int tiles) {
-  return fmt::format("#define TILES {}\n{}\n#undef TILES\n", tiles, source::linear_batch);
+// linear_batch.cl in its shapes.
+std::string LinearBatch() {
+  std::string text;
+  for (int tiles = 2; tiles <= 5; ++tiles) {
+    for (int eights = 1; eights <= 2; ++eights) {
+      text += fmt::format("#define TILES {}\n#define EIGHTS {}\n{}\n#undef TILES\n#undef EIGHTS\n",
+                          tiles, eights, source::linear_batch);
+    }
+  }
+  return text;
 }
 
 }  // namespace
@@ -43,8 +50,8 @@ std::string TextOf(Program program) {
       return fmt::format("{}{}{}{}{}{}{}{}{}", common, weights, units, few_rows, matmul,
                          linear_args, linear, head_linear, experts);
     case Program::kLinearBatch:
-      return fmt::format("{}{}{}{}{}{}{}{}", common, mma, gemm_decode, linear_args,
-                         linear_batch_parts, LinearBatch(1), LinearBatch(2), LinearBatch(4));
+      return fmt::format("{}{}{}{}{}{}", common, mma, gemm_decode, linear_args, linear_batch_parts,
+                         LinearBatch());
     case Program::kKvCache:
       return fmt::format("{}{}{}", common, kv_append, attention);
     case Program::kMla:

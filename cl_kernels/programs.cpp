@@ -19,8 +19,7 @@ DType KeyType(Program program, DType type) {
 // Two work-groups of gemm's 256 items share a multiprocessor only with at most 128 registers an
 // item; left alone the compiler takes a few more.
 std::string_view RegisterOption(Program program, const DeviceTraits& traits) {
-  const bool shares = program == Program::kGemm || program == Program::kGemmTilesWgmma ||
-                      program == Program::kLinearBatch;
+  const bool shares = program == Program::kGemm || program == Program::kGemmTilesWgmma;
   return shares && traits.nv_compute >= 80 ? " -cl-nv-maxrregcount=128" : "";
 }
 
