@@ -221,12 +221,18 @@ INLINE uint2 e4m3_4(uint bytes) {
 #if FOLD_SCALES
 // The two e4m3 in the lower half of a word, times a scale.
 INLINE uint scaled_e4m3_pair(uint bytes, float scale) {
+#if NV_COMPUTE >= 89
   float low, high;  // cvt.rn.f16x2.e4m3x2 is exact
   asm("{ .reg .b16 two, l, h; .reg .b32 halves; cvt.u16.u32 two, %2; "
       "cvt.rn.f16x2.e4m3x2 halves, two; mov.b32 {l, h}, halves; "
       "cvt.f32.f16 %0, l; cvt.f32.f16 %1, h; }"
       : "=f"(low), "=f"(high)
       : "r"(bytes));
+#else
+  const uint exact = e4m3_pair(permute_bytes(bytes, 0, 0x1404));
+  const float low = as_float(exact << 16);
+  const float high = as_float(exact & 0xffff0000u);
+#endif
   return bf16_pair(low * scale, high * scale);
 }
 INLINE uint2 scaled_e4m3_4(uint bytes, float scale) {
