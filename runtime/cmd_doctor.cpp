@@ -18,13 +18,16 @@ constexpr const char* kExamples =
 command that fixes it. Nothing of the system is changed. OpenCL drivers are looked at in a child
 process, so that one that crashes is a finding. The disk check reads up to 256 MiB of the largest
 file in the folder, past the page cache where the file system can; if none has 64 MiB, it writes a
-temporary one of that size.
-Exit codes: 0 nothing failed (warnings are no failure), 69 no OpenCL device and --require-device, 71
-too little memory, 66 or 74 no such file for --disk or it cannot be read, 78 TANDEM_FORCE_ISA cannot
-be used.
+temporary one of that size. --gpu runs every kernel on every OpenCL device, in every format of
+weights and of the KV cache, and compares with the CPU: 10 seconds a device and more, most of it
+compiling. Loading a model does the same once for what that model uses.
+Exit codes: 0 nothing failed (warnings are no failure), 69 no OpenCL device and --require-device, or
+a device that computes wrong numbers or does not run a kernel (--gpu), 71 too little memory, 66 or
+74 no such file for --disk or it cannot be read, 78 TANDEM_FORCE_ISA cannot be used.
 Examples:
   tandem doctor --disk /models/DeepSeek-V2-Lite
-  tandem doctor --no-disk --require-device --json)";
+  tandem doctor --no-disk --require-device --json
+  tandem doctor --no-disk --gpu)";
 
 struct DoctorFlags {
   DoctorOptions doctor;
@@ -49,6 +52,8 @@ void AddDoctorCommand(CLI::App& app, Command& chosen) {
   AddOutputOption(*command, flags->json);
   command->add_flag("--require-device", flags->doctor.require_device,
                     "no usable OpenCL device is a failure, not a warning");
+  command->add_flag("--gpu", flags->doctor.kernels,
+                    "run every kernel on every OpenCL device and compare with the CPU");
   command->add_option("--disk", flags->doctor.disk_path, "file or folder whose disk is read")
       ->type_name("PATH")
       ->default_str(".");

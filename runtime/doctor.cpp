@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
 namespace tandem {
@@ -42,6 +43,7 @@ std::vector<Finding> Examine(const DoctorOptions& options) {
            CheckSwap(""), CheckCacheFolder(), CheckRates(machine)}) {
     findings.push_back(std::move(f));
   }
+  if (options.kernels) std::ranges::move(CheckKernels(), std::back_inserter(findings));
   if (options.disk) findings.push_back(DiskOf(options.disk_path));
   return findings;
 }

@@ -41,6 +41,9 @@ Finding CheckOpenCl(const Machine& machine, bool require_device);
 Finding CheckDeviceFiles(const std::string& root, const MayOpen& may_open);
 Finding CheckPcie(const Device& device, const std::string& root);
 
+// Runs every kernel of every device and compares with the CPU: a finding for each family.
+std::vector<Finding> CheckKernels();
+
 // Checks of files.
 Finding CheckCacheFolder();
 Finding CheckRates(const Machine& machine);
@@ -50,6 +53,7 @@ Finding CheckDisk(const std::string& path);
 
 struct DoctorOptions {
   bool require_device = false;
+  bool kernels = false;  // CheckKernels
   bool disk = true;
   std::string disk_path;  // empty: the current folder, where a failure is only a warning
 };

@@ -13,6 +13,7 @@
 #include "runtime/decoder.h"
 #include "runtime/hand_over_events.h"
 #include "runtime/measure_hand_over.h"
+#include "runtime/self_test.h"
 #include "runtime/watchdog.h"
 #include "runtime/weight_layout.h"
 
@@ -107,6 +108,7 @@ struct Engine::Running {
     // A KV cache in q8_0 is the host's; the device has no program for it.
     const bool on_host = plan.kv_type == DType::kQ8_0;
     device.kernels.Prepare(formats, on_host ? DType::kF16 : plan.kv_type, plan.bf16_many_rows);
+    SelfTestOnce(device.kernels, ScopeOf(weights, plan, index, formats), cl::DefaultCacheDir());
   }
 
   // Of experts of the host that come to the first device, to the cache or in a stream.

@@ -5,6 +5,8 @@
 //                                            function:n:hang=s  it sleeps s seconds first
 //                                            function:n:never   what it enqueues never begins
 //                        n counts from 1 in each process; the error is a number, -5
+//   TANDEM_CL_SKIP       the name of a kernel: it is never run, and says that it was
+//   TANDEM_CL_REFUSE     a list with ',': a program with one of these in its options does not build
 //   TANDEM_CL_MAX_ALLOC  bytes: what CL_DEVICE_MAX_MEM_ALLOC_SIZE says, and clCreateBuffer keeps
 //   TANDEM_CL_FAULTS_LOG a file: a line "fault <function> <n>" for each fault as it happens, and at
 //                        the end "calls <function> <count>" for each function that was called
@@ -13,6 +15,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -38,7 +41,7 @@
   X(clEnqueueMapBuffer) X(clEnqueueUnmapMemObject) X(clEnqueueNDRangeKernel) \
   X(clCreateUserEvent) X(clSetUserEventStatus) X(clGetKernelWorkGroupInfo) \
   X(clGetProgramInfo) X(clGetProgramBuildInfo) X(clGetDeviceInfo) \
-  X(clEnqueueMarkerWithWaitList)
+  X(clEnqueueMarkerWithWaitList) X(clCreateKernelsInProgram)
 // clang-format on
 
 namespace {
@@ -97,6 +100,10 @@ class Faults {
     std::istringstream in(list == nullptr ? "" : list);
     for (std::string text; std::getline(in, text, ',');) faults_.push_back(Parse(text));
     if (const char* log = std::getenv("TANDEM_CL_FAULTS_LOG")) log_ = log;
+    const char* refused = std::getenv("TANDEM_CL_REFUSE");
+    std::istringstream options(refused == nullptr ? "" : refused);
+    for (std::string text; std::getline(options, text, ',');) refused_.push_back(text);
+    if (const char* kernel = std::getenv("TANDEM_CL_SKIP")) skipped_ = kernel;
     if (const char* bytes = std::getenv("TANDEM_CL_MAX_ALLOC")) {
       max_alloc_ = std::strtoull(bytes, nullptr, 10);
     }
@@ -120,6 +127,12 @@ class Faults {
     return CL_SUCCESS;
   }
   std::uint64_t max_alloc() const { return max_alloc_; }
+  const std::string& skipped() const { return skipped_; }
+  bool Refuses(std::string_view options) const {
+    return std::ranges::any_of(refused_, [&](const std::string& text) {
+      return options.find(text) != std::string_view::npos;
+    });
+  }
 
  private:
   // One write per line: several processes may have the file open.
@@ -135,6 +148,8 @@ class Faults {
   std::vector<Fault> faults_;
   std::array<std::atomic<std::uint64_t>, kFunctions.size()> calls_{};
   std::string log_;
+  std::string skipped_;
+  std::vector<std::string> refused_;
   std::uint64_t max_alloc_ = 0;
 };
 
@@ -209,12 +224,40 @@ cl_mem CL_API_CALL CreateBuffer(cl_context context, cl_mem_flags flags, size_t s
       context, flags, size, host, error);
 }
 
+bool IsSkipped(cl_kernel kernel) {
+  const std::string& skipped = TheFaults().skipped();
+  std::array<char, 256> name{};
+  return !skipped.empty() &&
+         target->clGetKernelInfo(kernel, CL_KERNEL_FUNCTION_NAME, name.size() - 1, name.data(),
+                                 nullptr) == CL_SUCCESS &&
+         skipped == name.data();
+}
+
+// What it should have written stays as it was. This project asks for no event of a kernel.
+cl_int CL_API_CALL EnqueueKernel(cl_command_queue queue, cl_kernel kernel, cl_uint dimensions,
+                                 const size_t* offset, const size_t* global, const size_t* local,
+                                 cl_uint waits, const cl_event* wait_list, cl_event* event) {
+  if (event == nullptr && IsSkipped(kernel)) return CL_SUCCESS;
+  return Planted<IndexOf("clEnqueueNDRangeKernel"), &cl_icd_dispatch::clEnqueueNDRangeKernel>::Call(
+      queue, kernel, dimensions, offset, global, local, waits, wait_list, event);
+}
+
+cl_int CL_API_CALL BuildProgram(cl_program program, cl_uint devices, const cl_device_id* list,
+                                const char* options, void(CL_CALLBACK* done)(cl_program, void*),
+                                void* data) {
+  if (options != nullptr && TheFaults().Refuses(options)) return CL_BUILD_PROGRAM_FAILURE;
+  return Planted<IndexOf("clBuildProgram"), &cl_icd_dispatch::clBuildProgram>::Call(
+      program, devices, list, options, done, data);
+}
+
 #define TANDEM_PLANT(name) layer.name = Planted<IndexOf(#name), &cl_icd_dispatch::name>::Call;
 
 void Plant() {
   TANDEM_FAULT_FUNCTIONS(TANDEM_PLANT)
   layer.clCreateBuffer = CreateBuffer;
+  layer.clBuildProgram = BuildProgram;
   layer.clGetDeviceInfo = GetDeviceInfo;
+  layer.clEnqueueNDRangeKernel = EnqueueKernel;
 }
 
 }  // namespace

@@ -1,0 +1,83 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <set>
+
+#include "memory/cl_device.h"
+#include "runtime/doctor.h"
+#include "runtime/self_test.h"
+
+namespace tandem {
+namespace {
+
+// Failing memory shows now and then: other numbers again and again for so long, but once at least.
+constexpr std::chrono::seconds kTestTime{10};
+
+std::vector<SelfTestRow> TestRounds(const ClDeviceInfo& info, int* rounds) {
+  const ClDevice device(info);
+  cl::Kernels kernels(device, cl::DefaultCacheDir());
+  const auto end = std::chrono::steady_clock::now() + kTestTime;
+  std::vector<SelfTestRow> rows;
+  do {
+    const std::vector<SelfTestRow> more =
+        RunSelfTest(kernels, WholeScope(), static_cast<unsigned>(++*rounds));
+    rows.insert(rows.end(), more.begin(), more.end());
+  } while (std::chrono::steady_clock::now() < end &&
+           std::ranges::all_of(rows, &SelfTestRow::passes));
+  return rows;
+}
+
+std::string OfDevice(const ClDeviceInfo& info, const std::string& family) {
+  return fmt::format("device {}: {}", info.index, family);
+}
+
+Finding FindingOf(const ClDeviceInfo& info, const SelfTestRow& worst, std::size_t formats,
+                  int rounds) {
+  Finding f{OfDevice(info, worst.family)};
+  f.found = fmt::format("{} formats, {} round{}: largest error {:.2g} of {:.2g} ({}, {})", formats,
+                        rounds, rounds == 1 ? "" : "s", worst.error, worst.bound, worst.shape,
+                        worst.format);
+  if (worst.passes()) return f;
+  f.health = Health::kFail;
+  f.code = ExitCode::kUnavailable;
+  f.expected = fmt::format(
+      "at most {:.2g}, as on the CPU (squared differences by squares): '{}' computes wrong numbers",
+      worst.bound, info.name);
+  f.fix =
+      "another driver; without overclocking; another card; --device none runs on the CPU meanwhile";
+  return f;
+}
+
+std::vector<Finding> TestDevice(const ClDeviceInfo& info) {
+  int rounds = 0;
+  const std::vector<SelfTestRow> rows = TestRounds(info, &rounds);
+  std::vector<Finding> findings;
+  for (const SelfTestRow& worst : WorstOfFamilies(rows)) {
+    std::set<std::string> formats;
+    for (const SelfTestRow& row : rows) {
+      if (row.family == worst.family) formats.insert(row.format);
+    }
+    findings.push_back(FindingOf(info, worst, formats.size(), rounds));
+  }
+  return findings;
+}
+
+}  // namespace
+
+std::vector<Finding> CheckKernels() {
+  std::vector<Finding> findings;
+  for (const ClDeviceInfo& info : ProbeClDevices().devices) {
+    try {
+      std::ranges::move(TestDevice(info), std::back_inserter(findings));
+    } catch (const Error& error) {
+      findings.push_back({OfDevice(info, "kernels"), Health::kFail, error.what(),
+                          "that every kernel compiles and runs",
+                          "another driver; --device none runs on the CPU meanwhile", error.code()});
+    }
+  }
+  return findings;
+}
+
+}  // namespace tandem
