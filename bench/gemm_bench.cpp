@@ -4,6 +4,7 @@
 //   gemm_bench [word [mma]]    only the lines that contain the word, and without wgmma; device:
 //                              TANDEM_BENCH_DEVICE
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <chrono>
@@ -219,7 +220,7 @@ class Bench {
     const DeviceRead read(device_, memory.get(), memory.bytes());
     for (int i = 0; i < 5; ++i) bytes_per_s_ = std::max(bytes_per_s_, read.Measure());
     if (programs_.traits().nv_compute >= 80) MeasureMma();
-    if (!programs_.HasWgmma()) fmt::print("no wgmma: {}\n", programs_.wgmma_problem());
+    if (!programs_.HasWgmma()) fmt::print("no wgmma: {}\n", fmt::join(programs_.refusals(), "; "));
     fmt::print("{}, driver {}: streaming read {:.0f} GB/s, mma.sync bf16 {:.0f} TFLOP/s\n",
                device_.info().name, device_.info().driver_version, bytes_per_s_ * 1e-9,
                flops_ * 1e-12);

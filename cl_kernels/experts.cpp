@@ -147,7 +147,7 @@ std::int64_t ExpertTileRows(const DeviceTraits& traits, std::int64_t T, std::int
 void LaunchExperts(Programs& programs, const ExpertsArgs& a) {
   TANDEM_CHECK(a.table.offset % kEntryWords == 0 && a.tiles.offset % kTileWords == 0);
   if (a.T <= 0 || a.max_tiles <= 0 || a.slabs.empty()) return;
-  if (GemmTakes(programs, a)) return LaunchExpertsGemm(programs, a);
+  if (LaunchedGemm(programs, a)) return;
   const auto slabs = std::ssize(a.slabs);
   for (std::int64_t slab = 0; slab < slabs; slab += kSlabsAtOnce) LaunchGateUp(programs, a, slab);
   if (a.sum && a.T <= kSumRows && slabs <= kSlabsAtOnce) return LaunchDownSum(programs, a);

@@ -23,11 +23,17 @@ bool TakesColumns(DType type, std::int64_t K) {
 
 bool TakesWork(const Span& work) { return work.buffer != nullptr && work.offset % 4 == 0; }
 
-bool UsesWgmma(Programs& programs) {
-  return programs.traits().wgmma_products && programs.HasWgmma();
+bool UsesWgmma(Programs& programs, Program program, DType type) {
+  return programs.traits().wgmma_products && programs.NvCompute(program, type) == 90;
 }
 
-bool HasMma(const Programs& programs) { return programs.traits().nv_compute >= 80; }
+bool MayHaveMma(const Programs& programs, DType type) {
+  return programs.NvComputeSoFar(Program::kGemm, type) >= 80;
+}
+
+bool HasMma(Programs& programs, DType type) {
+  return programs.NvCompute(Program::kGemm, type) >= 80;
+}
 
 // The form that a product takes, and the columns of its weights' tile.
 struct Form {
@@ -42,7 +48,9 @@ constexpr Form kWgmma{Program::kGemmWgmma, "gemm_linear_wgmma", 256, 128};
 // The program with the tiles of 128 x 128 for weights of a type. bf16 weights pass by cp.async, for
 // which mma.sync's tile is made.
 Program TileProgram(Programs& programs, DType type) {
-  return type != DType::kBF16 && UsesWgmma(programs) ? Program::kGemmTilesWgmma : Program::kGemm;
+  return type != DType::kBF16 && UsesWgmma(programs, Program::kGemmTilesWgmma, type)
+             ? Program::kGemmTilesWgmma
+             : Program::kGemm;
 }
 
 Form FormOf(Programs& programs, const Weight& w, std::int64_t T, bool swiglu) {
@@ -51,7 +59,9 @@ Form FormOf(Programs& programs, const Weight& w, std::int64_t T, bool swiglu) {
   if (w.dtype != DType::kBF16 || tiles < programs.device().info().compute_units) {
     return {TileProgram(programs, w.dtype), "gemm_linear", 128, 128};
   }
-  return UsesWgmma(programs) ? kWgmma : kWide;
+  if (UsesWgmma(programs, kWgmma.program, w.dtype)) return kWgmma;
+  if (programs.NvCompute(kWide.program, w.dtype) >= 80) return kWide;
+  return {Program::kGemm, "gemm_linear", 128, 128};
 }
 
 // y of `w` over the rows in a.work.
@@ -132,17 +142,27 @@ void LaunchGemmRound(Programs& programs, DType weights, const Span& x, std::int6
 }
 
 void PrepareGemm(Programs& programs, DType type) {
-  if (!HasMma(programs) || !IsDeviceFormat(type)) return;
+  if (!IsDeviceFormat(type) || !HasMma(programs, type)) return;
   programs.Build(TileProgram(programs, type), type);
-  if (type == DType::kBF16) {
-    programs.Build(UsesWgmma(programs) ? kWgmma.program : kWide.program, type);
+  if (type == DType::kBF16 && !UsesWgmma(programs, kWgmma.program, type)) {
+    programs.Build(kWide.program, type);
   }
 }
 
 bool GemmTakes(const Programs& programs, const LinearArgs& a) {
-  if (!HasMma(programs) || !a.bf16 || !TakesWork(a.work) || a.T < kGemmMinRows) return false;
-  if (!TakesColumns(a.w.dtype, a.w.cols) || (a.swiglu && a.accumulate)) return false;
-  return a.w2.buffer == nullptr || TakesColumns(a.w2.dtype, a.w2.cols);
+  if (!a.bf16 || !TakesWork(a.work) || a.T < kGemmMinRows) return false;
+  const auto takes = [&](const Weight& w) {
+    return TakesColumns(w.dtype, w.cols) && MayHaveMma(programs, w.dtype);
+  };
+  if (!takes(a.w) || (a.swiglu && a.accumulate)) return false;
+  return a.w2.buffer == nullptr || takes(a.w2);
+}
+
+bool LaunchedGemm(Programs& programs, const LinearArgs& a) {
+  if (!GemmTakes(programs, a) || !HasMma(programs, a.w.dtype)) return false;
+  if (a.w2.buffer != nullptr && !HasMma(programs, a.w2.dtype)) return false;
+  LaunchGemm(programs, a);
+  return true;
 }
 
 void LaunchGemm(Programs& programs, const LinearArgs& a) {
@@ -160,8 +180,17 @@ void LaunchGemm(Programs& programs, const LinearArgs& a) {
 }
 
 bool GemmTakes(const Programs& programs, const ExpertsArgs& a) {
-  return HasMma(programs) && a.bf16 && TakesWork(a.work) && a.act.offset % 4 == 0 &&
-         a.tile_rows == kGemmTileRows && TakesColumns(a.gate_up, a.D) && TakesColumns(a.down, a.F);
+  return MayHaveMma(programs, a.gate_up) && MayHaveMma(programs, a.down) && a.bf16 &&
+         TakesWork(a.work) && a.act.offset % 4 == 0 && a.tile_rows == kGemmTileRows &&
+         TakesColumns(a.gate_up, a.D) && TakesColumns(a.down, a.F);
+}
+
+bool LaunchedGemm(Programs& programs, const ExpertsArgs& a) {
+  if (!GemmTakes(programs, a) || !HasMma(programs, a.gate_up) || !HasMma(programs, a.down)) {
+    return false;
+  }
+  LaunchExpertsGemm(programs, a);
+  return true;
 }
 
 void LaunchExpertsGemm(Programs& programs, const ExpertsArgs& a) {

@@ -30,11 +30,14 @@ void PrepareGemm(Programs& programs, DType type);
 // it. Needs a.bf16 and a.work, at least kGemmMinRows rows, and a K that is a multiple of 8 for BF16
 // and of 16 for the other formats.
 bool GemmTakes(const Programs& programs, const LinearArgs& a);
+// Where the driver takes the program, too; else it enqueues nothing and gives false.
+bool LaunchedGemm(Programs& programs, const LinearArgs& a);
 void LaunchGemm(Programs& programs, const LinearArgs& a);
 
 // The same for the experts: gate and up, down, and the sum. Tiles have kGemmTileRows rows; D and
 // every F are such K. act holds bf16.
 bool GemmTakes(const Programs& programs, const ExpertsArgs& a);
+bool LaunchedGemm(Programs& programs, const ExpertsArgs& a);
 void LaunchExpertsGemm(Programs& programs, const ExpertsArgs& a);
 
 // x f32 [T, K], rows x_stride apart, to bf16 at work, rows packed. K % 8 == 0.

@@ -46,15 +46,15 @@ void Kernels::Prepare(const std::vector<DType>& weight_formats, DType kv_type, b
   // Attention over keys of several heads has no cache in FP8.
   if (kv_type != DType::kF8E4M3) impl_->programs.Build(Program::kKvCache, kv_type);
   impl_->programs.Build(Program::kMla, kv_type);
-  if (kv_type != DType::kF32 && impl_->programs.HasWgmma()) {
-    impl_->programs.Build(Program::kMlaWgmma, kv_type);
-  }
+  if (kv_type != DType::kF32) impl_->programs.Build(Program::kMlaWgmma, kv_type);
   impl_->programs.Build(Program::kRows, DType::kF32);
 }
 
 void Kernels::PreparePanels(DType format) { impl_->programs.Build(Program::kPanels, format); }
 
 const DeviceTraits& Kernels::traits() const { return impl_->programs.traits(); }
+
+const std::vector<std::string>& Kernels::refusals() const { return impl_->programs.refusals(); }
 
 void Kernels::RmsNorm(const RmsNormArgs& a) { LaunchRmsNorm(impl_->programs, a); }
 void Kernels::Linear(const LinearArgs& a) { LaunchLinear(impl_->programs, a); }

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "cl_kernels/args.h"
@@ -58,6 +59,8 @@ class Kernels {
 
   const ClDevice& device() const { return device_; }
   const DeviceTraits& traits() const;
+  // Forms that the driver refused, and why: a line each. Generic ones take their place.
+  const std::vector<std::string>& refusals() const;
 
  private:
   struct Impl;

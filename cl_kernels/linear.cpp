@@ -148,11 +148,12 @@ BatchLaunch ChooseBatch(const Programs& programs, const LinearArgs& a) {
   return best;
 }
 
-bool TakesBatch(const Programs& programs, const LinearArgs& a) {
+bool TakesBatch(Programs& programs, const LinearArgs& a) {
   const DeviceTraits& traits = programs.traits();
-  if (traits.nv_compute < 80 || !a.bf16 || !IsDeviceFormat(a.w.dtype)) return false;
+  if (!a.bf16 || !IsDeviceFormat(a.w.dtype)) return false;
   if (a.T < traits.batch_rows_min || a.T > traits.batch_rows_max || a.w.cols <= 0) return false;
-  return a.w.cols % (BatchStep(a.w.dtype) == 32 ? 8 : 16) == 0;
+  if (a.w.cols % (BatchStep(a.w.dtype) == 32 ? 8 : 16) != 0) return false;
+  return programs.NvCompute(Program::kLinearBatch, a.w.dtype) >= 80;
 }
 
 void LaunchBatch(Programs& programs, const LinearArgs& a, LinearWords words) {
@@ -234,7 +235,7 @@ void LaunchLinear(Programs& programs, const LinearArgs& a) {
   TANDEM_CHECK(!pair || a.w2.cols == a.w.cols);
   TANDEM_CHECK(!a.swiglu || (pair && a.w2.dtype == a.w.dtype && a.w2.rows == a.w.rows));
   const bool batch = TakesBatch(programs, a);
-  if (!batch && GemmTakes(programs, a)) return LaunchGemm(programs, a);
+  if (!batch && LaunchedGemm(programs, a)) return;
   const bool few = a.T <= programs.traits().few_rows_max;
   if (a.norm.w.buffer != nullptr && (batch || !FusesNorm(programs.traits(), a))) {
     return LaunchLinear(programs, NormFirst(programs, a));
@@ -252,9 +253,7 @@ void LaunchLinear(Programs& programs, const LinearArgs& a) {
 
 void PrepareLinear(Programs& programs, DType type, bool bf16) {
   programs.Build(Program::kMatmul, type);
-  if (bf16 && programs.traits().nv_compute >= 80 && IsDeviceFormat(type)) {
-    programs.Build(Program::kLinearBatch, type);
-  }
+  if (bf16 && IsDeviceFormat(type)) programs.Build(Program::kLinearBatch, type);
 }
 
 void LaunchHeadLinear(Programs& programs, const HeadLinearArgs& a) {

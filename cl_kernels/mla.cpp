@@ -48,19 +48,19 @@ constexpr std::int64_t kMmaR = 512;
 constexpr std::int64_t kMmaD = 64;
 constexpr std::int64_t kManySlots = 1024;  // from here on, work-groups of 64 fill a device
 
-bool TakesMma(const DeviceTraits& traits, const MlaAttentionArgs& a) {
+bool TakesMma(Programs& programs, const MlaAttentionArgs& a) {
   const int needed = a.kv_type == DType::kF8E4M3 ? 89 : 80;
-  return a.bf16 && traits.nv_compute >= needed && a.kv_type != DType::kF32 && a.R == kMmaR &&
-         a.d == kMmaD;
+  return a.bf16 && a.kv_type != DType::kF32 && a.R == kMmaR && a.d == kMmaD &&
+         programs.NvCompute(Program::kMla, a.kv_type) >= needed;
 }
 
 Form ChooseForm(Programs& programs, const MlaAttentionArgs& a) {
   const DeviceTraits& traits = programs.traits();
-  if (TakesMma(traits, a)) {
+  if (TakesMma(programs, a)) {
     const std::int64_t slots = a.T * a.H;
     const bool wide = a.H % 64 == 0 || slots >= kManySlots;
     if (!wide) return {Program::kMla, "mla_mma_16", 128, {CeilDiv(slots, 16), 1}};
-    if (programs.HasWgmma()) {
+    if (programs.NvCompute(Program::kMlaWgmma, a.kv_type) == 90) {
       return {Program::kMlaWgmma, "mla_wgmma_64", 256, {CeilDiv(slots, 64), 1}};
     }
     return {Program::kMla, "mla_mma_64", 256, {CeilDiv(slots, 64), 1}};

@@ -36,9 +36,10 @@ constexpr std::int64_t kMmaSplits = 8;
 // Fewer rows than this are quicker without matrix units.
 constexpr std::int64_t kMmaMinRows = 32;
 
-bool UsesMma(const DeviceTraits& traits, bool bf16, std::int64_t T, std::int64_t R,
+bool UsesMma(Programs& programs, DType type, bool bf16, std::int64_t T, std::int64_t R,
              std::int64_t other) {
-  return bf16 && traits.nv_compute >= 80 && T >= kMmaMinRows && R % 8 == 0 && other % 8 == 0;
+  return bf16 && T >= kMmaMinRows && R % 8 == 0 && other % 8 == 0 &&
+         programs.NvCompute(Program::kMlaHeads, type) >= 80;
 }
 
 struct QueryForm {
@@ -49,9 +50,10 @@ struct QueryForm {
   std::int64_t items;
 };
 
-QueryForm FormOf(const DeviceTraits& traits, const MlaQueryArgs& a) {
+QueryForm FormOf(Programs& programs, DType type, const MlaQueryArgs& a) {
+  const DeviceTraits& traits = programs.traits();
   const bool joined = a.w.kv_b.buffer != nullptr;
-  if (UsesMma(traits, a.bf16, a.T, a.R, a.nope)) {
+  if (UsesMma(programs, type, a.bf16, a.T, a.R, a.nope)) {
     const bool aligned = Aligned16(a.q.offset, a.q_stride) && (a.nope + a.d) % 4 == 0;
     return {joined ? "mla_query_mma_transposed" : "mla_query_mma_straight", cl_int{aligned},
             kMmaTile, CeilDiv(a.T, kMmaTile), kMmaItems};
@@ -69,7 +71,7 @@ void LaunchMlaQuery(Programs& programs, const MlaQueryArgs& a) {
   CheckShape(a.R, a.nope);
   if (a.T <= 0 || a.H <= 0) return;
   const Weight& w = a.w.kv_b.buffer != nullptr ? a.w.kv_b : a.w.k_b;
-  const QueryForm form = FormOf(programs.traits(), a);
+  const QueryForm form = FormOf(programs, w.dtype, a);
   const cl_kernel kernel = programs.Kernel(Program::kMlaHeads, w.dtype, form.kernel);
   Arguments(kernel).Set(a.q, a.q_stride, w.buffer, w.offset, w.scale_offset, a.cos_sin, a.y,
                         static_cast<cl_int>(a.T), static_cast<cl_int>(a.H),
@@ -85,7 +87,7 @@ void LaunchMlaOutput(Programs& programs, const MlaOutputArgs& a) {
   const DeviceTraits& traits = programs.traits();
   const bool joined = a.w.kv_b.buffer != nullptr;
   const Weight& w = joined ? a.w.kv_b : a.w.v_b;
-  const bool mma = a.splits <= kMmaSplits && UsesMma(traits, a.bf16, a.T, a.R, a.dv);
+  const bool mma = a.splits <= kMmaSplits && UsesMma(programs, w.dtype, a.bf16, a.T, a.R, a.dv);
   const std::int64_t row_tiles = CeilDiv(a.T, mma ? kMmaTile : kHeadRows);
   const std::int64_t columns = mma ? kMmaTile : RowsPerGroup(traits, a.dv, row_tiles * a.H);
   const std::int64_t last = mma ? a.parts.offset % 4 == 0 && a.R % 4 == 0 : columns;

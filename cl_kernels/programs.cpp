@@ -1,5 +1,6 @@
 #include "cl_kernels/programs.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -23,9 +24,21 @@ std::string_view RegisterOption(Program program, const DeviceTraits& traits) {
   return shares && traits.nv_compute >= 80 ? " -cl-nv-maxrregcount=128" : "";
 }
 
-std::string OptionsOf(Program program, DType type, const DeviceTraits& traits) {
-  return fmt::format("{}{}{}", traits.Options(), TypeOption(program, type),
-                     RegisterOption(program, traits));
+// What a device should have to try a program with inline PTX; 0: there is none in it.
+int LeastNvCompute(Program program) {
+  if (IsPatched(program)) return 90;
+  return program == Program::kGemmWide || program == Program::kLinearBatch ? 80 : 1;
+}
+
+// Nothing is left of these without.
+bool IsPtxAlone(Program program) { return LeastNvCompute(program) > 1; }
+
+constexpr std::size_t kLogLines = 12;
+
+std::string FirstLines(const std::string& text, std::size_t lines) {
+  std::size_t end = 0;
+  for (; lines > 0 && end != std::string::npos; --lines) end = text.find('\n', end + (end > 0));
+  return end == std::string::npos ? text : text.substr(0, end) + "\n...";
 }
 
 std::string BuildLog(cl_program program, cl_device_id device) {
@@ -86,7 +99,7 @@ Programs::Programs(const ClDevice& device, DeviceTraits traits, std::filesystem:
 std::string Programs::CacheKey(Program program, DType type) const {
   const ClDeviceInfo& info = device_.info();
   return fmt::format("format {}\noptions {}\ndevice {}\nvendor {}\ndriver {}\nplatform {} {}\n{}",
-                     kCacheFormat, OptionsOf(program, type, traits_), info.name, info.vendor,
+                     kCacheFormat, Options(program, type), info.name, info.vendor,
                      info.driver_version, info.platform, info.platform_version, TextOf(program));
 }
 
@@ -123,9 +136,69 @@ ClProgramHandle Programs::FromSource(Program program, const std::string& options
     Throw<OpenClError>(
         "the OpenCL program '{}' does not compile: {} on '{}' (driver {}) with options '{}':\n{}",
         NameOf(program), ClErrorName(error), device_.info().name, device_.info().driver_version,
-        options, BuildLog(built.get(), id));
+        options, FirstLines(BuildLog(built.get(), id), kLogLines));
   }
   return built;
+}
+
+int Programs::NvComputeSoFar(Program program, DType type) const {
+  const bool has = traits_.nv_compute >= LeastNvCompute(program);
+  return has && !refused_.contains({program, KeyType(program, type)}) ? traits_.nv_compute : 0;
+}
+
+int Programs::NvCompute(Program program, DType type) {
+  if (NvComputeSoFar(program, type) > 0) {
+    ClProgramHandle& slot = programs_[{program, KeyType(program, type)}];
+    if (!slot) BuildWithPtx(program, type, slot);
+  }
+  return NvComputeSoFar(program, type);
+}
+
+std::string Programs::Options(Program program, DType type) const {
+  DeviceTraits traits = traits_;
+  traits.nv_compute = NvComputeSoFar(program, type);
+  return fmt::format("{}{}{}", traits.Options(), TypeOption(program, type),
+                     RegisterOption(program, traits));
+}
+
+// Some drivers translate PTX when a kernel is first asked for.
+void Programs::CheckLoads(cl_program program, Program name) const {
+  cl_uint count = 0;
+  cl_int error = clCreateKernelsInProgram(program, 0, nullptr, &count);
+  std::vector<cl_kernel> kernels(count);
+  if (error == CL_SUCCESS) {
+    error = clCreateKernelsInProgram(program, count, kernels.data(), nullptr);
+  }
+  if (error != CL_SUCCESS) {
+    Throw<OpenClError>("the kernels of '{}' do not load: {}", NameOf(name), ClErrorName(error));
+  }
+  for (cl_kernel kernel : kernels) clReleaseKernel(kernel);
+}
+
+// One line a program: its types mostly fail for the same reason.
+void Programs::NoteRefusal(Program program, std::string_view why) {
+  if (std::ranges::find(noted_, program) != noted_.end()) return;
+  noted_.push_back(program);
+  refusals_.push_back(fmt::format(
+      "'{}' (driver {}) refuses the inline PTX of the OpenCL program '{}': {}; slower generic "
+      "kernels take its place: another driver may do better",
+      device_.info().name, device_.info().driver_version, NameOf(program),
+      why.substr(0, why.find('\n'))));
+}
+
+bool Programs::BuildWithPtx(Program program, DType type, ClProgramHandle& slot) {
+  try {
+    ClProgramHandle made = Make(program, type);
+    CheckLoads(made.get(), program);
+    slot = std::move(made);
+    return true;
+  } catch (const DeviceLostError&) {
+    throw;
+  } catch (const OpenClError& error) {
+    refused_.insert({program, KeyType(program, type)});
+    NoteRefusal(program, error.what());
+    return false;
+  }
 }
 
 cl_program Programs::Get(Program program, DType type) {
@@ -133,41 +206,39 @@ cl_program Programs::Get(Program program, DType type) {
   TANDEM_CHECK(program != Program::kKvCache || type != DType::kF8E4M3);
   ClProgramHandle& slot = programs_[{program, KeyType(program, type)}];
   if (slot) return slot.get();
-  const std::string options = OptionsOf(program, type, traits_);
-  const std::string key = CacheKey(program, type);
-  slot = FromCache(key, options);
-  if (slot) return slot.get();
-  slot = FromSource(program, options);
-  ++compiled_;
-  std::vector<unsigned char> binary;
-  if (cache_.enabled() || IsPatched(program)) binary = BinaryOf(slot.get());
-  if (IsPatched(program)) {
-    binary = Patched(binary);
-    slot = FromBinary(binary, options);
+  if (NvComputeSoFar(program, type) > 0 && BuildWithPtx(program, type, slot)) return slot.get();
+  if (IsPtxAlone(program)) {
+    Throw<OpenClError>("'{}' does not run the OpenCL program '{}', and nothing asked whether",
+                       device_.info().name, NameOf(program));
   }
-  if (!slot) {
-    Throw<OpenClError>("'{}' (driver {}) refuses the patched binary of '{}'; run without it",
-                       device_.info().name, device_.info().driver_version, NameOf(program));
-  }
-  if (cache_.enabled()) cache_.Store(key, binary);
+  slot = Make(program, type);
   return slot.get();
 }
 
-// The one refusal that is no error: what wgmma does, mma.sync does slower.
-bool Programs::HasWgmma() {
-  if (has_wgmma_) return *has_wgmma_;
-  has_wgmma_ = false;
-  if (traits_.nv_compute != 90) return false;
-  try {
-    Build(Program::kGemmTilesWgmma, DType::kQ8_0);
-    has_wgmma_ = true;
-  } catch (const OpenClError& e) {
-    wgmma_problem_ = e.what();
+ClProgramHandle Programs::Make(Program program, DType type) {
+  const std::string options = Options(program, type);
+  const std::string key = CacheKey(program, type);
+  ClProgramHandle made = FromCache(key, options);
+  if (made) return made;
+  made = FromSource(program, options);
+  ++compiled_;
+  std::vector<unsigned char> binary;
+  if (cache_.enabled() || IsPatched(program)) binary = BinaryOf(made.get());
+  if (IsPatched(program)) {
+    binary = Patched(binary);
+    made = FromBinary(binary, options);
   }
-  return *has_wgmma_;
+  if (!made) {
+    Throw<OpenClError>("'{}' (driver {}) refuses the patched binary of '{}'", device_.info().name,
+                       device_.info().driver_version, NameOf(program));
+  }
+  if (cache_.enabled()) cache_.Store(key, binary);
+  return made;
 }
 
-void Programs::Build(Program program, DType type) { Get(program, type); }
+void Programs::Build(Program program, DType type) {
+  if (NvCompute(program, type) == 0 && !IsPtxAlone(program)) Get(program, type);
+}
 
 cl_kernel Programs::Kernel(Program program, DType type, std::string_view name) {
   ClKernelHandle& slot = kernels_[{program, KeyType(program, type), name}];

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <map>
-#include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -15,7 +15,8 @@
 namespace tandem::cl {
 
 // The compiled programs of one device: from the cache where it has them, else from source; each is
-// built once, at the first use or by Build. Not thread-safe.
+// built once, at the first use or by Build. What the driver refuses with inline PTX in it is built
+// without, and what is nothing without is left out: their generic forms serve. Not thread-safe.
 class Programs {
  public:
   Programs(const ClDevice& device, DeviceTraits traits, std::filesystem::path cache_dir);
@@ -25,10 +26,15 @@ class Programs {
   cl_kernel Kernel(Program program, DType type, std::string_view name);
   // Throws OpenClError with options, device and build log.
   void Build(Program program, DType type);
-  // Whether the driver takes the patched binary (program_patch.h) of gemm; asked of it once.
-  bool HasWgmma();
-  // Why not, where it was refused; else empty.
-  const std::string& wgmma_problem() const { return wgmma_problem_; }
+  // The inline PTX that a program has for a type, in the numbers of DeviceTraits::nv_compute: 0
+  // where it was built without. Builds it.
+  int NvCompute(Program program, DType type);
+  // The same as far as is known: what was not built yet is taken to succeed.
+  int NvComputeSoFar(Program program, DType type) const;
+  // Whether the driver takes the patched binary (program_patch.h) of gemm.
+  bool HasWgmma() { return NvCompute(Program::kGemmTilesWgmma, DType::kQ8_0) == 90; }
+  // What the driver refused, and why: a line for each program.
+  const std::vector<std::string>& refusals() const { return refusals_; }
 
   const ClDevice& device() const { return device_; }
   const DeviceTraits& traits() const { return traits_; }
@@ -39,6 +45,11 @@ class Programs {
 
  private:
   cl_program Get(Program program, DType type);
+  ClProgramHandle Make(Program program, DType type);
+  bool BuildWithPtx(Program program, DType type, ClProgramHandle& slot);
+  void CheckLoads(cl_program program, Program name) const;
+  std::string Options(Program program, DType type) const;
+  void NoteRefusal(Program program, std::string_view why);
   ClProgramHandle FromCache(const std::string& key, const std::string& options) const;
   ClProgramHandle FromSource(Program program, const std::string& options) const;
   ClProgramHandle FromBinary(const std::vector<unsigned char>& binary,
@@ -48,8 +59,9 @@ class Programs {
   DeviceTraits traits_;
   ProgramCache cache_;
   int compiled_ = 0;
-  std::optional<bool> has_wgmma_;
-  std::string wgmma_problem_;
+  std::set<std::pair<Program, DType>> refused_;  // with inline PTX in it
+  std::vector<Program> noted_;
+  std::vector<std::string> refusals_;
   std::map<std::pair<Program, DType>, ClProgramHandle> programs_;
   std::map<std::tuple<Program, DType, std::string_view>, ClKernelHandle> kernels_;
 };

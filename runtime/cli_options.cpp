@@ -170,6 +170,12 @@ void PlanWithLess(Session& session, const DeviceMemoryError& error) {
                   device.name, error.what(), FormatBytes(bytes), FormatBytes(planned)));
 }
 
+// What the load found out and can live with.
+Engine Told(Engine engine) {
+  for (const std::string& warning : engine.Warnings()) PrintWarning(warning);
+  return engine;
+}
+
 }  // namespace
 
 Engine LoadEngine(Session& session, bool quiet) {
@@ -180,11 +186,11 @@ Engine LoadEngine(Session& session, bool quiet) {
   ProgressBar progress(ProgressBar::StyleOf(quiet), stderr, Interrupted);
   try {
     try {
-      return Engine(session.model, session.plan, &progress);
+      return Told(Engine(session.model, session.plan, &progress));
     } catch (const DeviceMemoryError& error) {
       PlanWithLess(session, error);
     }
-    return Engine(std::move(session.model), std::move(session.plan), &progress);
+    return Told(Engine(std::move(session.model), std::move(session.plan), &progress));
   } catch (const Error&) {
     if (Interrupted()) ThrowInterrupted();  // not a failure of the load
     throw;

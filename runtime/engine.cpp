@@ -525,6 +525,15 @@ EngineBytes Engine::bytes() const {
   return bytes;
 }
 
+std::vector<std::string> Engine::Warnings() const {
+  std::vector<std::string> warnings;
+  for (const auto& device : impl_->devices) {
+    const std::vector<std::string>& refusals = device->kernels.refusals();
+    warnings.insert(warnings.end(), refusals.begin(), refusals.end());
+  }
+  return warnings;
+}
+
 std::string Engine::Describe() const {
   const Plan& p = impl_->plan;
   std::vector<std::int64_t> on_device(p.devices.size());

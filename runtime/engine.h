@@ -110,6 +110,8 @@ class Engine {
   double MeasureHandOver();
   // "attention on PoCL..., 8 of 32 experts a layer on ..., rest on 2 CPU threads (avx512_bf16)"
   std::string Describe() const;
+  // What the load found and went around: programs that a driver refuses.
+  std::vector<std::string> Warnings() const;
 
  private:
   void WarmUp(ProgressSink* progress);

@@ -4,6 +4,8 @@
 // the device has no matrix units, what runs everywhere is tested: rounding, decoding, the rules.
 #include "cl_kernels/gemm.h"
 
+#include <fmt/ranges.h>
+
 #include <optional>
 
 #include "cl_kernels/launch.h"
@@ -394,7 +396,7 @@ TEST_F(Gemm, WideTilesThroughWgmma) {
   if (programs().traits().nv_compute != 90) {
     GTEST_SKIP() << device().info().name << " has no wgmma";
   }
-  EXPECT_TRUE(programs().HasWgmma()) << programs().wgmma_problem();
+  EXPECT_TRUE(programs().HasWgmma()) << fmt::format("{}", fmt::join(programs().refusals(), "; "));
   EXPECT_TRUE(WideProducts(device(), programs()));
 }
 
