@@ -313,17 +313,21 @@ class Filler {
     const std::string most = FormatBytes(owner.max_alloc_bytes);
     if (piece.buffer() <= owner.max_alloc_bytes) {
       filled_.problem = fmt::format(
-          "{}: a step of {} rows needs a buffer larger than the {} that it allows; lower "
+          "{}: a step of {} rows needs {} in one buffer, the device allows {}; lower "
           "workload.chunk",
-          owner.name, filled_.plan.max_rows, most);
+          owner.name, filled_.plan.max_rows,
+          FormatBytes(scratch_.Device(filled_.plan, roles_[device] | RolesOn(device, piece.scratch))
+                          .largest),
+          most);
       return;
     }
     const bool kv = piece.extra > owner.max_alloc_bytes;
-    filled_.problem = fmt::format("{}: {} needs {} in one buffer, the device allows {}; {}",
-                                  owner.name, kv ? "a layer's KV cache" : piece.unit.largest->name,
-                                  FormatBytes(piece.buffer()), most,
-                                  kv ? std::string("lower workload.context")
-                                     : fmt::format("set placement.{} to host", piece.key));
+    filled_.problem = fmt::format(
+        "{}: {} needs {} in one buffer, the device allows {}; {}", owner.name,
+        kv ? "a layer's KV cache" : piece.unit.largest->name, FormatBytes(piece.buffer()), most,
+        kv ? std::string("lower workload.context, choose a smaller kv.type, or set "
+                         "placement.attention to host")
+           : fmt::format("set placement.{} to host", piece.key));
   }
 
   void Put(const Piece& piece, std::size_t device) {
@@ -422,7 +426,7 @@ class Filler {
     filled_.node_missing =
         ShareWeights(in_.task.machine, in_.profile, weights_, filled_.plan.nodes);
     if (over(host, in_.host_budget) == 0) filled_.missing += filled_.node_missing;
-    if (!filled_.problem.empty() && filled_.missing == 0) filled_.missing = 1;
+    if (!filled_.problem.empty() && filled_.missing == 0) filled_.missing = kNoSuchBuffer;
   }
 
   const PlanInput& in_;

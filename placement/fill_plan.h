@@ -70,6 +70,9 @@ enum ScratchRole : unsigned {
   kScratchFirst = 128,
 };
 
+// Filled::missing where bytes are there, but no buffer as large as one must be.
+inline constexpr std::uint64_t kNoSuchBuffer = 1;
+
 // A plan with its sums, without table, notes and prediction.
 struct Filled {
   Plan plan;

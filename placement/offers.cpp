@@ -296,6 +296,10 @@ Offers NearestPlans(const PlanTask& task, const Profile& profile) {
 
 std::string DescribeOffers(const Offers& offers) {
   if (offers.nearest.empty()) {
+    if (offers.missing == kNoSuchBuffer) {
+      return "no change of settings makes it fit: the device's buffers are too small for what must "
+             "lie in one; use another device, or run on the CPU (--device none)";
+    }
     return fmt::format(
         "no change of settings makes it fit: {} are missing in the best case; it takes more "
         "memory, or a smaller model or weight format",

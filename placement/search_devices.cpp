@@ -8,6 +8,7 @@
 
 #include "memory/error.h"
 #include "placement/byte_size.h"
+#include "placement/least_need.h"
 #include "placement/profile_check.h"
 #include "placement/resources.h"
 
@@ -150,6 +151,13 @@ std::string Speeds(const Prediction& p) {
                      p.decode_tokens_per_s);
 }
 
+std::string NothingFits(const PlanInput& in, Option& option) {
+  const Filled filled = option.search.Plan(option.found.recipe);
+  return fmt::format("nothing that may go there fits: {}",
+                     LeastNeed(in, filled.plan, option.resources.budgets[0],
+                               option.resources.devices[0]->max_alloc_bytes));
+}
+
 // Why a device that could be used is not.
 std::string UnusedNote(const PlanInput& in, Option& with, const Prediction& without) {
   const std::string& name = with.resources.devices[0]->name;
@@ -160,8 +168,7 @@ std::string UnusedNote(const PlanInput& in, Option& with, const Prediction& with
     return fmt::format("{} is not used: the profile places everything on the host", name);
   }
   if (!with.search.device_fits_something()) {
-    return fmt::format("{} is not used: nothing that may go there fits its budget of {}", name,
-                       FormatBytes(with.resources.budgets[0]));
+    return fmt::format("{} is not used: {}", name, NothingFits(in, with));
   }
   const Candidate* best = with.search.best_with_device();
   if (best == nullptr) return fmt::format("{} is not used: no plan with it fits", name);
@@ -202,14 +209,6 @@ void NoteDevices(const Option& option, Plan& plan) {
   }
 }
 
-std::string NothingFits(const Option& option) {
-  const Device& device = *option.resources.devices[0];
-  return fmt::format(
-      "{}: nothing that may go there fits its budget of {}: lower workload.chunk or raise "
-      "memory.device",
-      device.name, FormatBytes(option.resources.budgets[0]));
-}
-
 }  // namespace
 
 Outcome FindPlan(const PlanTask& task, const Profile& profile, Effort effort) {
@@ -238,8 +237,8 @@ Outcome FindPlan(const PlanTask& task, const Profile& profile, Effort effort) {
   Outcome outcome = Finish(in, best, std::move(notes));
   if (use_device && must_use && !best.found.uses_device) {
     outcome.fits = false;
-    outcome.missing = std::max<std::uint64_t>(1, outcome.missing);
-    outcome.problem = NothingFits(best);
+    outcome.missing = std::max(kNoSuchBuffer, outcome.missing);
+    outcome.problem = fmt::format("{}: {}", best.resources.devices[0]->name, NothingFits(in, best));
   }
   if (!outcome.fits || effort == Effort::kFits) return outcome;
   SetStreamRows(in, outcome.plan);

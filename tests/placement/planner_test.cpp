@@ -19,6 +19,7 @@ using test::kMiB;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 
 const TensorList& V3Tensors() {
   static const TensorList tensors = ExpectedTensors(test::V3(), DType::kF8E4M3);
@@ -365,7 +366,27 @@ TEST(Planner, ScratchAloneCanBeTooMuch) {
   profile.device = "0";
   EXPECT_THAT(
       test::Refusal([&] { PlanTiny(test::GpuMachine(8), profile); }, ExitCode::kUnavailable),
-      HasSubstr("lower workload.chunk"));
+      AllOf(HasSubstr("the least, "), HasSubstr("with the activations of a step of 512 rows"),
+            HasSubstr("its budget is 1.00 MiB"), HasSubstr("raise memory.device"),
+            HasSubstr("workload.chunk")));
+}
+
+// The memory is there, and no buffer as large as one must be: another message, other settings.
+TEST(Planner, BuffersCanBeTooSmallWhereTheMemoryIsNot) {
+  Profile profile;
+  profile.chunk = 512;
+  profile.device = "0";
+  Machine machine = test::GpuMachine(8);
+  machine.devices[0].max_alloc_bytes = 64 << 10;
+  const auto refusal = [&] {
+    return test::Refusal([&] { PlanTiny(machine, profile); }, ExitCode::kUnavailable);
+  };
+  EXPECT_THAT(refusal(), AllOf(HasSubstr("the least, "), HasSubstr("needs a buffer of "),
+                               HasSubstr("largest has 64.00 KiB"), HasSubstr("workload.chunk"),
+                               Not(HasSubstr("budget"))));
+  profile.attention = Side::kDevice;
+  EXPECT_THAT(refusal(), AllOf(HasSubstr("in one buffer, the device allows 64.00 KiB"),
+                               Not(HasSubstr("1 B"))));
 }
 
 TEST(Planner, NoBufferIsLargerThanTheDeviceAllows) {
