@@ -25,8 +25,11 @@ ClBuffer AllocateTouched(const ClDevice& device, const std::string& what, std::s
     Touch(device, buffer);
     return buffer;
   } catch (const OpenClError& error) {
-    Throw<DeviceMemoryError>("the device's buffer '{}' of {} bytes on '{}': {}", what, bytes,
-                             device.info().name, error.what());
+    const ClDeviceInfo& info = device.info();
+    throw DeviceMemoryError(
+        fmt::format("the device's buffer '{}' of {} bytes on '{}' (device {}): {}", what, bytes,
+                    info.name, info.index, error.what()),
+        info.index);
   }
 }
 

@@ -53,7 +53,12 @@ class OpenClError : public Error {
 // A device has no room for a buffer of the plan.
 class DeviceMemoryError : public OpenClError {
  public:
-  using OpenClError::OpenClError;
+  explicit DeviceMemoryError(const std::string& message, int device = 0)
+      : OpenClError(message), device_(device) {}
+  int device() const { return device_; }  // in the list of all OpenCL devices
+
+ private:
+  int device_;
 };
 
 // A device failed in a way that its context does not survive: what was on it is gone.

@@ -148,16 +148,19 @@ namespace {
 
 // What the device gave before it refused; where it gave nothing, or more than that, 85 % of what
 // the plan asked for.
-std::uint64_t LessThan(const Plan& plan) {
-  const std::uint64_t less = plan.DeviceBytes(0) * 85 / 100;
-  const std::uint64_t given = PeakDeviceBufferBytes(plan.devices[0].index);
+std::uint64_t LessThan(std::uint64_t planned, int index) {
+  const std::uint64_t less = planned * 85 / 100;
+  const std::uint64_t given = PeakDeviceBufferBytes(index);
   return given > 0 ? std::min(given, less) : less;
 }
 
 void PlanWithLess(Session& session, const DeviceMemoryError& error) {
-  const PlanDevice device = session.plan.devices.at(0);
-  const std::uint64_t planned = session.plan.DeviceBytes(0);
-  const std::uint64_t bytes = LessThan(session.plan);
+  const auto& devices = session.plan.devices;
+  const auto found = std::ranges::find(devices, error.device(), &PlanDevice::index);
+  const PlanDevice device = found != devices.end() ? *found : devices.at(0);
+  const auto place = static_cast<int>(found != devices.end() ? found - devices.begin() : 0);
+  const std::uint64_t planned = session.plan.DeviceBytes(place);
+  const std::uint64_t bytes = LessThan(planned, device.index);
   try {
     PlanWithLess(session, device.index, bytes);
   } catch (const Error& none) {

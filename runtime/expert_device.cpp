@@ -67,10 +67,24 @@ float* ExpertDevice::sum() const {
   return reinterpret_cast<float*>(pinned_.host()) + T_ * values;
 }
 
+// Devices of one kind have one name: the number tells which of them it was.
+void ExpertDevice::Lost(const DeviceLostError& error) const {
+  Throw<DeviceLostError>("device {}, which runs experts of the plan: {}", side_.device.info().index,
+                         error.what());
+}
+
 void ExpertDevice::Start(int layer, const ChosenRows& rows) {
   sum_read_.reset();  // of a step that failed
   if (!Chosen(layer, rows)) return;
   T_ = rows.T;
+  try {
+    Enqueue(layer, rows);
+  } catch (const DeviceLostError& error) {
+    Lost(error);
+  }
+}
+
+void ExpertDevice::Enqueue(int layer, const ChosenRows& rows) {
   Send(rows);
   const LayerExperts& experts = experts_.layer(layer);
   cl::ExpertsArgs a = memory_.Experts(config_, plan_, experts, rows.T, side_);
@@ -84,7 +98,11 @@ void ExpertDevice::Start(int layer, const ChosenRows& rows) {
 void ExpertDevice::AddTo(float* y) {
   if (!sum_read_) return;
   const double start = Now();
-  side_.device.Await(sum_read_.get());
+  try {
+    side_.device.Await(sum_read_.get());
+  } catch (const DeviceLostError& error) {
+    Lost(error);
+  }
   sum_read_.reset();
   side_.metrics.device_wait_s += Now() - start;
   const std::int64_t D = config_.hidden_size;

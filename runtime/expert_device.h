@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "memory/cl_shared.h"
+#include "memory/error.h"
 #include "runtime/device_experts.h"
 #include "runtime/device_side.h"
 #include "runtime/expert_launch.h"
@@ -38,7 +39,9 @@ class ExpertDevice {
 
  private:
   bool Chosen(int layer, const ChosenRows& rows);
+  void Enqueue(int layer, const ChosenRows& rows);
   void Send(const ChosenRows& rows);
+  [[noreturn]] void Lost(const DeviceLostError& error) const;
   float* sum() const;  // in pinned memory
 
   const Config& config_;

@@ -24,6 +24,12 @@ std::vector<LayerRange> Ranges(const Plan& plan, Predicate on_device) {
   return ranges;
 }
 
+// The device that runs all but experts of further ones; "": the plan has but one, which needs no
+// name.
+std::string LeadOf(const Plan& plan) {
+  return plan.devices.size() > 1 ? std::to_string(plan.devices[0].index) : "";
+}
+
 // A role is on one side as a whole, or on the host but for some layers.
 template <class Has, class OnDevice>
 void PinRole(const Plan& plan, const char* role, Has has, OnDevice on_device, Side& side,
@@ -32,20 +38,21 @@ void PinRole(const Plan& plan, const char* role, Has has, OnDevice on_device, Si
   const auto there = std::ranges::count_if(plan.layers, wanted);
   const bool all = there > 0 && there == std::ranges::count_if(plan.layers, has);
   side = all ? Side::kDevice : Side::kHost;
-  if (all) return;
+  if (all && plan.devices.size() < 2) return;
   for (const LayerRange& range : Ranges(plan, wanted)) {
     Rule rule;
     rule.role = role;
     rule.layers = range;
     rule.place = Side::kDevice;
+    rule.device = LeadOf(plan);
     pinned.rules.push_back(rule);
   }
 }
 
-std::vector<std::pair<int, int>> ExpertRanges(const std::vector<Place>& experts) {
+std::vector<std::pair<int, int>> ExpertRanges(const std::vector<Place>& experts, Place place) {
   std::vector<std::pair<int, int>> ranges;
   for (std::size_t e = 0; e < experts.size(); ++e) {
-    if (!experts[e].on_device()) continue;
+    if (experts[e] != place) continue;
     const auto id = static_cast<int>(e);
     if (ranges.empty() || ranges.back().second + 1 != id) ranges.push_back({id, id});
     ranges.back().second = id;
@@ -53,17 +60,19 @@ std::vector<std::pair<int, int>> ExpertRanges(const std::vector<Place>& experts)
   return ranges;
 }
 
-// One rule for consecutive layers with the same experts on the device.
-void PinExperts(const Plan& plan, Profile& pinned) {
-  pinned.experts = Profile::Experts::kShare;
-  pinned.experts_share = 0;
+// One rule for consecutive layers with the same experts on a device.
+void PinExperts(const Plan& plan, Place place, Profile& pinned) {
+  const std::string device =
+      plan.devices.size() > 1
+          ? std::to_string(plan.devices[static_cast<std::size_t>(place.index)].index)
+          : "";
   for (std::size_t i = 0; i < plan.layers.size(); ++i) {
-    const auto ranges = ExpertRanges(plan.layers[i].experts);
+    const auto ranges = ExpertRanges(plan.layers[i].experts, place);
     if (ranges.empty()) continue;
     const auto layer = static_cast<std::int64_t>(i);
     Rule* last = pinned.rules.empty() ? nullptr : &pinned.rules.back();
     if (last != nullptr && last->role == "routed_experts" && last->experts == ranges &&
-        last->layers->second + 1 == layer) {
+        last->device == device && last->layers->second + 1 == layer) {
       last->layers->second = layer;
       continue;
     }
@@ -72,8 +81,17 @@ void PinExperts(const Plan& plan, Profile& pinned) {
     rule.layers = LayerRange{layer, layer};
     rule.experts = ranges;
     rule.place = Side::kDevice;
+    rule.device = device;
     pinned.rules.push_back(rule);
   }
+}
+
+std::string DevicesOf(const Plan& plan) {
+  std::string list;
+  for (const PlanDevice& device : plan.devices) {
+    list += (list.empty() ? "" : ",") + std::to_string(device.index);
+  }
+  return list.empty() ? "none" : list;
 }
 
 void PinThreads(const Plan& plan, Profile& pinned) {
@@ -99,7 +117,7 @@ Profile PinProfile(const Profile& profile, const Plan& plan) {
   pinned.device_layers.reset();
   pinned.experts_order.clear();
   pinned.origins.clear();
-  pinned.device = plan.devices.empty() ? "none" : std::to_string(plan.devices[0].index);
+  pinned.device = DevicesOf(plan);
   pinned.chunk = plan.max_rows;
   PinThreads(plan, pinned);
   const auto any = [](const LayerPlan&) { return true; };
@@ -118,7 +136,18 @@ Profile PinProfile(const Profile& profile, const Plan& plan) {
       plan, "shared_experts", moe, [](const LayerPlan& l) { return l.shared.on_device(); },
       pinned.shared_experts, pinned);
   pinned.head = plan.head.on_device() ? Side::kDevice : Side::kHost;
-  PinExperts(plan, pinned);
+  if (plan.head.on_device() && plan.devices.size() > 1) {
+    Rule rule;
+    rule.role = "head";
+    rule.place = Side::kDevice;
+    rule.device = LeadOf(plan);
+    pinned.rules.push_back(rule);
+  }
+  pinned.experts = Profile::Experts::kShare;
+  pinned.experts_share = 0;
+  for (std::size_t d = 0; d < plan.devices.size(); ++d) {
+    PinExperts(plan, Place::Device(static_cast<int>(d)), pinned);
+  }
   return pinned;
 }
 
@@ -130,7 +159,9 @@ std::string PlacementKey(const Plan& plan) {
   for (const PlanDevice& device : plan.devices) {
     text += fmt::format("device {} {};", device.index, device.threads);
   }
-  const auto add = [&](Place place) { text += place.on_device() ? '1' : '0'; };
+  const auto add = [&](Place place) {
+    text += place.on_device() ? static_cast<char>('1' + place.index) : '0';
+  };
   add(plan.head);
   for (const LayerPlan& layer : plan.layers) {
     for (const Place place : {layer.attention, layer.dense, layer.router, layer.shared}) add(place);

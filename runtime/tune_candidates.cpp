@@ -24,11 +24,11 @@ bool UsesDevice(const Plan& plan) {
          });
 }
 
-// The device of the plan, or else the one that a plan would get. What shares the cores has its
+// The devices of the plan, or else the one that a plan would get. What shares the cores has its
 // number of threads for the life of the process.
-PlanDevice DeviceToUse(const Machine& machine, const Profile& profile, const Plan& start,
-                       int cores) {
-  if (!start.devices.empty()) return start.devices[0];
+std::vector<PlanDevice> DevicesToUse(const Machine& machine, const Profile& profile,
+                                     const Plan& start, int cores) {
+  if (!start.devices.empty()) return start.devices;
   if (profile.device == "none" || machine.devices.empty()) return {};
   const bool automatic = profile.device == "auto";
   const auto gpu = std::ranges::find(machine.devices, false, &Device::shares_cores);
@@ -40,7 +40,7 @@ PlanDevice DeviceToUse(const Machine& machine, const Profile& profile, const Pla
   use.name = device->name;
   use.shares_cores = device->shares_cores;
   if (use.shares_cores) use.threads = profile.device_threads.value_or(std::max(1, cores / 2));
-  return use;
+  return {use};
 }
 
 int TotalThreads(const Plan& plan) {
@@ -95,7 +95,41 @@ TuneCandidates::TuneCandidates(const Model& model, const Machine& machine, const
       cost_(model.config, model.tensors, machine, options.statistics),
       workload_(WorkloadOf(profile)) {
   for (const Node& node : machine.nodes) cores_ += static_cast<int>(node.cores.size());
-  device_ = DeviceToUse(machine, profile, start, cores_);
+  devices_ = DevicesToUse(machine, profile, start, cores_);
+}
+
+int TuneCandidates::DeviceThreads() const {
+  for (const PlanDevice& device : devices_) {
+    if (device.shares_cores) return device.threads;
+  }
+  return 0;
+}
+
+bool TuneCandidates::OnOurDevices(const Plan& plan) const {
+  const auto same = [](const PlanDevice& a, const PlanDevice& b) {
+    return a.index == b.index && a.threads == b.threads;
+  };
+  return plan.devices.size() <= devices_.size() &&
+         std::equal(plan.devices.begin(), plan.devices.end(), devices_.begin(), same);
+}
+
+Plan TuneCandidates::WithOurDevices(Plan plan) const {
+  const auto renumber = [&](Place& place) {
+    if (!place.on_device()) return;
+    const int index = plan.devices[static_cast<std::size_t>(place.index)].index;
+    const auto at = std::ranges::find(devices_, index, &PlanDevice::index);
+    place = at == devices_.end() ? Place::Host()
+                                 : Place::Device(static_cast<int>(at - devices_.begin()));
+  };
+  renumber(plan.head);
+  for (LayerPlan& layer : plan.layers) {
+    for (Place* role : {&layer.attention, &layer.dense, &layer.router, &layer.shared}) {
+      renumber(*role);
+    }
+    std::ranges::for_each(layer.experts, renumber);
+  }
+  plan.devices = devices_;
+  return plan;
 }
 
 // A plan that does not fit or that the settings contradict is no candidate.
@@ -122,7 +156,7 @@ std::optional<TuneCandidate> TuneCandidates::Pin(std::string change, const Profi
 std::optional<TuneCandidate> TuneCandidates::FromProfile(std::string change,
                                                          const Profile& profile) const {
   const std::optional<Plan> plan = TryPlan(profile);
-  return plan ? Pin(std::move(change), profile, *plan) : std::nullopt;
+  return plan && OnOurDevices(*plan) ? Pin(std::move(change), profile, *plan) : std::nullopt;
 }
 
 std::vector<TuneCandidate> TuneCandidates::Shipped() const {
@@ -135,14 +169,11 @@ std::vector<TuneCandidate> TuneCandidates::Shipped() const {
         if (profile.device == "none") continue;
         profile.device = profile_.device;
       }
-      if (MayUseDevice() && device_.shares_cores && !profile.device_threads) {
-        profile.device_threads = device_.threads;
+      if (DeviceThreads() > 0 && !profile.device_threads) {
+        profile.device_threads = DeviceThreads();
       }
       const std::optional<Plan> plan = TryPlan(profile);
-      if (!plan) continue;
-      const bool other = !plan->devices.empty() && (plan->devices[0].index != device_.index ||
-                                                    plan->devices[0].threads != device_.threads);
-      if (other) continue;
+      if (!plan || !OnOurDevices(*plan)) continue;
       auto candidate = Pin(fmt::format("shipped profile {}", shipped.name), profile, *plan);
       if (candidate) list.push_back(std::move(*candidate));
     } catch (const ConfigError&) {
@@ -168,14 +199,13 @@ std::vector<TuneCandidate> TuneCandidates::Neighbours(const TuneCandidate& curre
 
 void TuneCandidates::Add(std::string change, const TuneCandidate& current, Plan edited,
                          std::vector<TuneCandidate>& list) const {
-  edited.devices.clear();
-  if (UsesDevice(edited)) edited.devices.push_back(device_);
+  if (!UsesDevice(edited)) edited.devices.clear();
   if (edited.devices.empty() && profile_.device != "auto") return;  // the user named one
   Profile profile = PinProfile(current.profile, edited);
   // A device that shares the cores leaves fewer to the team, and none leaves all.
   const bool moved = edited.devices.empty() != current.plan.devices.empty();
-  if (moved && device_.shares_cores && !profile_.threads) {
-    profile.threads = edited.devices.empty() ? cores_ : std::max(1, cores_ - device_.threads);
+  if (moved && DeviceThreads() > 0 && !profile_.threads) {
+    profile.threads = edited.devices.empty() ? cores_ : std::max(1, cores_ - DeviceThreads());
     profile.node_threads.clear();
   }
   auto candidate = FromProfile(std::move(change), profile);
@@ -197,7 +227,7 @@ void TuneCandidates::AddExperts(const TuneCandidate& current,
   std::set<std::int64_t> counts{0, E / 8, E / 4, E / 2, 3 * E / 4, E, now - E / 16, now + E / 16};
   for (const std::int64_t count : counts) {
     if (count < 0 || count > E) continue;
-    Plan edited = current.plan;
+    Plan edited = WithOurDevices(current.plan);
     for (std::size_t i = 0; i < edited.layers.size(); ++i) {
       std::vector<Place>& experts = edited.layers[i].experts;
       if (experts.empty()) continue;
@@ -207,8 +237,12 @@ void TuneCandidates::AddExperts(const TuneCandidate& current,
       std::iota(order.begin(), order.end(), 0);
       std::ranges::stable_sort(order, std::greater(), [&](std::size_t e) { return shares[e]; });
       for (std::size_t k = 0; k < order.size(); ++k) {
-        const bool there = static_cast<std::int64_t>(k) < count;
-        experts[order[k]] = there ? Place::Device(0) : Place::Host();
+        Place& place = experts[order[k]];
+        if (static_cast<std::int64_t>(k) >= count) {
+          place = Place::Host();
+        } else if (!place.on_device()) {  // to all of them in turn
+          place = Place::Device(static_cast<int>(k % devices_.size()));
+        }
       }
     }
     Add(fmt::format("{} of {} experts a layer on the device", count, E), current, std::move(edited),
@@ -223,19 +257,19 @@ void TuneCandidates::AddRoles(const TuneCandidate& current,
     const char* where = place.on_device() ? "device" : "host";
     for (const RoleOfLayer& role : kRoles) {
       if (profile_.*role.side != Side::kAuto) continue;
-      Plan edited = current.plan;
+      Plan edited = WithOurDevices(current.plan);
       for (LayerPlan& layer : edited.layers) {
         if (layer.moe ? role.moe : role.dense) layer.*role.place = place;
       }
       Add(fmt::format("{} on the {}", role.name, where), current, std::move(edited), list);
     }
     if (profile_.head != Side::kAuto) continue;
-    Plan edited = current.plan;
+    Plan edited = WithOurDevices(current.plan);
     edited.head = place;
     Add(fmt::format("head on the {}", where), current, std::move(edited), list);
   }
   if (profile_.device != "auto" || !LeavesAll(profile_)) return;
-  Plan host = current.plan;
+  Plan host = WithOurDevices(current.plan);
   host.head = Place::Host();
   for (LayerPlan& layer : host.layers) {
     layer.attention = layer.dense = layer.router = layer.shared = Place::Host();
@@ -261,7 +295,7 @@ void TuneCandidates::AddThreads(const TuneCandidate& current,
                                 std::vector<TuneCandidate>& list) const {
   if (profile_.threads || !profile_.node_threads.empty()) return;
   const int now = TotalThreads(current.plan);
-  std::set<int> counts{now / 2, now - 1, now + 1, cores_ - device_.threads, cores_};
+  std::set<int> counts{now / 2, now - 1, now + 1, cores_ - DeviceThreads(), cores_};
   for (const int threads : counts) {
     if (threads < 1 || threads > cores_ || threads == now) continue;
     Profile profile = current.profile;

@@ -49,7 +49,12 @@ class TuneCandidates {
   void AddChunks(const TuneCandidate& current, std::int64_t most_rows,
                  std::vector<TuneCandidate>& list) const;
   void AddThreads(const TuneCandidate& current, std::vector<TuneCandidate>& list) const;
-  bool MayUseDevice() const { return !device_.name.empty(); }
+  bool MayUseDevice() const { return !devices_.empty(); }
+  // Whether an engine on `devices_` can go over to the plan.
+  bool OnOurDevices(const Plan& plan) const;
+  // The plan with `devices_` as its devices, some of which may be idle.
+  Plan WithOurDevices(Plan plan) const;
+  int DeviceThreads() const;  // of a device that shares the cores; 0: none does
 
   const Model& model_;
   const Machine& machine_;
@@ -57,7 +62,7 @@ class TuneCandidates {
   const PlanOptions& options_;
   CostModel cost_;
   Workload workload_;
-  PlanDevice device_;  // the one to move to; without a name: none
+  std::vector<PlanDevice> devices_;  // to move to
   int cores_ = 0;
 };
 
