@@ -109,6 +109,8 @@ std::string DeviceName(cl_kernel kernel) {
 
 // Waiting for a device costs the host nothing else to do: a spin as long as most steps take.
 constexpr Seconds kFinishSpin{2e-2};
+// Many threads write at once, each beside others that read files.
+constexpr Seconds kCopySpin{1e-5};
 
 std::atomic<bool>& AnyHangs() {
   static std::atomic<bool> hangs{false};
@@ -179,6 +181,8 @@ bool AnyClDeviceHangs() { return AnyHangs(); }
 struct ClDevice::Watchdog {
   Seconds limit{0};
   std::string what;
+  WhenOver over = WhenOver::kLost;
+  std::vector<cl_command_queue> side_queues;
   std::atomic<bool> hangs{false};
 
   void Hang() {
@@ -197,11 +201,7 @@ ClDevice::ClDevice(const ClDeviceInfo& info)
   CheckOn(error, "clCreateCommandQueue", info_);
 }
 
-ClDevice::~ClDevice() {
-  if (!Hangs()) return;
-  static_cast<void>(queue_.release());  // to release them would wait for a queue that never ends
-  static_cast<void>(context_.release());
-}
+ClDevice::~ClDevice() = default;
 
 ClBuffer ClDevice::Allocate(std::size_t bytes, cl_mem_flags flags) const {
   cl_int error = CL_INVALID_BUFFER_SIZE;  // what the driver says of 0 or too many bytes
@@ -227,8 +227,15 @@ void ClDevice::Write(cl_mem dst, std::size_t offset, const void* src, std::size_
 void ClDevice::BlockingWrite(cl_mem dst, std::size_t offset, const void* src,
                              std::size_t bytes) const {
   if (bytes == 0) return;
-  CheckOn(clEnqueueWriteBuffer(queue(), dst, CL_TRUE, offset, bytes, src, 0, nullptr, nullptr),
+  const bool watched = watchdog_->limit.count() > 0;  // a blocking write has no limit
+  cl_event event = nullptr;
+  CheckOn(clEnqueueWriteBuffer(queue(), dst, watched ? CL_FALSE : CL_TRUE, offset, bytes, src, 0,
+                               nullptr, watched ? &event : nullptr),
           "clEnqueueWriteBuffer", info_);
+  if (!watched) return;
+  const ClEventHandle written(event);
+  Flush();
+  AwaitAfter(event, kCopySpin);
 }
 
 void ClDevice::BlockingRead(cl_mem src, std::size_t offset, void* dst, std::size_t bytes) const {
@@ -267,12 +274,15 @@ void ClDevice::Finish() const {
   Await(ended.get());
 }
 
-void ClDevice::Watch(Seconds limit, const std::string& what) const {
+void ClDevice::Watch(Seconds limit, const std::string& what, WhenOver over) const {
   watchdog_->limit = limit;
   watchdog_->what = what;
+  watchdog_->over = over;
 }
 
-void ClDevice::Await(cl_event event) const {
+void ClDevice::Await(cl_event event) const { AwaitAfter(event, kFinishSpin); }
+
+void ClDevice::AwaitAfter(cl_event event, Seconds spin) const {
   const Seconds limit = watchdog_->limit;
   cl_int status = CL_QUEUED;
   const auto ended = [&] {
@@ -281,8 +291,9 @@ void ClDevice::Await(cl_event event) const {
         "clGetEventInfo", info_);
     return status <= CL_COMPLETE;
   };
-  DeviceWait wait(info_.is_cpu, limit, kFinishSpin);
+  DeviceWait wait(info_.is_cpu, limit, spin);
   if (limit.count() > 0 && !wait.Until(ended)) {
+    if (watchdog_->over == WhenOver::kHangs) watchdog_->Hang();
     Throw<DeviceLostError>(
         "'{}': {} did not end within {} s; the device hangs or is lost: look at the system's log, "
         "and see `tandem doctor`",
@@ -305,9 +316,10 @@ bool ClDevice::Drain(Seconds limit) const noexcept {
     bool ended = false;
   };
   const auto state = std::make_shared<State>();
-  const cl_command_queue queue = queue_.get();
-  const auto finish = [queue, state] {
-    clFinish(queue);
+  std::vector<cl_command_queue> queues{queue_.get()};
+  queues.insert(queues.end(), watchdog_->side_queues.begin(), watchdog_->side_queues.end());
+  const auto finish = [queues, state] {
+    for (cl_command_queue queue : queues) clFinish(queue);
     const std::lock_guard lock(state->mutex);
     state->ended = true;
     state->changed.notify_all();
@@ -324,5 +336,18 @@ bool ClDevice::Drain(Seconds limit) const noexcept {
 }
 
 bool ClDevice::Hangs() const { return watchdog_->hangs; }
+
+ClSideQueue::ClSideQueue(const ClDevice& device, Seconds drain_limit)
+    : device_(device), drain_limit_(drain_limit) {
+  cl_int error = CL_SUCCESS;
+  queue_.reset(clCreateCommandQueue(device.context(), device.id(), 0, &error));
+  ClCheck(error, "clCreateCommandQueue for copies", device);
+  device.watchdog_->side_queues.push_back(queue_.get());
+}
+
+ClSideQueue::~ClSideQueue() {
+  device_.Drain(drain_limit_);
+  std::erase(device_.watchdog_->side_queues, queue_.get());
+}
 
 }  // namespace tandem

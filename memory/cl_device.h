@@ -47,10 +47,17 @@ struct ClProbe {
 // while platforms are listed (10 s limit); never throws for a missing or broken driver.
 ClProbe ProbeClDevices();
 
-// "cl_mem", "cl_program", ... with their release function: pointer-sized owners.
+// Whether a device of this process hangs (ClDevice::Hangs). Then the process must end by _exit: a
+// driver may wait for its queues at exit.
+bool AnyClDeviceHangs();
+
+// "cl_mem", "cl_program", ... with their release function: pointer-sized owners. Where a device
+// hangs nothing is released any more: drivers wait for a queue before they free what it may use.
 template <class Handle, auto Release>
 struct ClDeleter {
-  void operator()(Handle handle) const noexcept { static_cast<void>(Release(handle)); }
+  void operator()(Handle handle) const noexcept {
+    if (!AnyClDeviceHangs()) static_cast<void>(Release(handle));
+  }
 };
 template <class Handle, auto Release>
 using ClUnique = std::unique_ptr<std::remove_pointer_t<Handle>, ClDeleter<Handle, Release>>;
@@ -76,10 +83,6 @@ void ClCheck(cl_int error, const char* what, cl_kernel kernel);
 
 // "?" where the driver does not say.
 std::string ClKernelName(cl_kernel kernel);
-
-// Whether a device of this process hangs (ClDevice::Hangs). Then the process must end by _exit: a
-// driver may wait for its queues at exit.
-bool AnyClDeviceHangs();
 
 // An owned range of device memory.
 class ClBuffer {
@@ -123,12 +126,14 @@ class ClDevice {
   void Flush() const;                  // start what is enqueued
   void Finish() const;                 // wait for all of it
 
-  // From here on Finish, Await and BlockingRead wait at most so long and throw DeviceLostError that
-  // names `what`; 0: for ever.
-  void Watch(Seconds limit, const std::string& what) const;
+  // From here on Finish, Await and the blocking forms wait at most so long and throw
+  // DeviceLostError that names `what`; 0: for ever. `WhenOver::kHangs`: nothing that the host could
+  // still do would end the wait, so the device counts as hanging.
+  enum class WhenOver : std::uint8_t { kLost, kHangs };
+  void Watch(Seconds limit, const std::string& what, WhenOver over = WhenOver::kLost) const;
   // Waits for an event of a command that was flushed.
   void Await(cl_event event) const;
-  // Ends what the queue holds, errors ignored, so that host memory under its copies may go. False
+  // Ends what its queues hold, errors ignored, so that host memory under their copies may go. False
   // where that takes longer than `limit`: the device hangs.
   bool Drain(Seconds limit) const noexcept;
   // A queue did not end in time. Nothing of this device may be released or freed any more: drivers
@@ -136,12 +141,30 @@ class ClDevice {
   bool Hangs() const;
 
  private:
+  friend class ClSideQueue;
+  void AwaitAfter(cl_event event, Seconds spin) const;
   struct Watchdog;
   ClDeviceInfo info_;
   cl_device_id id_ = nullptr;
   ClContextHandle context_;
   ClQueueHandle queue_;
   std::unique_ptr<Watchdog> watchdog_;
+};
+
+// A further in-order queue of a device, for copies beside its own queue. Drain ends it with the
+// others, and so does its end.
+class ClSideQueue {
+ public:
+  ClSideQueue(const ClDevice& device, Seconds drain_limit);  // throws OpenClError
+  ~ClSideQueue();
+  ClSideQueue(const ClSideQueue&) = delete;
+  ClSideQueue& operator=(const ClSideQueue&) = delete;
+  cl_command_queue get() const { return queue_.get(); }
+
+ private:
+  const ClDevice& device_;
+  Seconds drain_limit_;
+  ClQueueHandle queue_;
 };
 
 }  // namespace tandem

@@ -55,9 +55,13 @@ ClContextHandle Retained(cl_context context) {
 
 std::byte* Map(const ClDevice& device, cl_mem mem, const char* what, std::size_t bytes) {
   cl_int error = CL_SUCCESS;
-  void* host = clEnqueueMapBuffer(device.queue(), mem, CL_TRUE, CL_MAP_READ | CL_MAP_WRITE, 0,
-                                  bytes, 0, nullptr, nullptr, &error);
+  cl_event event = nullptr;
+  void* host = clEnqueueMapBuffer(device.queue(), mem, CL_FALSE, CL_MAP_READ | CL_MAP_WRITE, 0,
+                                  bytes, 0, nullptr, &event, &error);
   if (error != CL_SUCCESS) CannotAllocate(device, what, bytes, error);
+  const ClEventHandle mapped(event);
+  device.Flush();
+  device.Await(event);
   return static_cast<std::byte*>(host);
 }
 
@@ -140,7 +144,7 @@ ClSharedBuffer::ClSharedBuffer(const ClDevice& device, std::size_t bytes, Shared
       counted_(CountedBytes::kHost, bytes) {}
 
 ClSharedBuffer::~ClSharedBuffer() {
-  if (host_ == nullptr) return;
+  if (host_ == nullptr || AnyClDeviceHangs()) return;
   if (kind_ != SharedKind::kSvm) {
     clEnqueueUnmapMemObject(queue_.get(), mem_.get(), host_, 0, nullptr, nullptr);
     return;
@@ -222,7 +226,7 @@ ClPinned::ClPinned(const ClDevice& device, std::size_t bytes)
 }
 
 ClPinned::~ClPinned() {
-  if (host_ == nullptr) return;
+  if (host_ == nullptr || AnyClDeviceHangs()) return;
   clEnqueueUnmapMemObject(queue_.get(), mem_.get(), host_, 0, nullptr, nullptr);
 }
 

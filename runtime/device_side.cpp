@@ -5,6 +5,7 @@
 #include "memory/cl_touch.h"
 #include "memory/error.h"
 #include "runtime/clock.h"
+#include "runtime/watchdog.h"
 
 namespace tandem {
 namespace {
@@ -28,7 +29,14 @@ ClDeviceInfo FindDevice(const PlanDevice& plan) {
 }  // namespace
 
 DeviceSide::DeviceSide(const PlanDevice& plan)
-    : device(FindDevice(plan)), kernels(device, cl::DefaultCacheDir()) {}
+    : device(FindDevice(plan)), kernels(device, cl::DefaultCacheDir()) {
+  WatchLoad();
+}
+
+void DeviceSide::WatchLoad() const {
+  device.Watch(WatchdogOf(1, device.info()), "a copy or a test of the load",
+               ClDevice::WhenOver::kHangs);
+}
 
 void DeviceSide::AllocateScratch(const std::vector<ScratchBuffer>& buffers) {
   scratch_.clear();

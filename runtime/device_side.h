@@ -22,6 +22,9 @@ class DeviceSide {
   // Opens it. Throws OpenClError if it is not there any more.
   explicit DeviceSide(const PlanDevice& plan);
 
+  // From here on waits are those of a load: each is for one copy, or one kernel's first use.
+  void WatchLoad() const;
+
   // Allocates the buffers of placement/scratch.h's list, in place of those before.
   void AllocateScratch(const std::vector<ScratchBuffer>& buffers);
   bool HasScratch(const std::string& name) const { return scratch_.contains(name); }

@@ -204,8 +204,8 @@ std::vector<DeviceSide*> Engine::Impl::sides() const {
 void Engine::Impl::OpenDevices() {
   CheckSupported(plan);
   for (const auto& device : devices) {
-    device->device.Watch(Seconds{0}, "");  // loading takes as long as it takes
-    device->AllocateScratch({});           // room for what comes
+    device->WatchLoad();
+    device->AllocateScratch({});  // room for what comes
   }
   for (std::size_t d = devices.size(); d < plan.devices.size(); ++d) {
     devices.push_back(std::make_unique<DeviceSide>(plan.devices[d]));
@@ -219,6 +219,9 @@ void Engine::Impl::Start(ProgressSink* progress) {
     devices.resize(plan.devices.size());
     running = std::make_unique<Running>(model, plan, *weights, sides());
   } catch (...) {
+    for (const auto& device : devices) {
+      device->device.Drain(DrainWatchdog());  // half a test may be in its queue
+    }
     weights.reset();  // half of one plan and half of another
     for (const auto& device : devices) device->AllocateScratch({});
     throw;

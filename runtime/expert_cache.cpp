@@ -7,6 +7,7 @@
 #include "placement/scratch.h"
 #include "runtime/clock.h"
 #include "runtime/expert_copy.h"
+#include "runtime/watchdog.h"
 
 namespace tandem {
 namespace {
@@ -28,8 +29,8 @@ ExpertCache::ExpertCache(const Plan& plan, const Weights& weights, HostSide& hos
       slab_(device.Scratch("expert cache").buffer),
       raw_(device.Scratch("expert cache raw").buffer),
       slab_numbers_(experts.AddSlab(weights, slab_)),
-      copies_(NewCopyQueue(device.device)),
       ring_(device.device, kCacheUnderWay * plan.cache.raw_bytes),
+      copies_(device.device, DrainWatchdog()),
       under_way_(kCacheUnderWay),
       homes_(HomesOf(weights)),
       ids_(weights.layers.size()),
@@ -41,11 +42,6 @@ ExpertCache::ExpertCache(const Plan& plan, const Weights& weights, HostSide& hos
     const Home& home = homes_[id];
     ids_[static_cast<std::size_t>(home.layer)][home.expert] = static_cast<std::int32_t>(id);
   }
-}
-
-ExpertCache::~ExpertCache() {
-  // The ring is still read from. A device that hangs is leaked whole (Engine::Closer).
-  if (!device_.device.Hangs()) clFinish(copies_.get());
 }
 
 std::vector<ExpertCache::Home> ExpertCache::HomesOf(const Weights& weights) {

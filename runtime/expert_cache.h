@@ -28,7 +28,6 @@ class ExpertCache {
   // For plans with cache.slots. All arguments outlive this.
   ExpertCache(const Plan& plan, const Weights& weights, HostSide& host, DeviceSide& device,
               DeviceExperts& experts);
-  ~ExpertCache();
   ExpertCache(const ExpertCache&) = delete;
   ExpertCache& operator=(const ExpertCache&) = delete;
 
@@ -73,8 +72,8 @@ class ExpertCache {
   cl_mem slab_;
   cl_mem raw_ = nullptr;  // where experts in panels arrive
   std::vector<cl_int> slab_numbers_;
-  ClQueueHandle copies_;
   ClPinned ring_;
+  ClSideQueue copies_;  // ends before the memory that it copies from goes
   std::vector<Copy> under_way_;
   std::vector<Home> homes_;
   std::vector<std::vector<std::int32_t>> ids_;  // [layer][expert] into homes_, -1: on the device

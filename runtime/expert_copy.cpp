@@ -63,13 +63,6 @@ void CopyShare(std::byte* to, const std::byte* from, std::uint64_t bytes, const 
   std::memcpy(to + first, from + first, border(worker.index + 1) - first);
 }
 
-ClQueueHandle NewCopyQueue(const ClDevice& device) {
-  cl_int error = CL_SUCCESS;
-  ClQueueHandle queue(clCreateCommandQueue(device.context(), device.id(), 0, &error));
-  ClCheck(error, "clCreateCommandQueue for copies", device);
-  return queue;
-}
-
 bool IsComplete(const ClEventHandle& event, const ClDevice& device) {
   cl_int status = CL_QUEUED;
   ClCheck(clGetEventInfo(event.get(), CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof(status), &status,

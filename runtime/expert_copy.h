@@ -35,9 +35,6 @@ std::vector<HostRun> HostRuns(const Matrix& m, std::uint64_t at);
 // This worker's share of a copy.
 void CopyShare(std::byte* to, const std::byte* from, std::uint64_t bytes, const Worker& worker);
 
-// A second queue on the device, for copies beside kernels.
-ClQueueHandle NewCopyQueue(const ClDevice& device);
-
 // Throws OpenClError for a command that failed.
 bool IsComplete(const ClEventHandle& event, const ClDevice& device);
 

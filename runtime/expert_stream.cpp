@@ -7,6 +7,7 @@
 #include "runtime/clock.h"
 #include "runtime/device_experts.h"
 #include "runtime/expert_copy.h"
+#include "runtime/watchdog.h"
 
 namespace tandem {
 namespace {
@@ -40,9 +41,9 @@ ExpertStream::ExpertStream(const Plan& plan, const Weights& weights, HostSide& h
       weights_(weights),
       host_(host),
       device_(device),
-      copies_(NewCopyQueue(device.device)),
       ring_(device.device, kStreamPieces * kStreamPieceBytes),
       tiles_(device.device, std::tuple_size_v<decltype(tile_reads_)> * StreamTileBytes(plan)),
+      copies_(device.device, DrainWatchdog()),
       pieces_(kStreamPieces),
       slots_(kStreamSlots),
       raw_(device.Scratch("stream").buffer),
@@ -52,11 +53,6 @@ ExpertStream::ExpertStream(const Plan& plan, const Weights& weights, HostSide& h
       tables_(device.Scratch("stream tables").buffer) {
   if (packed_) bf16_ = device.Scratch("stream bf16").buffer;
   BuildTables();
-}
-
-ExpertStream::~ExpertStream() {
-  // The ring is still read from. A device that hangs is leaked whole (Engine::Closer).
-  if (!device_.device.Hangs()) clFinish(copies_.get());
 }
 
 // For every layer a table in which all its experts are there, and one for each group with that

@@ -25,7 +25,6 @@ class ExpertStream {
  public:
   // For plans with stream_prefill. All arguments outlive this.
   ExpertStream(const Plan& plan, const Weights& weights, HostSide& host, DeviceSide& device);
-  ~ExpertStream();
   ExpertStream(const ExpertStream&) = delete;
   ExpertStream& operator=(const ExpertStream&) = delete;
 
@@ -75,9 +74,9 @@ class ExpertStream {
   const Weights& weights_;
   HostSide& host_;
   DeviceSide& device_;
-  ClQueueHandle copies_;
   ClPinned ring_;
-  ClPinned tiles_;  // of kStreamTileReads layers
+  ClPinned tiles_;      // of kStreamTileReads layers
+  ClSideQueue copies_;  // ends before the memory that it copies from goes
   std::array<ClEventHandle, kStreamTileReads> tile_reads_;
   std::size_t next_tile_read_ = 0;
   std::vector<Piece> pieces_;

@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <thread>
 
@@ -15,6 +16,18 @@ namespace tandem {
 namespace {
 
 constexpr unsigned kMaxReaders = 16;
+
+// Memory that copies to a device may still be reading from after a wait that was given up.
+struct Staging {
+  Staging() : bytes(std::make_unique<std::vector<std::byte>>()) {}
+  ~Staging() {
+    if (AnyClDeviceHangs()) static_cast<void>(bytes.release());
+  }
+  Staging(const Staging&) = delete;
+  Staging& operator=(const Staging&) = delete;
+
+  std::unique_ptr<std::vector<std::byte>> bytes;
+};
 
 // Works through the tasks with several threads. The first failure, or a cancel, stops all of them.
 class Reader {
@@ -34,9 +47,9 @@ class Reader {
  private:
   void Work() {
     try {
-      std::vector<std::byte> staging;
+      Staging read, split;
       for (std::size_t i = next_++; i < tasks_.size() && !stop_; i = next_++) {
-        ReadOne(tasks_[i], staging);
+        ReadOne(tasks_[i], *read.bytes, *split.bytes);
         const std::uint64_t done = done_ += tasks_[i].bytes;
         if (progress_ == nullptr) continue;
         progress_->Update(done);
@@ -49,7 +62,8 @@ class Reader {
     }
   }
 
-  void ReadOne(const LoadTask& task, std::vector<std::byte>& staging) const {
+  void ReadOne(const LoadTask& task, std::vector<std::byte>& staging,
+               std::vector<std::byte>& split) const {
     if (task.host != nullptr && task.pack_rows == 0) {
       return source_.Read(*task.tensor, task.piece, task.offset, {task.host, task.bytes});
     }
@@ -59,7 +73,7 @@ class Reader {
       const TensorInfo& t = *task.tensor;
       return cpu::PackPanels(t.dtype, staging.data(), task.pack_rows, t.cols(), task.host);
     }
-    if (task.split_rows > 0) return WriteSplit(task, staging);
+    if (task.split_rows > 0) return WriteSplit(task, staging, split);
     DeviceOf(task).BlockingWrite(task.device, task.device_offset, staging.data(), task.bytes);
   }
 
@@ -67,11 +81,12 @@ class Reader {
     return *devices_[static_cast<std::size_t>(task.device_index)];
   }
 
-  void WriteSplit(const LoadTask& task, const std::vector<std::byte>& blocks) const {
+  void WriteSplit(const LoadTask& task, const std::vector<std::byte>& blocks,
+                  std::vector<std::byte>& split) const {
     const TensorInfo& t = *task.tensor;
     const SplitRow row = SplitRowOf(t.dtype, t.cols());
     const auto rows = static_cast<std::uint64_t>(task.split_rows);
-    std::vector<std::byte> split(rows * (row.data + row.side[0] + row.side[1] + row.side[2]));
+    split.resize(rows * (row.data + row.side[0] + row.side[1] + row.side[2]));
     std::array<std::byte*, 3> side{};
     std::byte* next = split.data() + rows * row.data;
     for (int i = 0; i < 3; ++i) {

@@ -197,6 +197,55 @@ TEST_F(ClFaults, TheWatchdogIsSecondsOrRefused) {
       << got.err;
 }
 
+// The same while loading: a copy of weights, a first touch of a buffer, a map of pinned memory.
+TEST_F(ClFaults, ALoadThatNeverEndsEndsTheProgram) {
+  for (const std::string function :
+       {"clEnqueueWriteBuffer", "clEnqueueFillBuffer", "clEnqueueMapBuffer"}) {
+    const Outcome got = Tandem("TANDEM_WATCHDOG_S=3 TANDEM_CL_FAULTS=" + function + ":2:never",
+                               RunArguments("hybrid"));
+    ExpectOneErrorLine(got, {name_, " 3 s", "the load did not end", "hangs"});
+    EXPECT_EQ(got.faults, std::vector{function + " 2"});
+  }
+}
+
+// Copies to the device in a queue of their own, beside steps: experts that stream in prefill.
+std::string StreamArguments() {
+  std::string prompt;
+  for (int i = 0; i < 40; ++i) prompt += "to be or not ";
+  return fmt::format(
+      "run --model {} --device 0 --profile hybrid --placement-prefill-experts stream --prompt "
+      "\"{}\" --max-tokens 4 --temperature 0 -q",
+      kDemo, prompt);
+}
+
+TEST_F(ClFaults, StreamingGoesOnAfterACopyThatFailed) {
+  Tandem("", StreamArguments());
+  const Outcome sound = Tandem("", StreamArguments());
+  ASSERT_EQ(sound.code, 0) << sound.err;
+  ASSERT_GT(sound.calls.at("clEnqueueWriteBuffer"),
+            Sound("hybrid").calls.at("clEnqueueWriteBuffer") + 40);
+  for (const double share : {0.7, 0.9}) {
+    const std::uint64_t n = CallAt(sound, "clEnqueueWriteBuffer", share);
+    const Outcome got =
+        Tandem(fmt::format("TANDEM_CL_FAULTS=clEnqueueWriteBuffer:{}:-5", n), StreamArguments());
+    EXPECT_EQ(got.code, 0) << got.err;
+    EXPECT_EQ(got.out, sound.out);
+    EXPECT_EQ(got.faults.size(), 1U);
+    EXPECT_NE(got.err.find("of a streamed expert"), std::string::npos) << got.err;
+    EXPECT_NE(got.err.find("the device was lost and opened again"), std::string::npos) << got.err;
+  }
+}
+
+// What was copied into waits for a copy that never ends; its queue is given up, too.
+TEST_F(ClFaults, StreamingEndsWithACopyThatNeverEnds) {
+  const Outcome sound = Tandem("", StreamArguments());
+  const std::uint64_t n = CallAt(sound, "clEnqueueWriteBuffer", 0.8);
+  const Outcome got =
+      Tandem(fmt::format("TANDEM_WATCHDOG_S=3 TANDEM_CL_FAULTS=clEnqueueWriteBuffer:{}:never", n),
+             StreamArguments());
+  ExpectOneErrorLine(got, {name_, " 3 s", "step of ", "hangs"});
+}
+
 // An error of a call that a sound run makes, at a share of the way through its calls.
 struct Planted {
   const char* profile;
@@ -334,7 +383,7 @@ INSTANTIATE_TEST_SUITE_P(
         Planted{"hybrid", "clEnqueueWriteBuffer", 0.95, -5, {"clEnqueueWriteBuffer", kNoResources}},
         Planted{"device",
                 "clEnqueueMarkerWithWaitList",
-                0.8,
+                0.95,
                 -2,
                 {"clEnqueueMarkerWithWaitList", "CL_DEVICE_NOT_AVAILABLE"}},
         Planted{"hybrid",
