@@ -54,7 +54,9 @@ struct LinearArgs {
   Span y2 = {};
   std::int64_t y2_stride = 0;
   bool swiglu = false;
-  bool bf16 = false;  // many rows may round x (and weights that bf16 cannot hold) to bf16
+  // Many rows may round x (and weights that bf16 cannot hold) to bf16; a device with matrix units
+  // does from DeviceTraits::batch_rows_min rows on.
+  bool bf16 = false;
   // Scratch of GemmWorkFloats floats for many rows; buffer null: the form without it.
   Span work = {};
 };

@@ -1,5 +1,5 @@
-// The part of linear_batch_parts.cl that depends on TILES and EIGHTS: the host puts this text into the
-// program once for each pair of them.
+// The part of linear_batch_parts.cl that depends on TILES and EIGHTS: the host puts this text into
+// the program once for each pair of them.
 #undef CHUNK
 #undef POOL_EIGHTHS
 #define CHUNK (CHUNK_EIGHTHS / EIGHTS)  // columns of x in local memory at a time
@@ -62,7 +62,7 @@ INLINE void BATCH(load_step)(BATCH(batch_step_t) * s, const BATCH(batch_rows_t) 
 #endif
 }
 
-// acc += the products of a tile's 16 bytes of bf16 and more; xs is this lane's first 16 bytes of them.
+// acc += the products of one part of a tile; xs is this lane's first 16 bytes of x for it.
 INLINE void BATCH(multiply_part)(float* acc, const uint* low, const uint* high,
                                  const local uint4* xs) {
 #pragma unroll
@@ -82,8 +82,8 @@ INLINE void BATCH(multiply_part)(float* acc, const uint* low, const uint* high,
   }
 }
 
-// acc += the products of step `step`; each tile's units are replaced by those of step `then` as soon
-// as they are decoded.
+// acc += the products of step `step`; a tile's units make room for those of step `then` as soon as
+// they are decoded.
 INLINE void BATCH(add_step)(float* acc, BATCH(batch_step_t) * s, const BATCH(batch_rows_t) * rows,
                             int step, int then, const local uint4* xs, int K) {
   const int k = unit_column(step, (int)get_local_id(0) % 4);
@@ -100,7 +100,10 @@ INLINE void BATCH(add_step)(float* acc, BATCH(batch_step_t) * s, const BATCH(bat
       uint low[RUN / 2], high[RUN / 2];
       decode_unit(s[m].low, k, part, low);
       decode_unit(s[m].high, k, part, high);
-      if (part == PARTS - 1) BATCH(load_step)(s + m, rows, m, then, K);
+      if (part == PARTS - 1) {
+        BATCH(load_step)(s + m, rows, m, then, K);
+        keep_loads_here();
+      }
       BATCH(multiply_part)(sums, low, high, xs + part * (RUN / 8 * 32));
     }
 #if WTYPE == WTYPE_F8
@@ -135,8 +138,8 @@ INLINE void BATCH(store_x)(local uint4* to, const float8* v) {
   }
 }
 
-// The sums over all of K of a warp's tiles, each warp of `ksplit` its share. The next chunk of x is on
-// its way while this one is multiplied.
+// The sums over all of K of a warp's tiles, each warp of `ksplit` its share. The next chunk of x is
+// on its way while this one is multiplied.
 INLINE void BATCH(batch_sums)(float* acc, local uint4* pool, const BATCH(batch_rows_t) * rows,
                               const batch_x_t* x, int ksplit) {
   const int lane = (int)get_local_id(0) % 32;
@@ -219,8 +222,9 @@ INLINE void BATCH(put_batch)(const linear_t* a, const local float* totals, globa
 
 // Work-groups with the same weights follow each other, so that one reads them from memory and the
 // others from the cache.
-kernel void BATCH(linear_batch)(const global float* x, const global uchar* w, const global uchar* w2,
-                                global float* y, global float* y2, linear_t a) {
+kernel void BATCH(linear_batch)(const global float* x, const global uchar* w,
+                                const global uchar* w2, global float* y, global float* y2,
+                                linear_t a) {
   local uint4 pool[POOL_EIGHTHS];
   const int row_warp = (int)get_local_id(0) / 32 / (int)a.ksplit;
   const int outputs = 128 * TILES / (int)a.ksplit / (a.swiglu ? 2 : 1);

@@ -1,18 +1,18 @@
-// y[t, n] (+)= sum_k x[t, k] w[n, k] and its company as in linear.cl (one head, no norm) for a batch
-// of some rows, between those of few_rows.cl, whose sums cost arithmetic per row, and those of
-// gemm.cl, whose tiles are for many. The weights are read once, straight into registers, in the
-// order in which mma.m16n8k16 wants its 16-row operand; x is the operand with 8 columns, rounded to
-// bf16. Needs NV_COMPUTE >= 80.
+// y[t, n] (+)= sum_k x[t, k] w[n, k] and its company as in linear.cl (one head, no norm) for a
+// batch of some rows, between those of few_rows.cl, whose sums cost arithmetic per row, and those
+// of gemm.cl, whose tiles are for many. The weights are read once, straight into registers, in the
+// order in which mma.m16n8k16 wants its 16-row operand; x is the operand with 8 columns, rounded
+// to bf16. Needs NV_COMPUTE >= 80.
 //
 //   linear_batch_<TILES>x<EIGHTS>   a warp has TILES tiles of 16 rows of w, and 8 EIGHTS rows of x
 //       global (ceil(T / (8 EIGHTS)) (ceil(N / R) [+ ceil(N2 / R)]) 256)    local (256, 1, 1)
 //       R = 128 TILES / ksplit rows of weights, or half as many outputs of SwiGLU
 //
-// A product may take k in any order that both operands share. So a work-item loads 16 bytes of codes
-// of a row at a time, a unit, and the values of a unit are those that its place in the fragments
-// needs, some products long: work-item (g, c) = (lane / 4, lane % 4) of a warp has units c of rows g
-// and g + 8 of each tile. What it needs of x, the same columns of row g, lies in local memory lane
-// after lane.
+// A product may take k in any order that both operands share. So a work-item loads 16 bytes of
+// codes of a row at a time, a unit, and the values of a unit are those that its place in the
+// fragments needs, some products long: work-item (g, c) = (lane / 4, lane % 4) of a warp has units
+// c of rows g and g + 8 of each tile. What it needs of x, the same columns of row g, lies in local
+// memory lane after lane.
 //   RUN       columns that a unit has beside each other
 //   PARTS     such runs of a unit, PART columns apart
 //   STEP      columns of a row that four units cover
@@ -36,7 +36,6 @@
 #define PART 16
 #endif
 #define STEP (4 * RUN * PARTS)
-#define EIGHTHS (RUN / 8)
 // Eighths of columns of x in local memory at a time, twice: 16 KiB each.
 #define CHUNK_EIGHTHS 1024
 
@@ -64,8 +63,8 @@ INLINE int unit_column(int step, int c) {
 #endif
 }
 
-// Where in local memory, in 16 bytes, the eighth column of x of row 0 lies: by step, part, eighth of
-// the run and row's work-item.
+// Where in local memory, in 16 bytes, eight columns of x of row 0 lie: by step, part, half of the
+// run and the row's work-item.
 INLINE int eighth_place(int eighth) {
 #if KQUANT_PAIRS
   const int e = eighth % 16;
@@ -81,22 +80,44 @@ INLINE int eighth_place(int eighth) {
 #endif
 }
 
-INLINE unit_t load_batch_unit(weight_row_t row, int k, int K) {
+// Beyond K it is the first unit, which meets zeros of x: without a branch, so that the compiler may
+// mix a tile's loads with the products of another.
+INLINE unit_t load_batch_unit(weight_row_t row, int column, int K) {
+  const int k = column < K ? column : 0;
   unit_t unit;
 #if RUN == 8
   const int bytes = WTYPE == WTYPE_F32 ? 4 : 2;
-  unit.codes = k < K ? load16(row.codes + k * bytes) : (uint4)(0);
+  unit.codes = load16(row.codes + k * bytes);
 #if WTYPE == WTYPE_F32
-  unit.more = k < K ? load16(row.codes + k * bytes + 16) : (uint4)(0);
+  unit.more = load16(row.codes + k * bytes + 16);
 #endif
 #else
-  unit.run = k < K ? fetch16(row, k) : zeros16();
+  unit.run = fetch16(row, k);
 #if WTYPE == WTYPE_Q6_K
-  unit.second_scale = k < K ? row.side0[k / 16 + PART / 16] : 0;
+  unit.second_scale = row.side0[k / 16 + PART / 16];
 #endif
 #endif
   return unit;
 }
+
+// No load passes this: left alone the compiler moves the loads to the end of a step, just before
+// they are needed.
+INLINE void keep_loads_here(void) { asm volatile("bar.warp.sync 0xffffffff;" : : : "memory"); }
+
+#if KQUANT_PAIRS
+// As kquant_pair, without a branch.
+INLINE float2 unit_pair(uint4 pairs, int k) {
+  const int shift = k / 32 % 4 * 8;
+  const uint late = 0u - (uint)(k / 128 % 2);
+  const uint low = pairs.y >> shift;
+  const uint middle = pairs.z >> shift;
+  const uint high = pairs.w >> shift;
+  const uint scale = (low & 63 & ~late) | (((high & 15) | (low >> 2 & 48)) & late);
+  const uint least = (middle & 63 & ~late) | (((high >> 4 & 15) | (middle >> 2 & 48)) & late);
+  return (float2)(f32_of_f16_bits(pairs.x) * (float)scale,
+                  f32_of_f16_bits(pairs.x >> 16) * (float)least);
+}
+#endif
 
 // Part `part` of the unit at column k, as pairs of bf16.
 INLINE void decode_unit(unit_t unit, int k, const int part, uint* out) {
@@ -115,6 +136,18 @@ INLINE void decode_unit(unit_t unit, int k, const int part, uint* out) {
   for (int i = 0; i < 4; ++i) {
     const uint two = word4(unit.codes, i);
     out[i] = bf16_pair(f32_of_f16_bits(two), f32_of_f16_bits(two >> 16));
+  }
+#elif KQUANT_PAIRS
+  const float2 pair = unit_pair(unit.run.pairs, k + part * PART);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    uint codes = word4(unit.run.codes, i) >> 4 * part & 0x0f0f0f0fu;
+#if WTYPE == WTYPE_Q5_K
+    codes |= (word4(unit.run.more[0], i) >> ((k + part * PART) / 32 % 8) & 0x01010101u) << 4;
+#endif
+    const uint2 two = affine4(codes, pair.x, -pair.y);
+    out[2 * i] = two.x;
+    out[2 * i + 1] = two.y;
   }
 #else
 #if WTYPE == WTYPE_Q6_K
