@@ -30,6 +30,8 @@ struct DeviceTraits {
   // H100 fewer are quicker by few_rows.cl, and more by gemm.cl.
   std::int64_t batch_rows_min = 3;
   std::int64_t batch_rows_max = 32;
+  // One row of x by one_row.cl, where nv_compute is at least 70.
+  bool one_row = true;
   // With fewer work-groups than this a launch gives each team one weight row instead of wide_rows.
   std::int64_t wide_min_groups = 1;
   // Work-items and 4-byte words of a work-group that hands over to the host or back; up to

@@ -121,6 +121,35 @@ void LaunchDownSum(Programs& programs, const ExpertsArgs& a) {
   Enqueue(programs, kernel, {CeilDiv(a.D, outputs), a.T, 1}, programs.traits().group_size());
 }
 
+// One row of x, whose every expert has a tile with one pair: see one_row.cl.
+constexpr std::int64_t kOneTiles = 32;
+
+bool TakesOneRow(Programs& programs, const ExpertsArgs& a) {
+  const DeviceTraits& traits = programs.traits();
+  return a.T == 1 && a.sum && std::ssize(a.slabs) <= kSlabsAtOnce && a.max_tiles <= kOneTiles &&
+         traits.wide_rows % 2 == 0 && a.x.offset % 4 == 0 && a.act.offset % 4 == 0 &&
+         a.F % 4 == 0 && TakesOneRow(programs, a.gate_up, a.D, 0) &&
+         TakesOneRow(programs, a.down, a.F, 0);
+}
+
+void LaunchOneRow(Programs& programs, const ExpertsArgs& a) {
+  const DeviceTraits& traits = programs.traits();
+  const cl_kernel gate_up = programs.Kernel(Program::kMatmul, a.gate_up, "experts_gate_up_one");
+  const std::int64_t sets = CeilDiv(a.F, traits.wide_rows / 2) * a.max_tiles;
+  constexpr std::int64_t kGroups = 2;  // of a compute unit at once
+  const std::int64_t groups = std::min<std::int64_t>(
+      CeilDiv(sets, traits.teams), kGroups * programs.device().info().compute_units);
+  Arguments(gate_up).Set(SlabAt(a, 0), SlabAt(a, 1), a.table.buffer, a.tiles.buffer,
+                         a.n_tiles.buffer, a.pair_row.buffer, a.pair_weight.buffer, a.x.buffer,
+                         a.act.buffer, WordsOf(a));
+  Enqueue(programs, gate_up, {groups, 1, 1}, traits.group_size());
+  const cl_kernel down = programs.Kernel(Program::kMatmul, a.down, "experts_down_one");
+  Arguments(down).Set(SlabAt(a, 0), SlabAt(a, 1), a.table.buffer, a.tiles.buffer, a.n_tiles.buffer,
+                      a.act.buffer, a.y.buffer, WordsOf(a));
+  Enqueue(programs, down, {CeilDiv(a.D, traits.teams * traits.wide_rows), 1, 1},
+          traits.group_size());
+}
+
 void LaunchSum(Programs& programs, const ExpertsArgs& a) {
   ExpertCombineArgs sum;
   sum.pair_out = a.pair_out;
@@ -148,6 +177,7 @@ void LaunchExperts(Programs& programs, const ExpertsArgs& a) {
   TANDEM_CHECK(a.table.offset % kEntryWords == 0 && a.tiles.offset % kTileWords == 0);
   if (a.T <= 0 || a.max_tiles <= 0 || a.slabs.empty()) return;
   if (LaunchedGemm(programs, a)) return;
+  if (TakesOneRow(programs, a)) return LaunchOneRow(programs, a);
   const auto slabs = std::ssize(a.slabs);
   for (std::int64_t slab = 0; slab < slabs; slab += kSlabsAtOnce) LaunchGateUp(programs, a, slab);
   if (a.sum && a.T <= kSumRows && slabs <= kSlabsAtOnce) return LaunchDownSum(programs, a);

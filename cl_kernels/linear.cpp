@@ -80,6 +80,26 @@ void LaunchFew(Programs& programs, const LinearArgs& a, LinearWords words, std::
   Enqueue(programs, kernel, {launch.groups, parts, heads}, programs.traits().group_size());
 }
 
+bool TakesOneRow(Programs& programs, const LinearArgs& a) {
+  const DeviceTraits& traits = programs.traits();
+  const bool second = a.w2.buffer == nullptr ||
+                      TakesOneRow(programs, a.w2.dtype, a.w2.cols, a.w2.offset | a.w2.scale_offset);
+  return a.T == 1 && second && a.x.offset % 4 == 0 && (!a.swiglu || traits.wide_rows % 2 == 0) &&
+         TakesOneRow(programs, a.w.dtype, a.w.cols, a.w.offset | a.w.scale_offset);
+}
+
+void LaunchOne(Programs& programs, const LinearArgs& a, LinearWords words) {
+  const std::int64_t outputs = programs.traits().wide_rows / (a.swiglu ? 2 : 1);
+  const std::int64_t sets = CeilDiv(words.N, outputs) + (a.swiglu ? 0 : CeilDiv(words.N2, outputs));
+  const FewRowsLaunch launch = ChooseOneRow(programs, a.w.dtype, sets, words.K);
+  words.ksplit = launch.ksplit;
+  const cl_kernel kernel = programs.Kernel(Program::kMatmul, a.w.dtype, "linear_one");
+  Arguments(kernel).Set(a.x.buffer, a.w.buffer, Or(a.w2.buffer, a.w.buffer), a.y.buffer,
+                        Or(a.y2.buffer, a.y.buffer), Or(a.norm.w.buffer, a.x.buffer),
+                        Or(a.norm.out.buffer, a.y.buffer), words);
+  Enqueue(programs, kernel, {launch.groups, 1, 1}, programs.traits().group_size());
+}
+
 // Columns that a warp of linear_batch.cl takes in a step.
 std::int64_t BatchStep(DType type) {
   if (type == DType::kBF16 || type == DType::kF16 || type == DType::kF32) return 32;
@@ -227,6 +247,13 @@ void LaunchTransposed(Programs& programs, const HeadLinearArgs& a) {
           programs.traits().group_size());
 }
 
+// Of a narrow matrix (a router's) the tiles for many rows fill half a device or less.
+bool IsFew(const DeviceTraits& traits, const LinearArgs& a) {
+  constexpr std::int64_t kNarrow = 64;
+  const bool narrow = traits.team > 1 && a.w.rows <= kNarrow && a.w2.buffer == nullptr;
+  return narrow || a.T <= traits.few_rows_max;
+}
+
 }  // namespace
 
 void LaunchLinear(Programs& programs, const LinearArgs& a) {
@@ -236,7 +263,7 @@ void LaunchLinear(Programs& programs, const LinearArgs& a) {
   TANDEM_CHECK(!a.swiglu || (pair && a.w2.dtype == a.w.dtype && a.w2.rows == a.w.rows));
   const bool batch = TakesBatch(programs, a);
   if (!batch && LaunchedGemm(programs, a)) return;
-  const bool few = a.T <= programs.traits().few_rows_max;
+  const bool few = IsFew(programs.traits(), a);
   if (a.norm.w.buffer != nullptr && (batch || !FusesNorm(programs.traits(), a))) {
     return LaunchLinear(programs, NormFirst(programs, a));
   }
@@ -247,6 +274,7 @@ void LaunchLinear(Programs& programs, const LinearArgs& a) {
     return LaunchLinear(programs, first);
   }
   if (batch) return LaunchBatch(programs, a, WordsOf(a));
+  if (TakesOneRow(programs, a)) return LaunchOne(programs, a, WordsOf(a));
   if (few) return LaunchFew(programs, a, WordsOf(a), 1);
   LaunchMany(programs, a, WordsOf(a), 1);
 }

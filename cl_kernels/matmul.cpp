@@ -54,4 +54,27 @@ FewRowsLaunch ChooseFewRows(const Programs& programs, DType type, std::int64_t r
   return {CeilDiv(blocks, rounds), ksplit};
 }
 
+bool TakesOneRow(Programs& programs, DType type, std::int64_t K, std::uint64_t offset) {
+  const DeviceTraits& traits = programs.traits();
+  const std::int64_t step = UnitWeights(type) * traits.team;
+  return traits.one_row && traits.team == 32 && offset % 16 == 0 && K % UnitWeights(type) == 0 &&
+         CeilDiv(K, step) * step <= kStageFloats &&
+         programs.NvCompute(Program::kMatmul, type) >= 70;
+}
+
+FewRowsLaunch ChooseOneRow(const Programs& programs, DType type, std::int64_t sets,
+                           std::int64_t K) {
+  constexpr std::int64_t kGroups = 2;  // of a compute unit at once
+  const DeviceTraits& traits = programs.traits();
+  const std::int64_t warps = kGroups * programs.device().info().compute_units * traits.teams;
+  const std::int64_t steps = CeilDiv(K, UnitWeights(type) * traits.team);
+  std::int64_t ksplit = 1;
+  while (2 * ksplit <= std::min<std::int64_t>(traits.teams, steps) && 2 * ksplit * sets <= warps) {
+    ksplit *= 2;
+  }
+  const std::int64_t groups = CeilDiv(sets, traits.teams / ksplit);
+  const std::int64_t rounds = CeilDiv(groups * traits.teams, warps);
+  return {ksplit > 1 ? groups : CeilDiv(groups, rounds), ksplit};
+}
+
 }  // namespace tandem::cl

@@ -28,4 +28,9 @@ struct FewRowsLaunch {
 FewRowsLaunch ChooseFewRows(const Programs& programs, DType type, std::int64_t rows, std::int64_t N,
                             std::int64_t K, std::int64_t wrows, std::int64_t batch);
 
+// Whether one_row.cl takes a row of K values, of a matrix that lies at `offset`.
+bool TakesOneRow(Programs& programs, DType type, std::int64_t K, std::uint64_t offset);
+// For so many sets of weight rows, wide_rows each, of K weights: launches of one_row.cl.
+FewRowsLaunch ChooseOneRow(const Programs& programs, DType type, std::int64_t sets, std::int64_t K);
+
 }  // namespace tandem::cl

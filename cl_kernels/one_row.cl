@@ -1,0 +1,408 @@
+// Products of one row of x on an NVIDIA GPU: what few_rows.cl does, without work-groups that wait for
+// themselves. A team is a warp, which sums WROWS weight rows at a time by shfl.sync; x lies in local
+// memory once for all weight rows of a work-group; and a warp always has its next AHEAD_STEPS loads of
+// codes under way, beyond the end of its weight rows into the next ones, and before x is there.
+//
+//   linear_one          as linear_few_1, of one head                    groups: any number
+//   experts_gate_up_one as experts_gate_up_1                            groups: any number
+//   experts_down_one    as experts_down_sum                             groups: ceil(D / rows)
+//   all: local (TEAM * TEAMS, 1, 1), not fixed (RegisterOption in programs.cpp); K a multiple of UNIT (and of 256 for blocks of 256), rows of x and
+//   codes on 16 bytes; linear_one and experts_gate_up_one: all of x fits into the pool;
+//   experts: at most ONE_TILES tiles, all of row 0. With ksplit > 1 a work-group takes one set of rows
+//   for each ksplit warps, and there are as many groups as that needs.
+// The norm's factor multiplies the sums, so that staging x need not wait for it.
+#if NV_COMPUTE >= 70
+
+// Loads under way: as many as fit into 128 registers.
+#if WTYPE == WTYPE_BF16 || WTYPE == WTYPE_F16 || WTYPE == WTYPE_F8 || WTYPE == WTYPE_MXFP4
+#define AHEAD_STEPS 4
+#elif WTYPE == WTYPE_Q8_0 || WTYPE == WTYPE_Q4_0
+#define AHEAD_STEPS 3
+#elif WTYPE == WTYPE_Q5_K || WTYPE == WTYPE_Q6_K
+#define AHEAD_STEPS 1
+#else
+#define AHEAD_STEPS 2
+#endif
+#define ONE_TILES 32
+// A step of x in the pool, in vectors of four.
+#define STEP_VECTORS (VECTORS * TEAM)
+
+INLINE float warp_sum(float v) {
+#pragma unroll
+  for (int step = TEAM / 2; step > 0; step /= 2) {
+    float other;
+    asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 0x1f, 0xffffffff;"
+                 : "=f"(other)
+                 : "f"(v), "r"(step));
+    v += other;
+  }
+  return v;
+}
+
+// A warp's weight rows of `units` units, of which it takes the steps kteam, kteam + ksplit, ...
+typedef struct {
+  row_t row[WROWS];
+  int units;
+} rows_t;
+
+typedef struct {
+  int lane, kteam, ksplit;
+} member_t;
+
+INLINE int unit_of(member_t m, int step) { return (step * m.ksplit + m.kteam) * TEAM + m.lane; }
+
+// Of a warp, in whole rounds of AHEAD_STEPS, at least one.
+INLINE int steps_of(member_t m, int units) {
+  const int all = (units + TEAM * m.ksplit - 1) / (TEAM * m.ksplit);
+  return max(all + AHEAD_STEPS - 1, AHEAD_STEPS) / AHEAD_STEPS * AHEAD_STEPS;
+}
+
+INLINE void load_step(raw_t* raw, const rows_t* rows, int u) {
+  if (u >= rows->units) return;
+#pragma unroll
+  for (int r = 0; r < WROWS; ++r) raw[r] = load_unit(rows->row[r], u);
+}
+
+INLINE void load_first(raw_t* ring, const rows_t* rows, member_t m) {
+#pragma unroll
+  for (int j = 0; j < AHEAD_STEPS; ++j) load_step(ring + j * WROWS, rows, unit_of(m, j));
+}
+
+// add_unit for one row: with the arrays of several the compiler keeps sums in memory.
+INLINE void add_unit_of_one(float* sum, const raw_t* raw, const local float4* x, int u) {
+#pragma unroll
+  for (int h = 0; h < RUNS; ++h) {
+    float x_sum = 0.0f;
+    float run[WROWS];
+#pragma unroll
+    for (int r = 0; r < WROWS; ++r) run[r] = HAS_SCALE ? 0.0f : sum[r];
+#pragma unroll
+    for (int j = h * (VECTORS / RUNS); j < (h + 1) * (VECTORS / RUNS); ++j) {
+      const float4 v = x[j * TEAM];
+#if K_QUANT
+      x_sum = dot4(v, X_UNSCALE, x_sum);
+#endif
+#pragma unroll
+      for (int r = 0; r < WROWS; ++r) run[r] = dot4(codes4(raw + r, u, j), v, run[r]);
+    }
+#pragma unroll
+    for (int r = 0; r < WROWS; ++r) {
+#if HAS_SCALE
+      const float2 f = run_scale(raw + r, u, h);
+#if WTYPE == WTYPE_MXFP4
+      sum[r] = fma(f.x, run[r] * BACK, sum[r]);
+#elif K_QUANT
+      sum[r] = fma(f.x, run[r], fma(-f.y, x_sum, sum[r]));
+#else
+      sum[r] = fma(f.x, run[r], sum[r]);
+#endif
+#else
+      sum[r] = run[r];
+#endif
+    }
+  }
+}
+
+// total[r] += this work-item's part; `ring` holds the first steps of `rows`, and then those of `next`.
+INLINE void add_row_set(float* total, raw_t* ring, const rows_t* rows, const rows_t* next,
+                        const local float4* x, member_t m) {
+  float sum[WROWS];
+#pragma unroll
+  for (int r = 0; r < WROWS; ++r) sum[r] = total[r];
+  const int steps = steps_of(m, rows->units);
+  for (int step = 0; step < steps; step += AHEAD_STEPS) {
+#pragma unroll
+    for (int j = 0; j < AHEAD_STEPS; ++j) {
+      raw_t now[WROWS];
+#pragma unroll
+      for (int r = 0; r < WROWS; ++r) now[r] = ring[j * WROWS + r];
+      if (step + AHEAD_STEPS < steps) {
+        load_step(ring + j * WROWS, rows, unit_of(m, step + j + AHEAD_STEPS));
+      } else {
+        load_step(ring + j * WROWS, next, unit_of(m, j));
+      }
+      const int u = unit_of(m, step + j);
+      if (u < rows->units) {
+        add_unit_of_one(sum, now, x + u / TEAM * STEP_VECTORS + m.lane, u);
+      }
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < WROWS; ++r) total[r] = sum[r];
+}
+
+// Values [0, K) of x, times weights where there are any, to the pool; gives the sum of their squares
+// over this work-item's values before that.
+INLINE float stage_row(local float4* pool, const global float* x, const global float* norm_w, int K) {
+  float squares = 0.0f;
+  for (int k = (int)get_local_id(0) * 4; k < K; k += TEAM * TEAMS * 4) {
+    float4 v = *(const global float4*)(x + k);
+    squares = dot4(v, v, squares);
+    if (norm_w) v *= vload4(0, norm_w + k);
+    const int2 place = unit_place(k);
+    pool[place.x / TEAM * STEP_VECTORS + place.y * TEAM + place.x % TEAM] = v * X_SCALE;
+  }
+  return squares;
+}
+
+// The sums of the warps that share weight rows, in every one of the first of them.
+INLINE void join_sums(float* sum, local float* totals, member_t m) {
+  const int warp = (int)get_local_id(0) / TEAM;
+#pragma unroll
+  for (int r = 0; r < WROWS; ++r) {
+    sum[r] = warp_sum(sum[r]);
+    if (m.ksplit > 1 && m.lane == 0) totals[warp * WROWS + r] = sum[r];
+  }
+  if (m.ksplit == 1) return;
+  barrier(CLK_LOCAL_MEM_FENCE);
+#pragma unroll
+  for (int r = 0; r < WROWS; ++r) {
+    for (int s = 1; s < m.ksplit; ++s) {
+      sum[r] += totals[(warp / m.ksplit * m.ksplit + s) * WROWS + r];
+    }
+  }
+}
+
+INLINE float own_sum(const float* sum, int lane) {
+  float v = sum[0];
+#pragma unroll
+  for (int r = 1; r < WROWS; ++r) v = lane == r ? sum[r] : v;
+  return v;
+}
+
+// ---- linear
+
+// Set `set` of the rows of w, and then of w2; sets beyond are the last one.
+INLINE rows_t linear_set(const linear_t* a, matrix_t w, matrix_t w2, int set, int sets1, int sets) {
+  rows_t rows;
+  rows.units = (int)(a->K / UNIT);
+  const int s = min(set, sets - 1);
+#pragma unroll
+  for (int r = 0; r < WROWS; ++r) {
+    if (a->swiglu) {
+      rows.row[r] = row_of(r % 2 == 0 ? w : w2, min((long)s * (WROWS / 2) + r / 2, a->N - 1));
+    } else if (s < sets1) {
+      rows.row[r] = row_of(w, min((long)s * WROWS + r, a->N - 1));
+    } else {
+      rows.row[r] = row_of(w2, min((long)(s - sets1) * WROWS + r, a->N2 - 1));
+    }
+  }
+  return rows;
+}
+
+// Where output i of a set goes; null: nowhere.
+INLINE global float* linear_output(const linear_t* a, global float* y, global float* y2, int set,
+                                   int sets1, int sets, int i) {
+  if (set >= sets) return 0;
+  if (set >= sets1) {
+    const long n = (long)(set - sets1) * WROWS + i;
+    return n < a->N2 ? y2 + a->y2_offset + n : 0;
+  }
+  const long n = (long)set * (a->swiglu ? WROWS / 2 : WROWS) + i;
+  return n < a->N ? y + a->y_offset + n : 0;
+}
+
+INLINE void write_norm(const linear_t* a, const global float* x, const global float* norm_w,
+                       global float* out, float factor) {
+  for (int k = (int)get_local_id(0); k < (int)a->K; k += TEAM * TEAMS) {
+    out[k] = norm_w[k] * (x[k] * factor);
+  }
+}
+
+kernel void linear_one(
+    const global float* x, const global uchar* w_buffer, const global uchar* w2_buffer,
+    global float* y, global float* y2, const global float* norm_w, global float* norm_out,
+    linear_t a) {
+  local float4 pool[POOL];
+  local float squares[TEAMS];
+  local float totals[TEAMS * WROWS];
+  const int warp = (int)get_local_id(0) / TEAM;
+  member_t m;
+  m.ksplit = (int)a.ksplit;
+  m.lane = (int)get_local_id(0) % TEAM;
+  m.kteam = warp % m.ksplit;
+  const int outputs = a.swiglu ? WROWS / 2 : WROWS;
+  const int teams = TEAMS / m.ksplit;
+  const int sets1 = (int)((a.N + outputs - 1) / outputs);
+  const int sets = sets1 + (a.swiglu ? 0 : (int)((a.N2 + WROWS - 1) / WROWS));
+  const int stride = (int)get_num_groups(0) * teams;
+  const matrix_t w = matrix_at(w_buffer, a.w_offset, a.w_side, a.w_rows, a.K);
+  const matrix_t w2 = matrix_at(w2_buffer, a.w2_offset, a.w2_side, a.w2_rows, a.K);
+  int set = (int)get_group_id(0) * teams + warp / m.ksplit;
+  rows_t rows = linear_set(&a, w, w2, set, sets1, sets);
+  raw_t ring[AHEAD_STEPS * WROWS];
+  load_first(ring, &rows, m);
+
+  x += a.x_offset;
+  const float part = warp_sum(stage_row(pool, x, a.norm ? norm_w + a.norm_offset : 0, (int)a.K));
+  if (m.lane == 0) squares[warp] = part;
+  barrier(CLK_LOCAL_MEM_FENCE);
+  float factor = 1.0f;
+  if (a.norm) {
+    float all = 0.0f;
+#pragma unroll
+    for (int i = 0; i < TEAMS; ++i) all += squares[i];
+    factor = rsqrt(all / (float)a.K + a.eps);
+  }
+  do {
+    global float* const to =
+        m.kteam == 0 && m.lane < outputs ? linear_output(&a, y, y2, set, sets1, sets, m.lane) : 0;
+    const float old = to && a.accumulate && set < sets1 ? *to : 0.0f;
+    const rows_t next = linear_set(&a, w, w2, set + stride, sets1, sets);
+    float sum[WROWS];
+#pragma unroll
+    for (int r = 0; r < WROWS; ++r) sum[r] = 0.0f;
+    add_row_set(sum, ring, &rows, &next, pool, m);
+    join_sums(sum, totals, m);
+    if (a.swiglu) {
+#pragma unroll
+      for (int r = 0; r < WROWS / 2; ++r) {
+        sum[r] = silu(sum[2 * r] * factor) * (sum[2 * r + 1] * factor);
+      }
+      if (to) *to = old + own_sum(sum, m.lane);
+    } else if (to) {
+      *to = fma(own_sum(sum, m.lane), factor, old);
+    }
+    rows = next;
+    set += stride;
+  } while (m.ksplit == 1 && set < sets);
+  if (a.norm && get_group_id(0) == 0) {
+    write_norm(&a, x, norm_w + a.norm_offset, norm_out + a.norm_out_offset, factor);
+  }
+}
+
+// ---- experts
+
+// Every tile of the list, for the whole work-group.
+INLINE int copy_tiles(local tile_t* tiles_here, const global uchar* weights,
+                      const global uchar* weights_b, const global entry_t* table,
+                      const global int4* tiles, const global int* n_tiles, const experts_t* a) {
+  const int n = min(n_tiles[a->n_tiles_offset], ONE_TILES);
+  const int lid = (int)get_local_id(0);
+  if (lid < n) tiles_here[lid] = tile_at(weights, weights_b, table, tiles, a, lid);
+  return n;
+}
+
+// A set of rows of gate and up: of a tile, counted from its first.
+typedef struct {
+  int tile, set;
+} cursor_t;
+
+INLINE cursor_t moved(cursor_t at, int by, const local tile_t* tiles, int n) {
+  at.set += by;
+  for (; at.tile < n; ++at.tile) {
+    const int sets = (tiles[at.tile].e.F + WROWS / 2 - 1) / (WROWS / 2);
+    if (at.set < sets) break;
+    at.set -= sets;
+  }
+  return at;
+}
+
+INLINE rows_t gate_up_set(const local tile_t* tiles, cursor_t at, long D) {
+  const tile_t tile = tiles[at.tile];
+  const matrix_t gate = gate_of(tile, D);
+  const matrix_t up = up_of(tile, D);
+  rows_t rows;
+  rows.units = (int)(D / UNIT);
+#pragma unroll
+  for (int r = 0; r < WROWS; ++r) {
+    const long f = min((long)at.set * (WROWS / 2) + r / 2, (long)tile.e.F - 1);
+    rows.row[r] = row_of(r % 2 == 0 ? gate : up, f);
+  }
+  return rows;
+}
+
+kernel void experts_gate_up_one(
+    EXPERT_LISTS, const global int* pair_row, const global float* pair_weight,
+    const global float* x, global float* act, experts_t a) {
+  local float4 pool[POOL];
+  local tile_t here[ONE_TILES];
+  local float totals[TEAMS * WROWS];
+  const int n = copy_tiles(here, weights, weights_b, table, tiles, n_tiles, &a);
+  stage_row(pool, x + a.x_offset, 0, (int)a.D);
+  barrier(CLK_LOCAL_MEM_FENCE);
+  const member_t m = {(int)get_local_id(0) % TEAM, 0, 1};
+  const int stride = (int)get_num_groups(0) * TEAMS;
+  const cursor_t start = {0, 0};
+  cursor_t at =
+      moved(start, (int)get_group_id(0) * TEAMS + (int)get_local_id(0) / TEAM, here, n);
+  if (at.tile == n) return;
+  rows_t rows = gate_up_set(here, at, a.D);
+  raw_t ring[AHEAD_STEPS * WROWS];
+  load_first(ring, &rows, m);
+  while (at.tile < n) {
+    const cursor_t after = moved(at, stride, here, n);
+    const rows_t next = after.tile < n ? gate_up_set(here, after, a.D) : rows;
+    float sum[WROWS];
+#pragma unroll
+    for (int r = 0; r < WROWS; ++r) sum[r] = 0.0f;
+    add_row_set(sum, ring, &rows, &next, pool, m);
+    join_sums(sum, totals, m);
+#pragma unroll
+    for (int r = 0; r < WROWS / 2; ++r) sum[r] = silu(sum[2 * r]) * sum[2 * r + 1];
+    const local tile_t* const tile = here + at.tile;
+    const long f = (long)at.set * (WROWS / 2) + m.lane;
+    if (m.lane < WROWS / 2 && f < tile->e.F) {
+      act[a.act_offset + tile->pair0 * a.F + f] =
+          pair_weight[a.pair_weight_offset + tile->pair0] * own_sum(sum, m.lane);
+    }
+    rows = next;
+    at = after;
+  }
+}
+
+// Vectors of the pool that a tile's act takes.
+INLINE int act_vectors(const local tile_t* tile) {
+  return (tile->e.F / UNIT + TEAM - 1) / TEAM * STEP_VECTORS;
+}
+
+INLINE rows_t down_set(const local tile_t* tile, long D, long first) {
+  const matrix_t down = down_of(*tile, D);
+  rows_t rows;
+  rows.units = tile->e.F / UNIT;
+#pragma unroll
+  for (int r = 0; r < WROWS; ++r) rows.row[r] = row_of(down, min(first + r, D - 1));
+  return rows;
+}
+
+kernel void experts_down_one(
+    EXPERT_LISTS, const global float* act, global float* y, experts_t a) {
+  local float4 pool[POOL];
+  local tile_t here[ONE_TILES];
+  local float totals[TEAMS * WROWS];
+  const int n = copy_tiles(here, weights, weights_b, table, tiles, n_tiles, &a);
+  barrier(CLK_LOCAL_MEM_FENCE);
+  if (n == 0) return;
+  const member_t m = {(int)get_local_id(0) % TEAM, 0, 1};
+  const long first = ((long)get_group_id(0) * TEAMS + (int)get_local_id(0) / TEAM) * WROWS;
+  const long d = first + m.lane;
+  const int writes = m.lane < WROWS && d < a.D;
+  const float old = writes ? y[a.y_offset + d] : 0.0f;
+  rows_t rows = down_set(here, a.D, first);
+  raw_t ring[AHEAD_STEPS * WROWS];
+  load_first(ring, &rows, m);
+  float sum[WROWS];
+#pragma unroll
+  for (int r = 0; r < WROWS; ++r) sum[r] = 0.0f;
+  // As many tiles' acts as the pool holds at a time.
+  for (int begin = 0; begin < n;) {
+    int end = begin;
+    for (int at = 0; end < n && at + act_vectors(here + end) <= POOL; ++end) {
+      stage_row(pool + at, act + a.act_offset + here[end].pair0 * a.F, 0, here[end].e.F);
+      at += act_vectors(here + end);
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (int i = begin, at = 0; i < end; ++i) {
+      const rows_t next = i + 1 < n ? down_set(here + i + 1, a.D, first) : rows;
+      add_row_set(sum, ring, &rows, &next, pool + at, m);
+      at += act_vectors(here + i);
+      rows = next;
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+    begin = end;
+  }
+  join_sums(sum, totals, m);
+  if (writes) y[a.y_offset + d] = old + own_sum(sum, m.lane);
+}
+
+#endif  // NV_COMPUTE
