@@ -20,6 +20,12 @@
 #define HEAD_ROWS 4
 #define HEAD_WROWS 4  // weight rows of a team at a time
 #define HEAD_ITEMS (TEAM * TEAMS)
+// Rows of W_UK whose loads a GPU has under way at once.
+#if TEAM == 1
+#define COLUMN_LOADS 1
+#else
+#define COLUMN_LOADS 4
+#endif
 
 #if HEAD_ITEMS == 1
 #define HEAD_BARRIER()
@@ -124,10 +130,18 @@ INLINE void team_columns(float8* sum, matrix_t w, long base, int N, int c, const
   const int fit = chunks_fit(w);
 #pragma unroll
   for (int t = 0; t < rows; ++t) sum[t] = (float8)(0.0f);
-  for (int n = (int)get_local_id(0) / TEAM; n < N; n += TEAMS) {
-    const float8 w8 = tile_weights(w, base + n, base + N, c, fit);
+  for (int n0 = (int)get_local_id(0) / TEAM; n0 < N; n0 += COLUMN_LOADS * TEAMS) {
+    float8 w8[COLUMN_LOADS];
 #pragma unroll
-    for (int t = 0; t < rows; ++t) sum[t] = fma(w8, (float8)(x[row_at[t] + n]), sum[t]);
+    for (int i = 0; i < COLUMN_LOADS; ++i) {
+      w8[i] = tile_weights(w, base + n0 + i * TEAMS, base + N, c, fit);
+    }
+#pragma unroll
+    for (int i = 0; i < COLUMN_LOADS; ++i) {
+      const int n = min(n0 + i * TEAMS, N - 1);  // beyond it the weights are zeros
+#pragma unroll
+      for (int t = 0; t < rows; ++t) sum[t] = fma(w8[i], (float8)(x[row_at[t] + n]), sum[t]);
+    }
   }
 }
 
@@ -201,6 +215,15 @@ kernel __attribute__((reqd_work_group_size(HEAD_ITEMS, 1, 1))) void mla_query_st
   straight(y, y_stride, m, (long)h * R, first, min(first + per_group, R), x, rows, partial);
 }
 
+#if NV_COMPUTE >= 70
+INLINE float from_lane_xor(float v, int step) {
+  float other;
+  asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 0x1f, 0xffffffff;"
+               : "=f"(other)
+               : "f"(v), "r"(step));
+  return other;
+}
+#else
 // The largest, or the sum, of the items' values.
 INLINE float group_largest(local float* scratch, float value) {
   const int lid = (int)get_local_id(0);
@@ -226,10 +249,31 @@ INLINE float group_sum(local float* scratch, float value) {
   HEAD_BARRIER();
   return sum;
 }
+#endif
 
-// u[:R] of one row and head; weight: one float a split, in local memory. One split has weight 1.
-INLINE void merge_parts(local float* u, local float* weight, local float* scratch,
-                        const global float* parts, const global float* lse, int splits, int R) {
+#if NV_COMPUTE >= 70
+// weight[s] = exp(lse[s] - largest) and their sum: every warp makes all of them for itself.
+INLINE float split_sum(local float* weight, local float* scratch, const global float* lse,
+                       int splits) {
+  const int lane = (int)get_local_id(0) % 32;
+  float largest = -INFINITY;
+  for (int s = lane; s < splits; s += 32) largest = fmax(largest, lse[s]);
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) largest = fmax(largest, from_lane_xor(largest, step));
+  float sum = 0.0f;
+  for (int s = lane; s < splits; s += 32) {
+    const float w = exp(lse[s] - largest);
+    weight[s] = w;
+    sum += w;
+  }
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) sum += from_lane_xor(sum, step);
+  HEAD_BARRIER();
+  return sum;
+}
+#else
+INLINE float split_sum(local float* weight, local float* scratch, const global float* lse,
+                       int splits) {
   const int lid = (int)get_local_id(0);
   float largest = -INFINITY;
   for (int s = lid; s < splits; s += HEAD_ITEMS) largest = fmax(largest, lse[s]);
@@ -239,8 +283,15 @@ INLINE void merge_parts(local float* u, local float* weight, local float* scratc
     weight[s] = exp(lse[s] - largest);
     sum += weight[s];
   }
-  sum = group_sum(scratch, sum);
-  for (int r = lid; r < R; r += HEAD_ITEMS) {
+  return group_sum(scratch, sum);
+}
+#endif
+
+// u[:R] of one row and head; weight: one float a split, in local memory. One split has weight 1.
+INLINE void merge_parts(local float* u, local float* weight, local float* scratch,
+                        const global float* parts, const global float* lse, int splits, int R) {
+  const float sum = split_sum(weight, scratch, lse, splits);
+  for (int r = (int)get_local_id(0); r < R; r += HEAD_ITEMS) {
     float total = 0.0f;
 #pragma unroll 4
     for (int s = 0; s < splits; ++s) total = fma(weight[s], parts[(long)s * R + r], total);
