@@ -5,15 +5,18 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 
 #include <algorithm>
 #include <cstdlib>
+#include <sstream>
 
 #include "memory/error.h"
 #include "memory/usage.h"
 #include "placement/planner.h"
 #include "runtime/abilities.h"
 #include "tests/support/golden.h"
+#include "tests/support/temp_folder.h"
 
 namespace tandem::test {
 namespace {
@@ -270,6 +273,87 @@ TEST(TwoDevices, GoOverToOtherPlans) {
   }
   const Plan second = plan_of(TwoDevices("second_leads"));
   EXPECT_THROW(engine.Apply(second), UsageError) << "an open device has changed its place";
+}
+
+// What `tandem run` gave.
+struct Outcome {
+  int code = -1;
+  std::string out, err;
+  std::uint64_t kernels = 0;  // enqueued, where the layer of faults was there
+};
+Outcome Tandem(const std::string& environment, const std::string& options) {
+  const TempFolder folder;
+  const std::string at = folder.path().string();
+  const int status = std::system(
+      fmt::format(
+          "TANDEM_CL_FAULTS_LOG={}/log {} timeout 120 {} run --model {} {} --precision exact "
+          "-p 'To be' -n 8 --temperature 0 </dev/null >{}/out 2>{}/err",
+          at, environment, TANDEM_BINARY, DemoDir(), options, at, at)
+          .c_str());
+  Outcome got{WIFEXITED(status) ? WEXITSTATUS(status) : 128, ReadText(folder / "out"),
+              ReadText(folder / "err"), 0};
+  std::istringstream log(ReadText(folder / "log"));
+  std::string kind, function;
+  for (std::uint64_t n = 0; log >> kind >> function >> n;) {
+    if (kind == "calls" && function == "clEnqueueNDRangeKernel") got.kernels = n;
+  }
+  return got;
+}
+
+std::string ProfileText(const std::string& roles, const std::string& rules) {
+  return fmt::format(
+      "extends: two-gpus\nworkload: {{context: 9000}}\nplacement: {{attention: {0}, dense: {0}, "
+      "router: {0}, shared_experts: {0}, head: device, routed_experts: {{share: 0}}}}\nrules:\n{1}",
+      roles, rules);
+}
+
+TEST(TwoDevices, FromTheCommandLine) {
+  if (!HaveTwoDevices()) GTEST_SKIP() << "no two OpenCL devices";
+  const TempFolder folder;
+  const auto file = folder.Write(
+      "halves.yaml", ProfileText("device",
+                                 "  - {role: routed_experts, experts: [[0, 15]], place: 0}\n"
+                                 "  - {role: routed_experts, experts: [[16, 31]], place: 1}\n"));
+  const Outcome host = Tandem("", "--device none");
+  const Outcome halves = Tandem("", "--plan-report --profile " + file.string());
+  ASSERT_EQ(halves.code, 0) << halves.err;
+  EXPECT_EQ(halves.out, host.out);
+  EXPECT_NE(halves.err.find("attention of 5/5 layers and 64/128 experts"), std::string::npos)
+      << halves.err;
+  EXPECT_NE(halves.err.find("device1 weights"), std::string::npos) << halves.err;
+  EXPECT_NE(halves.err.find("further devices run experts"), std::string::npos) << halves.err;
+  for (const char* all : {"--device all", "--profile two-gpus"}) {  // the planner's choice
+    const Outcome chosen = Tandem("", all);
+    EXPECT_EQ(chosen.code, 0) << all << ": " << chosen.err;
+    EXPECT_EQ(chosen.out, host.out) << all;
+  }
+}
+
+// A further device that is lost is told by its number, opened again, and the answer is the same.
+TEST(TwoDevices, AFurtherDeviceThatIsLostComesBack) {
+  if (!HaveTwoDevices()) GTEST_SKIP() << "no two OpenCL devices";
+  const TempFolder folder;
+  const auto file = folder.Write(
+      "further.yaml", ProfileText("host",
+                                  "  - {role: routed_experts, experts: [[0, 31]], place: 1}\n"
+                                  "  - {role: head, place: 0}\n"));
+  const std::string options = "--profile " + file.string();
+  const std::string layer = fmt::format("OPENCL_LAYERS={}", TANDEM_CL_FAULTS_LAYER);
+  Tandem(layer, options);  // the first run tests the devices, later ones know that they passed
+  const Outcome sound = Tandem(layer, options);
+  ASSERT_EQ(sound.code, 0) << sound.err;
+  if (sound.kernels == 0) GTEST_SKIP() << "this OpenCL loader loads no layers";
+  int named = 0;
+  // Most of a step's kernels are experts': of any three in a row one is.
+  for (std::uint64_t n = sound.kernels - 20; n < sound.kernels - 17; ++n) {
+    const Outcome got =
+        Tandem(fmt::format("{} TANDEM_CL_FAULTS=clEnqueueNDRangeKernel:{}:-5", layer, n), options);
+    EXPECT_EQ(got.code, 0) << got.err;
+    EXPECT_EQ(got.out, sound.out) << got.err;
+    EXPECT_NE(got.err.find("was lost and opened again"), std::string::npos) << got.err;
+    named += got.err.find("device 1, which runs experts") != std::string::npos ? 1 : 0;
+  }
+  EXPECT_GT(named, 0);
 }
 
 }  // namespace
