@@ -12,6 +12,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr Seconds kKernelTest{10};
+
 const char* NameOf(Health health) {
   if (health == Health::kOk) return "ok";
   return health == Health::kWarn ? "warn" : "FAIL";
@@ -43,7 +45,8 @@ std::vector<Finding> Examine(const DoctorOptions& options) {
            CheckSwap(""), CheckCacheFolder(), CheckRates(machine)}) {
     findings.push_back(std::move(f));
   }
-  if (options.kernels) std::ranges::move(CheckKernels(), std::back_inserter(findings));
+  if (options.kernels)
+    std::ranges::move(CheckKernels(WholeScope(), kKernelTest), std::back_inserter(findings));
   if (options.disk) findings.push_back(DiskOf(options.disk_path));
   return findings;
 }

@@ -5,8 +5,10 @@
 #include <string>
 #include <vector>
 
+#include "memory/cl_wait.h"
 #include "memory/error.h"
 #include "placement/machine.h"
+#include "runtime/self_test.h"
 
 namespace tandem {
 
@@ -41,8 +43,8 @@ Finding CheckOpenCl(const Machine& machine, bool require_device);
 Finding CheckDeviceFiles(const std::string& root, const MayOpen& may_open);
 Finding CheckPcie(const Device& device, const std::string& root);
 
-// Runs every kernel of every device and compares with the CPU: a finding for each family.
-std::vector<Finding> CheckKernels();
+// Runs the kernels of every device for so long and compares with the CPU: a finding a family.
+std::vector<Finding> CheckKernels(const SelfTestScope& scope, Seconds time);
 
 // Checks of files.
 Finding CheckCacheFolder();

@@ -7,22 +7,20 @@
 
 #include "memory/cl_device.h"
 #include "runtime/doctor.h"
-#include "runtime/self_test.h"
 
 namespace tandem {
 namespace {
 
-// Failing memory shows now and then: other numbers again and again for so long, but once at least.
-constexpr std::chrono::seconds kTestTime{10};
-
-std::vector<SelfTestRow> TestRounds(const ClDeviceInfo& info, int* rounds) {
+// Failing memory shows now and then: other numbers again and again, but once at least.
+std::vector<SelfTestRow> TestRounds(const ClDeviceInfo& info, const SelfTestScope& scope,
+                                    Seconds time, int* rounds) {
   const ClDevice device(info);
   cl::Kernels kernels(device, cl::DefaultCacheDir());
-  const auto end = std::chrono::steady_clock::now() + kTestTime;
+  const auto end = std::chrono::steady_clock::now() + time;
   std::vector<SelfTestRow> rows;
   do {
     const std::vector<SelfTestRow> more =
-        RunSelfTest(kernels, WholeScope(), static_cast<unsigned>(++*rounds));
+        RunSelfTest(kernels, scope, static_cast<unsigned>(++*rounds));
     rows.insert(rows.end(), more.begin(), more.end());
   } while (std::chrono::steady_clock::now() < end &&
            std::ranges::all_of(rows, &SelfTestRow::passes));
@@ -36,9 +34,9 @@ std::string OfDevice(const ClDeviceInfo& info, const std::string& family) {
 Finding FindingOf(const ClDeviceInfo& info, const SelfTestRow& worst, std::size_t formats,
                   int rounds) {
   Finding f{OfDevice(info, worst.family)};
-  f.found = fmt::format("{} formats, {} round{}: largest error {:.2g} of {:.2g} ({}, {})", formats,
-                        rounds, rounds == 1 ? "" : "s", worst.error, worst.bound, worst.shape,
-                        worst.format);
+  f.found = fmt::format("{} format{}, {} round{}: largest error {:.2g} of {:.2g} ({}, {})", formats,
+                        formats == 1 ? "" : "s", rounds, rounds == 1 ? "" : "s", worst.error,
+                        worst.bound, worst.shape, worst.format);
   if (worst.passes()) return f;
   f.health = Health::kFail;
   f.code = ExitCode::kUnavailable;
@@ -50,9 +48,10 @@ Finding FindingOf(const ClDeviceInfo& info, const SelfTestRow& worst, std::size_
   return f;
 }
 
-std::vector<Finding> TestDevice(const ClDeviceInfo& info) {
+std::vector<Finding> TestDevice(const ClDeviceInfo& info, const SelfTestScope& scope,
+                                Seconds time) {
   int rounds = 0;
-  const std::vector<SelfTestRow> rows = TestRounds(info, &rounds);
+  const std::vector<SelfTestRow> rows = TestRounds(info, scope, time, &rounds);
   std::vector<Finding> findings;
   for (const SelfTestRow& worst : WorstOfFamilies(rows)) {
     std::set<std::string> formats;
@@ -66,11 +65,11 @@ std::vector<Finding> TestDevice(const ClDeviceInfo& info) {
 
 }  // namespace
 
-std::vector<Finding> CheckKernels() {
+std::vector<Finding> CheckKernels(const SelfTestScope& scope, Seconds time) {
   std::vector<Finding> findings;
   for (const ClDeviceInfo& info : ProbeClDevices().devices) {
     try {
-      std::ranges::move(TestDevice(info), std::back_inserter(findings));
+      std::ranges::move(TestDevice(info, scope, time), std::back_inserter(findings));
     } catch (const Error& error) {
       findings.push_back({OfDevice(info, "kernels"), Health::kFail, error.what(),
                           "that every kernel compiles and runs",

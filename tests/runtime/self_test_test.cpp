@@ -11,6 +11,7 @@
 #include <limits>
 #include <set>
 
+#include "runtime/doctor.h"
 #include "tests/support/cl_fixture.h"
 #include "tests/support/temp_folder.h"
 
@@ -115,6 +116,20 @@ TEST_F(SelfTest, APassIsKeptAndAnotherScopeIsTestedAnew) {
   scope.bf16 = false;
   SelfTestOnce(kernels(), scope, folder.path());
   EXPECT_EQ(files(), 2);
+}
+
+TEST_F(SelfTest, TheDoctorHasALineForEachFamily) {
+  SelfTestScope scope = Scope();
+  scope.formats = {DType::kBF16};
+  scope.panel_formats.clear();
+  scope.mla = scope.heads = scope.experts = false;
+  const std::vector<Finding> findings = CheckKernels(scope, Seconds(0.01));
+  const std::size_t devices = ProbeClDevices().devices.size();
+  ASSERT_EQ(findings.size(), 2 * devices);
+  EXPECT_EQ(findings[0].name, "device 0: rows");
+  EXPECT_EQ(findings[1].name, "device 0: products");
+  for (const Finding& f : findings) EXPECT_EQ(f.health, Health::kOk) << f.name << ": " << f.found;
+  EXPECT_TRUE(findings[1].found.starts_with("1 format, ")) << findings[1].found;
 }
 
 }  // namespace
