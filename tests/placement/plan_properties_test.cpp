@@ -349,6 +349,37 @@ TEST(PlanProperties, GlobsMatchWholeNames) {
   EXPECT_TRUE(GlobMatches("a*a*ab", "aaaaaaab"));
 }
 
+// All but routed experts is on the first device, each holds what it can, and two are never planned
+// to be slower than the first alone.
+TEST(PlanProperties, FurtherDevicesHoldExpertsAlone) {
+  for (const auto& [name, least] : {std::pair{"V2-Lite", 1u}, std::pair{"V3", 2u}}) {
+    const ModelCase& model = Case(name);
+    Machine machine = test::Workstation();
+    machine.memory_limit_bytes = machine.nodes[0].memory_bytes = 1024 * kGiB;
+    machine.nodes[0].free_bytes = 1024 * kGiB;
+    Profile profile;
+    profile.device = "all";
+    const Plan plan = PlanOf(model, machine, profile);
+    ASSERT_GE(plan.devices.size(), least) << name;
+    ExpectFits(plan, machine);
+    std::int64_t further = 0;
+    for (const LayerPlan& layer : plan.layers) {
+      for (const Place role : {layer.attention, layer.dense, layer.router, layer.shared}) {
+        EXPECT_TRUE(!role.on_device() || role.index == 0) << name;
+      }
+      further += std::ranges::count(layer.experts, Place::Device(1));
+    }
+    EXPECT_TRUE(!plan.head.on_device() || plan.head.index == 0) << name;
+    EXPECT_EQ(further > 0, plan.devices.size() > 1) << name;
+    profile.device = std::to_string(plan.devices[0].index);
+    const double alone = Seconds(model, machine, profile, PlanOf(model, machine, profile));
+    profile.device = "all";
+    const double both = Seconds(model, machine, profile, plan);
+    std::printf("%s: %.3f s on the first device, %.3f s on all\n", name, alone, both);
+    EXPECT_LE(both, alone * 1.01) << name;
+  }
+}
+
 // A GPU that is asked for in vain by the runtime at hand is planned for where it is allowed.
 TEST(PlanProperties, MoreDevicesThanTheRuntimeRuns) {
   const ModelCase& model = Case("V2-Lite");
