@@ -5,6 +5,7 @@
 
 #include "memory/error.h"
 #include "placement/cost_step.h"
+#include "placement/deferral.h"
 
 namespace tandem {
 namespace {
@@ -79,12 +80,16 @@ StepCost CostModel::Step(const Plan& plan, Phase phase, std::int64_t rows, doubl
   estimate.Embed();
   const std::vector<LayerShares>& shares = shares_[static_cast<std::size_t>(phase)];
   for (std::size_t layer = 0; layer < plan.layers.size(); ++layer) {
+    const StepCost before = estimate.cost();
     estimate.Attention(plan.layers[layer]);
     if (plan.layers[layer].moe) {
       estimate.Moe(plan.layers[layer], shares[layer]);
     } else {
       estimate.Dense(plan.layers[layer]);
     }
+    const bool late =
+        layer > 0 && rows <= kDeferredRows && DefersSum(config_, plan, static_cast<int>(layer) - 1);
+    if (late) estimate.Defer(before);
   }
   estimate.Head();
   return estimate.Take();

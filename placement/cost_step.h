@@ -28,6 +28,9 @@ class StepEstimate {
   void Dense(const LayerPlan& layer);
   void Moe(const LayerPlan& layer, const LayerShares& shares);
   void Head();
+  // cost_deferral.cpp: what was added since `before`, a layer to which the former's sum comes late.
+  void Defer(const StepCost& before);
+  const StepCost& cost() const { return cost_; }
   StepCost Take();
 
  private:

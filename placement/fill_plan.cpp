@@ -46,6 +46,7 @@ Plan HostPlan(const PlanInput& in, const Resources& resources, const Recipe& rec
   plan.stream_prefill = recipe.stream;
   if (recipe.stream) plan.stream = in.stream;
   plan.hand_over = in.profile.hand_over;
+  plan.deferral = in.profile.deferral;
   return plan;
 }
 

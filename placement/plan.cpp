@@ -149,6 +149,11 @@ std::string ToText(const Plan& plan) {
   }
   if (plan.stream_prefill)
     text += "prefill: experts of the host are copied to device0 and run there\n";
+  if (plan.deferral) {
+    text +=
+        "deferral: in steps of up to 32 rows the CPU's sum of a MoE layer is added after the next "
+        "layer's attention and router; this changes results, loading measures by how much\n";
+  }
   for (const std::string& note : plan.notes) text += fmt::format("note: {}\n", note);
   return text;
 }

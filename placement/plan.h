@@ -136,6 +136,7 @@ struct Plan {
   StreamPlan stream;
   CachePlan cache;
   HandOverWay hand_over = HandOverWay::kAuto;
+  bool deferral = false;  // of the CPU's sums (placement/deferral.h)
 
   std::uint64_t DeviceBytes(int device) const;  // sum over items
   // host_bytes, and what lies on devices that live in the host's memory (PoCL).

@@ -82,6 +82,8 @@ void DiffSettings(const Plan& before, const Plan& after, PlanDiff& diff) {
     return p.cache.slots == 0 ? "off" : fmt::format("{} experts", p.cache.slots);
   });
   compare("hand-over", [](const Plan& p) { return std::string(Name(p.hand_over)); });
+  compare("deferral of the CPU's sums",
+          [](const Plan& p) { return std::string(p.deferral ? "on" : "off"); });
 }
 
 void DiffBytes(const Plan& before, const Plan& after, PlanDiff& diff) {

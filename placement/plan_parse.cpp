@@ -211,6 +211,7 @@ Plan ParsePlan(const std::string& text, const std::string& file) {
   plan.max_sequences = Integer<std::int64_t>(root["max_sequences"]);
   plan.stream_prefill = Flag(root["stream_prefill"]);
   plan.hand_over = ParseHandOver(root["hand_over"]);
+  plan.deferral = Flag(root["deferral"]);
   plan.stream = {Integer<std::int64_t>(root["stream_rows"]),
                  Integer<std::uint64_t>(root["stream_expert_bytes"]),
                  Integer<std::uint64_t>(root["stream_bf16_bytes"])};

@@ -107,6 +107,7 @@ struct Profile {
   std::optional<std::uint64_t> expert_cache_bytes;  // on the first device; absent: no cache
 
   HandOverWay hand_over = HandOverWay::kAuto;
+  bool deferral = false;  // placement/deferral.h; changes results
 
   // Of a profile that `tandem tune` wrote: what it was measured with. Empty: for any.
   std::string machine_fingerprint;

@@ -8,6 +8,7 @@
 
 #include "memory/error.h"
 #include "placement/byte_size.h"
+#include "placement/deferral.h"
 #include "placement/least_need.h"
 #include "placement/profile_check.h"
 #include "placement/resources.h"
@@ -33,6 +34,11 @@ void CheckAbilities(const PlanTask& task, const Profile& profile) {
   if (exact && profile.activation_type == DType::kBF16) {
     Throw<ConfigError>(
         "{}: 'activations.type': bf16 rounds, and --precision exact does not: change one",
+        ProfileName(profile));
+  }
+  if (exact && profile.deferral) {
+    Throw<ConfigError>(
+        "{}: 'deferral': on changes results, and --precision exact does not: change one",
         ProfileName(profile));
   }
   const bool stream = profile.prefill_experts == Profile::PrefillExperts::kStream;
@@ -209,6 +215,13 @@ void NoteDevices(const Option& option, Plan& plan) {
   }
 }
 
+void NoteDeferral(const Config& config, Plan& plan) {
+  if (!plan.deferral || DeferredLayers(config, plan) > 0) return;
+  plan.deferral = false;
+  plan.notes.emplace_back(
+      "deferral: on has no effect: no two MoE layers in a row pass between a device and the CPU");
+}
+
 }  // namespace
 
 Outcome FindPlan(const PlanTask& task, const Profile& profile, Effort effort) {
@@ -242,6 +255,7 @@ Outcome FindPlan(const PlanTask& task, const Profile& profile, Effort effort) {
   }
   if (!outcome.fits || effort == Effort::kFits) return outcome;
   SetStreamRows(in, outcome.plan);
+  NoteDeferral(task.config, outcome.plan);
   outcome.plan.prediction = task.cost.Predict(outcome.plan, in.workload);
   if (use_device) NoteDevices(best, outcome.plan);
   if (!use_device && with != nullptr) {

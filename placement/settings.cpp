@@ -18,6 +18,7 @@ constexpr std::array<std::string_view, 3> kSideWords{"auto", "host", "device"};
 constexpr std::array<std::string_view, 3> kPolicyWords{"auto", "hot", "order"};
 constexpr std::array<std::string_view, 3> kPrefillWords{"auto", "host", "stream"};
 constexpr std::array<std::string_view, 3> kHandOverWords{"auto", "polled", "events"};
+constexpr std::array<std::string_view, 2> kSwitchWords{"off", "on"};
 constexpr std::string_view kAnyWord = "any";
 
 template <class Form>
@@ -77,6 +78,9 @@ constexpr std::array kSettings{
         "hand_over", "auto|polled|events",
         "how a layer with experts on both sides passes between a device and the CPU",
         Tie::kMachine),
+    Make<OneOf<&P::deferral, kSwitchWords>>("deferral", "off|on",
+                                            "add the CPU's sum of a layer one layer later: faster, "
+                                            "changes results; prints by how much"),
 
     Alias(Make<UseForm>("workload.for", "any|chat|agent|long|batch",
                         "a workload by its name, for what is not said below"),

@@ -55,6 +55,7 @@ struct Report {
   std::uint64_t loaded_bytes = 0;
   BenchResult result;
   double hand_over_s = 0;  // 0: no layer passes between the device and the CPU
+  std::optional<DeferralEffect> deferral;
   std::int64_t cache_slots = 0;
   Metrics last;                    // of the last repetition
   std::optional<PlanReport> plan;  // if asked for
@@ -139,6 +140,7 @@ Report Measure(const BenchFlags& flags) {
   report.cache_slots = engine.plan().cache.slots;
   report.last = engine.metrics();
   report.hand_over_s = engine.MeasureHandOver();
+  if (engine.deferral() != nullptr) report.deferral = *engine.deferral();
   if (flags.session.plan_report) {
     report.plan = MakePlanReport(session, engine, WorkOf(flags.bench, report));
   }
@@ -172,6 +174,13 @@ std::string CacheText(const Report& report) {
       m.cache_evictions, m.cache_off.empty() ? "" : " It went off: " + m.cache_off + ".");
 }
 
+Json DeferralJson(const DeferralEffect& effect) {
+  return {{"tokens", effect.tokens},
+          {"same_greedy_tokens", effect.same},
+          {"mean_kl_divergence", effect.divergence},
+          {"largest_logit_difference", effect.largest}};
+}
+
 void PrintJson(const BenchFlags& flags, const Report& report) {
   const BenchResult& r = report.result;
   Json json = {{"model", report.model},
@@ -199,6 +208,7 @@ void PrintJson(const BenchFlags& flags, const Report& report) {
                {"hand_over_s", report.hand_over_s},
                {"logits_hash", fmt::format("{:016x}", r.logits_hash)}};
   if (report.cache_slots > 0) json["expert_cache"] = CacheJson(report);
+  if (report.deferral) json["deferral"] = DeferralJson(*report.deferral);
   if (report.plan) json["plan_report"] = ToJson(*report.plan);
   fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
 }
@@ -240,6 +250,7 @@ void PrintText(const BenchFlags& flags, const Report& report) {
   fmt::print("{}", table.ToText());
   fmt::print("\n");
   if (report.cache_slots > 0) fmt::print("{}", CacheText(report));
+  if (report.deferral) fmt::print("With {}.\n", ToText(*report.deferral));
   fmt::print("Loaded {} in {:.2f} s. Logits hash {:016x}.\n", FormatBytes(report.loaded_bytes),
              report.load_s, r.logits_hash);
 }

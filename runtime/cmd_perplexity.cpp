@@ -61,6 +61,7 @@ SessionOptions ReferenceOptions(const PerplexityFlags& flags) {
   options.formats.mix = flags.against_mix;
   options.precision = flags.against_precision.value_or(options.precision);
   options.plan_report = false;
+  options.settings.push_back({"deferral", "off", "--against"});  // what it changes is to be seen
   return options;
 }
 

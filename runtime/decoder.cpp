@@ -35,25 +35,36 @@ Decoder::Decoder(Forward& f)
 }
 
 std::span<const float> Decoder::Step() {
-  if (f_.cache) f_.cache->BeginStep();
+  const bool cached = f_.cache && !f_.uncounted;
+  if (cached) f_.cache->BeginStep();
   Embed();
   const auto n_layers = static_cast<int>(f_.plan.layers.size());
-  int started = 0;
+  started_ = enqueued_ = 0;
   for (int layer = 0; layer < n_layers; ++layer) {
-    if (started == layer) Start(started++);
+    if (started_ == layer) Start();
+    if (enqueued_ == layer) Enqueue();
+    // A deferred sum leaves the device the next layer's experts to go on with.
     feed_forward_.Finish(layer, [&] {
-      if (StaysOnDevice(layer + 1)) Start(started++);
+      if (feed_forward_.Defers(layer)) Enqueue();
     });
     if (f_.observer != nullptr && layer + 1 < n_layers) ObserveHidden(layer + 1, nullptr);
   }
   const std::span<const float> logits = Head();
-  if (f_.cache) f_.cache->EndStep(f_.T());
+  if (cached) f_.cache->EndStep(f_.T());
   return logits;
 }
 
-void Decoder::Start(int layer) {
+void Decoder::Start() {
+  const int layer = started_++;
   attention_.Run(layer);
   feed_forward_.Start(layer);
+}
+
+void Decoder::Enqueue() {
+  const int layer = enqueued_++;
+  feed_forward_.Enqueue(layer, [&] {
+    if (StaysOnDevice(layer + 1)) Start();
+  });
 }
 
 // That starting this layer only enqueues, after one that left x on the device. An observer wants

@@ -19,7 +19,8 @@ class Decoder {
   std::span<const std::int32_t> greedy() const { return greedy_.first(chosen_); }
 
  private:
-  void Start(int layer);
+  void Start();    // the next layer that has not begun
+  void Enqueue();  // what the device does for the next layer after its choice
   bool StaysOnDevice(int layer) const;
   void Embed();
   std::span<const float> Head();
@@ -33,6 +34,8 @@ class Decoder {
   FeedForward feed_forward_;
   std::int32_t Choose(std::int64_t row);
 
+  int started_ = 0;  // layers of this step
+  int enqueued_ = 0;
   std::span<std::int32_t> wanted_;  // rows that want logits
   std::span<std::int32_t> greedy_;
   std::size_t chosen_ = 0;

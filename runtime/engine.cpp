@@ -7,6 +7,7 @@
 
 #include "memory/cl_check.h"
 #include "memory/error.h"
+#include "placement/deferral.h"
 #include "placement/model_sizes.h"
 #include "placement/scratch.h"
 #include "runtime/clock.h"
@@ -179,6 +180,9 @@ struct Engine::Impl {
   std::vector<double> inv_freq;
   std::unique_ptr<Running> running;
   mutable Metrics metrics;
+  bool defers = false;  // steps from now on
+  bool probes = false;
+  std::optional<DeferralEffect> deferral;
 };
 
 void Engine::Closer::operator()(Impl* impl) const noexcept {
@@ -232,6 +236,7 @@ Engine::Engine(Model model, Plan plan, ProgressSink* progress)
     : impl_(new Impl(std::move(model), std::move(plan))) {
   impl_->Start(progress);
   WarmUp(progress);
+  ProbeDeferral(progress);
 }
 
 void Engine::Impl::CheckMove(const Plan& next) const {
@@ -261,9 +266,11 @@ void Engine::Apply(const Plan& next, ProgressSink* progress) {
     s.plan = before;
     s.Start(nullptr);  // all of it is read again; if this fails too, the engine is gone
     WarmUp(nullptr);
+    ProbeDeferral(nullptr);
     throw;
   }
   WarmUp(progress);
+  ProbeDeferral(progress);
   ResetMetrics();
 }
 
@@ -305,6 +312,35 @@ void Engine::WarmUp(ProgressSink* progress) {
   ResetMetrics();
   if (progress != nullptr) progress->End();
 }
+
+// Deferral changes what the model computes, so nobody gets it without being told by how much.
+void Engine::ProbeDeferral(ProgressSink* progress) {
+  Impl& s = *impl_;
+  s.deferral.reset();
+  s.defers = false;
+  if (DeferredLayers(s.model.config, s.plan) == 0) return;
+  if (progress != nullptr) progress->Begin("measuring what deferral changes", 0);
+  std::vector<std::int32_t> tokens = DeferralTokens(s.model);
+  const std::int64_t room = std::min(FreeTokens(), s.model.config.max_position_embeddings);
+  tokens.resize(std::min(tokens.size(), static_cast<std::size_t>(room)));
+  try {
+    s.probes = true;
+    s.deferral = MeasureDeferral(
+        *this, tokens, [&](bool defer) { s.defers = defer; },
+        [&] {
+          if (progress == nullptr || !progress->Cancelled()) return;
+          throw Error(ExitCode::kIo, "loading was interrupted");
+        });
+  } catch (...) {
+    s.probes = s.defers = false;
+    throw;
+  }
+  s.probes = false;
+  ResetMetrics();
+  if (progress != nullptr) progress->End();
+  fmt::print(stderr, "tandem: {}\n", ToText(*s.deferral));
+}
+
 Engine::~Engine() = default;
 Engine::Engine(Engine&&) noexcept = default;
 
@@ -433,6 +469,8 @@ std::span<const float> Engine::Impl::Step(std::span<const Row> rows, StepObserve
   r.forward.observer = observer;
   r.forward.sink = sink;
   r.forward.greedy = greedy;
+  r.forward.deferral = defers;
+  r.forward.uncounted = probes;
   Watch(rows.size());
   std::span<const float> logits;
   try {
@@ -444,6 +482,10 @@ std::span<const float> Engine::Impl::Step(std::span<const Row> rows, StepObserve
   }
   metrics.Count(rows.size(), SequencesOf(rows), Now() - start);
   return logits;
+}
+
+const DeferralEffect* Engine::deferral() const {
+  return impl_->deferral ? &*impl_->deferral : nullptr;
 }
 
 const Config& Engine::config() const { return impl_->model.config; }

@@ -9,6 +9,7 @@
 
 #include "model/tensor_source.h"
 #include "placement/plan.h"
+#include "runtime/deferral.h"
 #include "runtime/metrics.h"
 #include "runtime/progress.h"
 
@@ -105,6 +106,9 @@ class Engine {
   EngineBytes bytes() const;
   const Metrics& metrics() const;
   void ResetMetrics();
+  // What deferral does to the logits, of plans with it: measured, and printed on standard error,
+  // when the engine is made or goes over to such a plan. Null for others.
+  const DeferralEffect* deferral() const;
   // Seconds that a layer with experts on both sides loses to passing between the device and the
   // CPU, measured now with nothing to compute; 0 where no layer of the plan does. Between steps.
   double MeasureHandOver();
@@ -115,6 +119,7 @@ class Engine {
 
  private:
   void WarmUp(ProgressSink* progress);
+  void ProbeDeferral(ProgressSink* progress);
 
   struct Running;
   struct Impl;

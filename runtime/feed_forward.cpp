@@ -1,8 +1,12 @@
 // The feed-forward half of a layer. In a MoE layer the device's part is enqueued first and runs
 // while the team computes the host's part; the two meet in Join.
+#include "placement/deferral.h"
 #include "runtime/forward.h"
 
 namespace tandem {
+
+static_assert(kDeferredRows <= kPolledRows, "layers overlap in such steps only");
+
 FeedForward::FeedForward(Forward& f) : f_(f) {
   if (f.host.HasScratch("act")) act_ = f.host.Activation("act", kQuantizedBlock);
   if (f.host.HasScratch("routing")) TakePairs();
@@ -36,6 +40,12 @@ bool FeedForward::HandsOver(int layer) const {
   return p.moe && p.router.on_device() && (host_work || HasFurtherPart(layer));
 }
 
+// A step with an observer shows the layers one after another, as they are without deferral.
+bool FeedForward::Defers(int layer) const {
+  return f_.deferral && f_.T() <= kDeferredRows && f_.observer == nullptr &&
+         DefersSum(f_.config, f_.plan, layer) && HandsOver(layer) && HandsOver(layer + 1);
+}
+
 void FeedForward::Start(int layer) {
   const LayerPlan& p = f_.plan.layers[layer];
   if (!p.moe) return RunDense(layer);
@@ -44,10 +54,10 @@ void FeedForward::Start(int layer) {
   if (f_.observer != nullptr) Observe(layer);
 }
 
-void FeedForward::Finish(int layer, const std::function<void()>& ahead) {
+void FeedForward::Finish(int layer, const std::function<void()>& meanwhile) {
   const LayerPlan& p = f_.plan.layers[layer];
   if (!p.moe) return;
-  p.router.on_device() ? FinishFromDevice(layer, ahead) : FinishFromHost(layer);
+  p.router.on_device() ? FinishFromDevice(layer, meanwhile) : FinishFromHost(layer);
 }
 
 void FeedForward::RunDense(int layer) {

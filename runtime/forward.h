@@ -84,6 +84,8 @@ struct Forward {
   StepObserver* observer = nullptr;
   const LogitsSink* sink = nullptr;  // null: the step returns its logits
   bool greedy = false;               // the step returns the largest logits' ids only
+  bool deferral = false;             // of the CPU's sums, in this step (placement/deferral.h)
+  bool uncounted = false;            // the step is not the user's: the cache does not see it
 
   std::int64_t T() const { return batch.T; }
   // Whether an expert runs on the first device, or on any, in this step.
@@ -134,11 +136,16 @@ class Attention {
 class FeedForward {
  public:
   explicit FeedForward(Forward& f);
-  // In two halves, so that a device has the next layer's work before the host waits for this one's:
-  // Start goes as far as the choice of experts, Finish does the rest. `ahead` is called once, where
-  // the device has all of this layer; it may start the next one if that only enqueues.
+  // In parts, so that a device has the next layer's work before the host waits for this one's.
+  // Start goes as far as the choice of experts. Enqueue gives the device its part and what adds the
+  // host's sum; `ahead` is called once, before that sum where it is deferred and else after it, and
+  // may start the next layer if that only enqueues. Finish does the rest; it calls `meanwhile`
+  // once, on this thread, while the team computes where it does.
   void Start(int layer);
-  void Finish(int layer, const std::function<void()>& ahead);
+  void Enqueue(int layer, const std::function<void()>& ahead);
+  void Finish(int layer, const std::function<void()>& meanwhile);
+  // Whether the host's sum is added after the next layer's attention and choice, in this step.
+  bool Defers(int layer) const;
   // Whether the layer passes between the device and the team in this step, and whether the host's
   // experts go to the device instead.
   bool HandsOver(int layer) const;
@@ -172,9 +179,10 @@ class FeedForward {
   bool HasFurtherPart(int layer) const;
   void SortPairs();
   void CollectHostMlps(int layer);
-  void RunHostPart(int layer, float* y);
+  void RunHostPart(int layer, float* y, const std::function<void()>& meanwhile);
   // y[t, :] += the MLPs' outputs, on the whole team with one barrier.
-  void RunOnHost(std::span<const HostMlp> mlps, float* y, std::int64_t y_stride);
+  void RunOnHost(std::span<const HostMlp> mlps, float* y, std::int64_t y_stride,
+                 const std::function<void()>& meanwhile = nullptr);
   void GateAndUp(std::span<const HostMlp> mlps, std::int64_t step, const Worker& w);
   void GateAndUpRows(const HostMlp& m, const HostShard& gate, const HostShard& up, std::int64_t r0,
                      std::int64_t r1, const Worker& w);
@@ -188,7 +196,7 @@ class FeedForward {
   cl::ExpertsArgs ExpertsOf(int layer) const;
   bool RoutesOneRow(int layer) const;
   cl::GroupArgs GroupOf(int layer, const cl::ExpertsArgs& a) const;
-  void FinishFromDevice(int layer, const std::function<void()>& ahead);
+  void FinishFromDevice(int layer, const std::function<void()>& meanwhile);
   void FinishFromHost(int layer);
   bool HasDevicePart(int layer) const;
   void UploadInput();

@@ -76,19 +76,28 @@ void FeedForward::EnqueueExperts(int layer, const cl::Span& y) {
   k.ExpertCombine({a.pair_out, a.token_pairs, a.T, a.C, a.D, y, a.y_stride});
 }
 
-// The router was on the device, and so is x. The host's experts run while the device goes on with
-// its own; nothing waits here where the host has none.
-void FeedForward::FinishFromDevice(int layer, const std::function<void()>& ahead) {
-  const std::int64_t D = f_.config.hidden_size;
+// Nothing to do where the router was on the host: then all is in Finish.
+void FeedForward::Enqueue(int layer, const std::function<void()>& ahead) {
+  const LayerPlan& p = f_.plan.layers[layer];
+  if (!p.moe || !p.router.on_device()) return;
   EnqueueDevicePart(layer, f_.x.on_device());
+  if (!HandsOver(layer)) return;
+  const bool defers = Defers(layer);
+  if (defers) ahead();
+  f_.device->hand_over->Take(f_.x.on_device(), f_.config.hidden_size);
+  if (!defers) ahead();
+  f_.device->device.Flush();
+}
+
+// The router was on the device, and so is x. The host's experts run while the device goes on with
+// what it was given; nothing waits here where the host has none.
+void FeedForward::FinishFromDevice(int layer, const std::function<void()>& meanwhile) {
   if (!HandsOver(layer)) return CountAllPairs(layer);
   HandOver& hand_over = *f_.device->hand_over;
-  hand_over.Take(f_.x.on_device(), D);
-  ahead();
-  f_.device->device.Flush();
   Receive();
-  std::memset(hand_over.sum(), 0, static_cast<std::size_t>(f_.T() * D) * sizeof(float));
-  RunHostPart(layer, hand_over.sum());
+  std::memset(hand_over.sum(), 0,
+              static_cast<std::size_t>(f_.T() * f_.config.hidden_size) * sizeof(float));
+  RunHostPart(layer, hand_over.sum(), meanwhile);
   hand_over.Deliver();
   CountDevicePairs(layer);
 }
@@ -102,7 +111,7 @@ void FeedForward::FinishFromHost(int layer) {
     f_.device->device.Flush();
   }
   if (HasHostWork(layer) || HasFurtherPart(layer)) {
-    RunHostPart(layer, f_.x.host());
+    RunHostPart(layer, f_.x.host(), nullptr);
   } else {
     SortPairs();
   }
@@ -151,7 +160,7 @@ void FeedForward::CountDevicePairs(int layer) {
   const std::vector<Place>& experts = f_.plan.layers[layer].experts;
   const LayerWeights& w = f_.weights.layers[layer];
   Metrics& m = f_.device->metrics;
-  if (f_.cache) f_.cache->Count(layer, pair_begin_);
+  if (f_.cache && !f_.uncounted) f_.cache->Count(layer, pair_begin_);
   const bool streams = Streams(layer);
   for (std::size_t e = 0; e < experts.size(); ++e) {
     const std::int64_t n = pair_begin_[e + 1] - pair_begin_[e];

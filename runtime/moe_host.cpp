@@ -2,6 +2,7 @@
 // barrier. Each node computes the rows of gate, up and down that it holds.
 #include <algorithm>
 #include <cstring>
+#include <exception>
 
 #include "memory/error.h"
 #include "runtime/clock.h"
@@ -81,17 +82,22 @@ void FeedForward::SortPairs() {
 
 // y += the host's experts and those of devices beyond the first, which run meanwhile. Their sums
 // are added in the order of the devices, whichever is there first: results do not depend on it.
-void FeedForward::RunHostPart(int layer, float* y) {
+void FeedForward::RunHostPart(int layer, float* y, const std::function<void()>& meanwhile) {
   const ChosenRows rows{f_.T(), f_.h.row(0), f_.routing.ids.data(), f_.routing.weights.data()};
   for (const auto& device : f_.further) device->Start(layer, rows);
   const double start = Now();
   CollectHostMlps(layer);
-  if (!mlps_.empty()) RunOnHost(mlps_, y, f_.config.hidden_size);
+  if (!mlps_.empty()) {
+    RunOnHost(mlps_, y, f_.config.hidden_size, meanwhile);
+  } else if (meanwhile) {
+    meanwhile();
+  }
   f_.host.metrics.host_moe_s += Now() - start;
   for (const auto& device : f_.further) device->AddTo(y);
 }
 
-void FeedForward::RunOnHost(std::span<const HostMlp> mlps, float* y, std::int64_t y_stride) {
+void FeedForward::RunOnHost(std::span<const HostMlp> mlps, float* y, std::int64_t y_stride,
+                            const std::function<void()>& meanwhile) {
   std::int64_t rows = 0;
   std::int64_t most = 0;
   for (const HostMlp& m : mlps) {
@@ -105,11 +111,21 @@ void FeedForward::RunOnHost(std::span<const HostMlp> mlps, float* y, std::int64_
   const std::int64_t down_step = TicketRows(mlps[0].w->down.rows(), f_.host.pool.size() * 2, most);
   f_.host.CheckWorkerScratch(2 * most * up_step);
   f_.host.ResetTickets();
+  std::exception_ptr failure;  // the team's work must not throw
   f_.host.pool.Run([&](const Worker& w) {
+    // The caller enqueues for the device first: the others take its tickets meanwhile.
+    if (w.index == 0 && meanwhile) {
+      try {
+        meanwhile();
+      } catch (...) {
+        failure = std::current_exception();
+      }
+    }
     GateAndUp(mlps, up_step, w);
     f_.host.pool.Barrier();
     Down(mlps, down_step, y, y_stride, w);
   });
+  if (failure) std::rethrow_exception(failure);
 }
 
 // act[t, f] = weight[t] * silu(gate_f . h[t]) * (up_f . h[t]) for the node's rows f of every MLP.

@@ -85,6 +85,7 @@ constexpr std::pair<const char*, const char*> kValues[] = {
     {"threads", "{0: 30, 1: 28}"},
     {"device_threads", "2"},
     {"hand_over", "events"},
+    {"deferral", "on"},
     {"workload.for", "batch"},
     {"workload.context", "9000"},
     {"workload.least_context", "100"},
