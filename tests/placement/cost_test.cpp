@@ -143,6 +143,31 @@ TEST(Cost, DecodeOnTheCpuReadsTheActiveWeights) {
   EXPECT_EQ(step.hand_over, 0);
 }
 
+// Attention and the choice are beside the CPU's part then, but for the first layer's.
+TEST(Cost, DeferralHidesTheFasterSide) {
+  const Machine machine = GpuMachine();
+  const CostModel cost(V2Lite(), Tensors(), machine, nullptr);
+  Plan plan = MakePlanFor(machine, Place::Device(0), 0);
+  const auto step = [&](bool deferral, std::int64_t rows) {
+    plan.deferral = deferral;
+    return cost.Step(plan, Phase::kDecode, rows, 512, rows);
+  };
+  const StepCost off = step(false, 1);
+  const StepCost on = step(true, 1);
+  EXPECT_EQ(on.host, off.host);
+  EXPECT_EQ(on.device, off.device);
+  EXPECT_LT(on.seconds, off.seconds);
+  EXPECT_GE(on.seconds, std::max(on.host, on.device));
+  EXPECT_NEAR(on.seconds, on.host + on.device - on.overlap + on.transfer + on.hand_over, 1e-12);
+  // The CPU's part is the longer one: attention of 25 of the 26 MoE layers is hidden, whose kernel
+  // alone takes 20 us in GpuMachine.
+  EXPECT_GT(on.host, on.device);
+  EXPECT_GE(off.seconds - on.seconds, 25 * 15e-6);
+  EXPECT_EQ(step(true, 33).seconds, step(false, 33).seconds);
+  plan = MakePlanFor(machine, Place::Device(0), static_cast<int>(V2Lite().n_routed_experts));
+  EXPECT_EQ(step(true, 1).seconds, step(false, 1).seconds) << "nothing hands over";
+}
+
 TEST(Cost, MoreThreadsAndMoreBandwidthAreFaster) {
   const Machine machine = HostMachine();
   double before = 1e9;
