@@ -78,9 +78,9 @@ constexpr std::array kSettings{
         "hand_over", "auto|polled|events",
         "how a layer with experts on both sides passes between a device and the CPU",
         Tie::kMachine),
-    Make<OneOf<&P::deferral, kSwitchWords>>("deferral", "off|on",
-                                            "add the CPU's sum of a layer one layer later: faster, "
-                                            "changes results; prints by how much"),
+    Make<OneOf<&P::deferral, kSwitchWords>>(
+        "deferral", "off|on",
+        "add the CPU's sum of a layer one layer late: changes results, says by how much"),
 
     Alias(Make<UseForm>("workload.for", "any|chat|agent|long|batch",
                         "a workload by its name, for what is not said below"),
