@@ -1,7 +1,6 @@
 #include "runtime/measure_hand_over.h"
 
 #include <algorithm>
-#include <future>
 
 #include "runtime/clock.h"
 
@@ -23,19 +22,14 @@ double MeasureHandOver(DeviceSide& side, HandOver& hand_over, const HandOverShap
     side.device.Finish();
     hand_over.BeginStep(1);
     const double start = Now();
-    std::future<void> computing = std::async(std::launch::async, [&] {
-      for (int layer = 0; layer < kLayers; ++layer) {
-        hand_over.Await();
-        std::fill_n(hand_over.sum(), shape.D, 0.0F);
-        hand_over.Deliver();
-      }
-    });
     for (int layer = 0; layer < kLayers; ++layer) {
       hand_over.Publish({x.get(), 0}, {choice.get(), 0}, {choice.get(), 0});
       hand_over.Take({x.get(), 0}, shape.D);
       side.device.Flush();
+      hand_over.Await();
+      std::fill_n(hand_over.sum(), shape.D, 0.0F);
+      hand_over.Deliver();
     }
-    computing.get();
     side.device.Finish();
     best = std::min(best, (Now() - start) / kLayers);
     hand_over.EndStep();
