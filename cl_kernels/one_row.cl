@@ -6,20 +6,19 @@
 //   linear_one          as linear_few_1, of one head                    groups: any number
 //   experts_gate_up_one as experts_gate_up_1                            groups: any number
 //   experts_down_one    as experts_down_sum                             groups: ceil(D / rows)
-//   all: local (TEAM * TEAMS, 1, 1), not fixed (RegisterOption in programs.cpp); K a multiple of UNIT (and of 256 for blocks of 256), rows of x and
+//   all: local (TEAM * TEAMS, 1, 1); K a multiple of UNIT (and of 256 for blocks of 256), rows of x and
 //   codes on 16 bytes; linear_one and experts_gate_up_one: all of x fits into the pool;
 //   experts: at most ONE_TILES tiles, all of row 0. With ksplit > 1 a work-group takes one set of rows
 //   for each ksplit warps, and there are as many groups as that needs.
 // The norm's factor multiplies the sums, so that staging x need not wait for it.
 #if NV_COMPUTE >= 70
 
-// Loads under way: as many as fit into 128 registers.
-#if WTYPE == WTYPE_BF16 || WTYPE == WTYPE_F16 || WTYPE == WTYPE_F8 || WTYPE == WTYPE_MXFP4
+// Loads under way. More of them, in fewer registers (-cl-nv-maxrregcount, no reqd_work_group_size),
+// were no faster on an H100.
+#if UNIT == 8
 #define AHEAD_STEPS 4
-#elif WTYPE == WTYPE_Q8_0 || WTYPE == WTYPE_Q4_0
-#define AHEAD_STEPS 3
 #elif WTYPE == WTYPE_Q5_K || WTYPE == WTYPE_Q6_K
-#define AHEAD_STEPS 1
+#define AHEAD_STEPS 1  // more do not fit into 128 registers
 #else
 #define AHEAD_STEPS 2
 #endif
@@ -209,7 +208,7 @@ INLINE void write_norm(const linear_t* a, const global float* x, const global fl
   }
 }
 
-kernel void linear_one(
+kernel __attribute__((reqd_work_group_size(TEAM* TEAMS, 1, 1))) void linear_one(
     const global float* x, const global uchar* w_buffer, const global uchar* w2_buffer,
     global float* y, global float* y2, const global float* norm_w, global float* norm_out,
     linear_t a) {
@@ -312,7 +311,7 @@ INLINE rows_t gate_up_set(const local tile_t* tiles, cursor_t at, long D) {
   return rows;
 }
 
-kernel void experts_gate_up_one(
+kernel __attribute__((reqd_work_group_size(TEAM* TEAMS, 1, 1))) void experts_gate_up_one(
     EXPERT_LISTS, const global int* pair_row, const global float* pair_weight,
     const global float* x, global float* act, experts_t a) {
   local float4 pool[POOL];
@@ -365,7 +364,7 @@ INLINE rows_t down_set(const local tile_t* tile, long D, long first) {
   return rows;
 }
 
-kernel void experts_down_one(
+kernel __attribute__((reqd_work_group_size(TEAM* TEAMS, 1, 1))) void experts_down_one(
     EXPERT_LISTS, const global float* act, global float* y, experts_t a) {
   local float4 pool[POOL];
   local tile_t here[ONE_TILES];

@@ -17,12 +17,10 @@ DType KeyType(Program program, DType type) {
   return program == Program::kRows ? DType::kF32 : type;
 }
 
-// Two work-groups of 256 items share a multiprocessor only with at most 128 registers an item; left
-// alone the compiler takes a few more. It listens only for kernels without reqd_work_group_size: of
-// the matmul program those of one_row.cl.
+// Two work-groups of gemm's 256 items share a multiprocessor only with at most 128 registers an
+// item; left alone the compiler takes a few more.
 std::string_view RegisterOption(Program program, const DeviceTraits& traits) {
   const bool shares = program == Program::kGemm || program == Program::kGemmTilesWgmma;
-  if (program == Program::kMatmul && traits.nv_compute >= 70) return " -cl-nv-maxrregcount=128";
   return shares && traits.nv_compute >= 80 ? " -cl-nv-maxrregcount=128" : "";
 }
 
