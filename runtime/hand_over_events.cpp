@@ -115,7 +115,8 @@ std::byte* EventHandOver::NextSlot() {
 }
 
 void EventHandOver::Publish(const cl::Span& h, const cl::Span& ids, const cl::Span& weights) {
-  Layer layer{nullptr, UserEvent(device_), NextSlot()};
+  std::byte* const slot = NextSlot();  // may refuse; an event that nobody sets must not be left then
+  Layer layer{nullptr, UserEvent(device_), slot};
   taking_.push_back({Retained(layer.delivered, device_), layer.slot});
   cl_event read = nullptr;
   const std::int64_t n = T_ * shape_.D;
