@@ -93,9 +93,11 @@ TEST_F(DeferralTest, OffIsTheModelItself) {
     const std::vector<float> logits = LogitsOf(engine, chunk);
     const Worst worst = WorstDifference(logits, naive);
     EXPECT_LE(worst.difference, kTolerance) << worst << ", chunk " << chunk;
-    // With an observer layers are enqueued one after another.
+    // With an observer layers are enqueued one after another, and no norm is a part of the head's
+    // product, which rounds otherwise on some devices.
     Recorder recorder;
-    EXPECT_EQ(LogitsOf(engine, chunk, &recorder), logits) << "chunk " << chunk;
+    const Worst seen = WorstDifference(LogitsOf(engine, chunk, &recorder), logits);
+    EXPECT_LE(seen.difference, kTolerance) << seen << ", chunk " << chunk;
   }
 }
 
