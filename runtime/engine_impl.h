@@ -1,0 +1,78 @@
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "memory/error.h"
+#include "runtime/decoder.h"
+#include "runtime/engine.h"
+#include "runtime/forward.h"
+#include "runtime/weight_layout.h"
+#include "runtime/weights.h"
+
+namespace tandem {
+
+// What is behind the engine's interface, for engine*.cpp.
+
+// What steps need beside the weights; built anew for every plan.
+struct Engine::Running {
+  Running(const Model& model, const Plan& plan, const Weights& weights,
+          std::span<DeviceSide* const> devices);
+  void MakeHandOver(const Config& c, const Plan& plan, DeviceSide& device);
+
+  HostSide host;
+  KvBlocks blocks;
+  Forward forward;
+  Decoder decoder;
+  HandOverShape hand_over_shape;
+};
+
+struct Engine::Impl {
+  Impl(Model m, Plan p) : model(std::move(m)), inv_freq(model.config.inv_freq()) {
+    plan = std::move(p);
+  }
+
+  // Obeys `plan`: loads, or goes over from what is there. `running` must be gone.
+  void Start(ProgressSink* progress);
+  void OpenDevices();
+  void MoveWeights(ProgressSink* progress);
+  void CheckMove(const Plan& next) const;
+  Running& Run() const {
+    if (running) return *running;
+    throw Error(ExitCode::kInternal,
+                "the engine is gone: it could not go over to another plan, or lost its device");
+  }
+
+  void CheckRows(std::span<const Row> rows, bool sink) const;
+  void AppendRows(std::span<const Row> rows);
+  void Prepare(std::span<const Row> rows);
+  std::span<const float> Step(std::span<const Row> rows, StepObserver* observer,
+                              const LogitsSink* sink, bool greedy);
+  std::span<const float> RunStep(Running& r);
+  void Watch(std::size_t rows) const;
+  void EndFailedStep() noexcept;
+  void CopyBlocks(const std::vector<KvBlocks::Copy>& copies);
+
+  Model model;
+  Plan plan;
+  DeviceSide* first() const { return devices.empty() ? nullptr : devices[0].get(); }
+  std::vector<DeviceSide*> sides() const;
+  bool Hangs() const {
+    return std::ranges::any_of(devices, [](const auto& d) { return d->device.Hangs(); });
+  }
+  std::vector<std::unique_ptr<DeviceSide>> devices;  // as in the plan
+  std::unique_ptr<Weights> weights;
+  std::optional<RowCut> cut;  // of the weights on the host
+  std::vector<double> inv_freq;
+  std::unique_ptr<Running> running;
+  mutable Metrics metrics;
+  bool defers = false;  // steps from now on
+  bool probes = false;
+  std::optional<DeferralEffect> deferral;
+};
+
+}  // namespace tandem
