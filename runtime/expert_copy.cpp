@@ -1,5 +1,6 @@
 #include "runtime/expert_copy.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "memory/blocks.h"
@@ -51,6 +52,27 @@ std::vector<HostRun> HostRuns(const Matrix& m, std::uint64_t at) {
     next.side += ScaleBytes(m, rows);
   }
   return runs;
+}
+
+std::vector<std::vector<HostRun>> InPieces(const std::vector<HostRun>& runs,
+                                           std::uint64_t piece_bytes) {
+  constexpr std::uint64_t kShortGap = 4096;
+  std::vector<std::vector<HostRun>> pieces;
+  std::uint64_t begin = 0;
+  std::uint64_t end = 0;
+  for (const HostRun& run : runs) {
+    for (std::uint64_t done = 0; done < run.bytes;) {
+      const std::uint64_t at = run.at + done;
+      if (pieces.empty() || at >= begin + piece_bytes || at > end + kShortGap) {
+        pieces.emplace_back();
+        begin = at;
+      }
+      end = std::min(run.at + run.bytes, begin + piece_bytes);
+      pieces.back().push_back({run.from + done, end - at, at});
+      done += end - at;
+    }
+  }
+  return pieces;
 }
 
 void CopyShare(std::byte* to, const std::byte* from, std::uint64_t bytes, const Worker& worker) {

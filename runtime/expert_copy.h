@@ -32,6 +32,12 @@ struct HostRun {
 // whole, for they are cut at whole panels and whole rows of scales.
 std::vector<HostRun> HostRuns(const Matrix& m, std::uint64_t at);
 
+// Runs whose destinations rise, as copies of at most `piece_bytes` from the first destination to
+// the last: a copy of some KiB of scales costs as much as one of a MiB. Runs are cut where a piece
+// ends, and parted where more than some lines lie between them, as where an expert is not used.
+std::vector<std::vector<HostRun>> InPieces(const std::vector<HostRun>& runs,
+                                           std::uint64_t piece_bytes);
+
 // This worker's share of a copy.
 void CopyShare(std::byte* to, const std::byte* from, std::uint64_t bytes, const Worker& worker);
 

@@ -1,6 +1,7 @@
 #include "runtime/expert_stream.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "memory/error.h"
 #include "placement/scratch.h"
@@ -194,35 +195,38 @@ bool ExpertStream::IsUsed(Used& used, int expert) const {
 
 void ExpertStream::CopyGroup(const std::vector<const MlpWeights*>& group, std::size_t slot) {
   WaitInQueue(copies_.get(), slots_[slot].done);
+  std::vector<HostRun> runs;
   for (std::size_t j = 0; j < group.size(); ++j) {
     if (group[j] == nullptr) continue;
     std::uint64_t at = (slot * kStreamSlotExperts + j) * expert_raw_;
     for (const Matrix* m : {&group[j]->gate, &group[j]->up, &group[j]->down}) {
-      for (const HostRun& run : HostRuns(*m, at)) CopyBytes(run);
+      std::ranges::copy(HostRuns(*m, at), std::back_inserter(runs));
       at = HostRange(*m, at).end;
     }
   }
+  for (const std::vector<HostRun>& piece : InPieces(runs, kStreamPieceBytes)) CopyPiece(piece);
 }
 
-void ExpertStream::CopyBytes(const HostRun& run) {
-  for (std::uint64_t done = 0; done < run.bytes;) {
-    const std::uint64_t n = std::min(kStreamPieceBytes, run.bytes - done);
-    Piece& piece = pieces_[next_piece_];
-    std::byte* room = ring_.host() + next_piece_ * kStreamPieceBytes;
-    next_piece_ = (next_piece_ + 1) % kStreamPieces;
-    if (piece.copied) device_.device.Await(piece.copied.get());
-    host_.pool.Run([&](const Worker& worker) { CopyShare(room, run.from + done, n, worker); });
-    cl_event event = nullptr;
-    ClCheck(clEnqueueWriteBuffer(copies_.get(), raw_, CL_FALSE, run.at + done, n, room, 0, nullptr,
-                                 &event),
-            "clEnqueueWriteBuffer of a streamed expert", device_.device);
-    piece.copied.reset(event);
-    ClCheck(clRetainEvent(event), "clRetainEvent");
-    last_copy_.reset(event);
-    ClCheck(clFlush(copies_.get()), "clFlush", device_.device);
-    done += n;
-  }
-  moved_bytes_ += run.bytes;
+// `runs`, whose destinations rise, lie less than a piece apart and leave only short gaps.
+void ExpertStream::CopyPiece(const std::vector<HostRun>& runs) {
+  Piece& piece = pieces_[next_piece_];
+  std::byte* room = ring_.host() + next_piece_ * kStreamPieceBytes;
+  next_piece_ = (next_piece_ + 1) % kStreamPieces;
+  if (piece.copied) device_.device.Await(piece.copied.get());
+  const std::uint64_t first = runs.front().at;
+  host_.pool.Run([&](const Worker& worker) {
+    for (const HostRun& run : runs) CopyShare(room + (run.at - first), run.from, run.bytes, worker);
+  });
+  const std::uint64_t bytes = runs.back().at + runs.back().bytes - first;
+  cl_event event = nullptr;
+  ClCheck(
+      clEnqueueWriteBuffer(copies_.get(), raw_, CL_FALSE, first, bytes, room, 0, nullptr, &event),
+      "clEnqueueWriteBuffer of a streamed expert", device_.device);
+  piece.copied.reset(event);
+  ClCheck(clRetainEvent(event), "clRetainEvent");
+  last_copy_.reset(event);
+  ClCheck(clFlush(copies_.get()), "clFlush", device_.device);
+  for (const HostRun& run : runs) moved_bytes_ += run.bytes;
 }
 
 void ExpertStream::AfterCopies() { WaitInQueue(device_.device.queue(), last_copy_); }

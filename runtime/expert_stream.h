@@ -66,7 +66,7 @@ class ExpertStream {
   cl::ExpertEntry EntryInSlot(const MlpWeights& w, std::size_t slot, std::size_t index) const;
   // `group` has nulls where an expert is not used.
   void CopyGroup(const std::vector<const MlpWeights*>& group, std::size_t slot);
-  void CopyBytes(const HostRun& run);  // to raw_
+  void CopyPiece(const std::vector<HostRun>& runs);  // to raw_
   void Unpack(const std::vector<const MlpWeights*>& group, std::size_t slot);
   void AfterCopies();  // the compute queue waits for what was copied
 

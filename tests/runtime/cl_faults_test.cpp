@@ -211,9 +211,10 @@ TEST_F(ClFaults, ALoadThatNeverEndsEndsTheProgram) {
 // Copies to the device in a queue of their own, beside steps: experts that stream in prefill.
 std::string StreamArguments() {
   std::string prompt;
-  for (int i = 0; i < 40; ++i) prompt += "to be or not ";
+  for (int i = 0; i < 40; ++i) prompt += "to be or not ";  // many steps that stream
   return fmt::format(
-      "run --model {} --device 0 --profile hybrid --placement-prefill-experts stream --prompt "
+      "run --model {} --device 0 --profile hybrid --placement-prefill-experts stream --chunk 32 "
+      "--prompt "
       "\"{}\" --max-tokens 4 --temperature 0 -q",
       kDemo, prompt);
 }
