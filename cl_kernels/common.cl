@@ -7,7 +7,8 @@
 //              vectors of 8 and needs no barrier; 32 suits a GPU, where loads become coalesced
 //   TEAMS      teams in a work-group, so that a work-group has TEAM * TEAMS work-items
 //   WROWS      weight rows of a team, which reuse the x that it loads
-//   MAX_ROWS   rows of x that a team takes at once: 8 suits a GPU; 4 x WROWS vector sums are what the
+//   MAX_ROWS   rows of x that a team takes at once: 8 suits a GPU; 4 x WROWS vector sums are what
+//   the
 //              registers of a CPU hold
 //   GROUP      work-items of a work-group in kernels that reduce over a row
 //   DENORMALS  1 where f32 arithmetic is exact on subnormal values and not slow on them

@@ -3,8 +3,8 @@
 //   act[p, f] = pair_weight[p] * silu(gate_e . x[pair_row[p]])[f] * (up_e . x[pair_row[p]])[f]
 //   out[p, d] = (down_e . act[p])[d]      or      y[t, d] += sum_c (down_e . act[p_c])[d]
 //   gate, up : WTYPE [F_e, D]     down : WTYPE [D, F_e]     x : f32     act : f32 [P, F], F >= F_e
-// A launch serves two slabs, `weights` and `weights_b` (numbers slab and slab + 1); a work-group looks
-// at tile after tile and skips those of others.
+// A launch serves two slabs, `weights` and `weights_b` (numbers slab and slab + 1); a work-group
+// looks at tile after tile and skips those of others.
 //
 //   experts_{gate_up,down}_{1,few}  any number of work-groups, each taking every so many-th block
 //       of (tile, weight rows)      global (groups * TEAM * TEAMS, parts)   local (TEAM * TEAMS)
@@ -31,10 +31,9 @@ typedef struct {
   long slab, ksplit;
 } experts_t;
 
-#define EXPERT_LISTS                                                                   \
-  const global uchar *weights, const global uchar *weights_b,                          \
-      const global entry_t *table, const global int4 *tiles,                           \
-      const global int *n_tiles
+#define EXPERT_LISTS                                                                       \
+  const global uchar *weights, const global uchar *weights_b, const global entry_t *table, \
+      const global int4 *tiles, const global int *n_tiles
 
 // Of a tile: its expert, with F = 0 where it lies in another slab, its first pair and their number.
 typedef struct {
@@ -71,8 +70,8 @@ INLINE matrix_t down_of(tile_t tile, long D) {
 
 // act of the tile's pairs [part, part + rows) and the expert's rows from `first` on: a team takes
 // WROWS / 2 rows of gate and the same of up.
-INLINE void gate_up_block(const experts_t* a, tile_t tile, int part,
-                          long first, const global int* pair_row, const global float* pair_weight,
+INLINE void gate_up_block(const experts_t* a, tile_t tile, int part, long first,
+                          const global int* pair_row, const global float* pair_weight,
                           const global float* x, global float* act, local float4* pool,
                           local float* totals, local float* scratch, int staged, const int rows) {
   const int ksplit = (int)a->ksplit;
@@ -111,8 +110,8 @@ INLINE void gate_up_block(const experts_t* a, tile_t tile, int part,
 }
 
 // out of the tile's pairs [part, part + rows), columns from `first` on.
-INLINE void down_block(const experts_t* a, tile_t tile, int part,
-                       long first, const global float* act, global float* out, local float4* pool,
+INLINE void down_block(const experts_t* a, tile_t tile, int part, long first,
+                       const global float* act, global float* out, local float4* pool,
                        local float* totals, local float* scratch, const int rows) {
   const int ksplit = (int)a->ksplit;
   const int per_group = TEAMS / ksplit * WROWS;
@@ -142,7 +141,7 @@ INLINE void down_block(const experts_t* a, tile_t tile, int part,
   }
 }
 
-kernel __attribute__((reqd_work_group_size(TEAM* TEAMS, 1, 1))) void experts_gate_up_1(
+kernel __attribute__((reqd_work_group_size(TEAM * TEAMS, 1, 1))) void experts_gate_up_1(
     EXPERT_LISTS, const global int* pair_row, const global float* pair_weight,
     const global float* x, global float* act, experts_t a) {
   local float4 pool[POOL];
@@ -157,14 +156,14 @@ kernel __attribute__((reqd_work_group_size(TEAM* TEAMS, 1, 1))) void experts_gat
     const tile_t tile = tile_at(weights, weights_b, table, tiles, &a, b / blocks);
     const long first = b % blocks * per_group;
     if (first >= tile.e.F) continue;
-    gate_up_block(&a, tile, 0, first, pair_row, pair_weight, x, act, pool, totals + set,
-                  scratch, staged, 1);
+    gate_up_block(&a, tile, 0, first, pair_row, pair_weight, x, act, pool, totals + set, scratch,
+                  staged, 1);
     staged = stays_staged(gate_of(tile, a.D), 1);
     set = set == 0 ? TOTALS(1) / 2 : 0;
   }
 }
 
-kernel __attribute__((reqd_work_group_size(TEAM* TEAMS, 1, 1))) void experts_gate_up_few(
+kernel __attribute__((reqd_work_group_size(TEAM * TEAMS, 1, 1))) void experts_gate_up_few(
     EXPERT_LISTS, const global int* pair_row, const global float* pair_weight,
     const global float* x, global float* act, experts_t a) {
   local float4 pool[POOL];
@@ -182,20 +181,20 @@ kernel __attribute__((reqd_work_group_size(TEAM* TEAMS, 1, 1))) void experts_gat
     if (first >= tile.e.F || pairs <= 0) continue;
     local float* sums = totals + set;
     if (pairs == 1) {
-      gate_up_block(&a, tile, part, first, pair_row, pair_weight, x, act, pool, sums,
-                    scratch, 0, 1);
+      gate_up_block(&a, tile, part, first, pair_row, pair_weight, x, act, pool, sums, scratch, 0,
+                    1);
     } else if (MAX_ROWS == 4 || pairs <= 4) {
-      gate_up_block(&a, tile, part, first, pair_row, pair_weight, x, act, pool, sums,
-                    scratch, 0, 4);
+      gate_up_block(&a, tile, part, first, pair_row, pair_weight, x, act, pool, sums, scratch, 0,
+                    4);
     } else {
-      gate_up_block(&a, tile, part, first, pair_row, pair_weight, x, act, pool, sums,
-                    scratch, 0, MAX_ROWS);
+      gate_up_block(&a, tile, part, first, pair_row, pair_weight, x, act, pool, sums, scratch, 0,
+                    MAX_ROWS);
     }
     set = set == 0 ? TOTALS(MAX_ROWS) / 2 : 0;
   }
 }
 
-kernel __attribute__((reqd_work_group_size(TEAM* TEAMS, 1, 1))) void experts_down_few(
+kernel __attribute__((reqd_work_group_size(TEAM * TEAMS, 1, 1))) void experts_down_few(
     EXPERT_LISTS, const global float* act, global float* out, experts_t a) {
   local float4 pool[POOL];
   local float totals[TOTALS(MAX_ROWS)];
@@ -231,7 +230,7 @@ INLINE tile_t tile_of_pair(const global uchar* weights, const global uchar* weig
   return tile_at(weights, weights_b, table, tiles, a, i);
 }
 
-kernel __attribute__((reqd_work_group_size(TEAM* TEAMS, 1, 1))) void experts_down_sum(
+kernel __attribute__((reqd_work_group_size(TEAM * TEAMS, 1, 1))) void experts_down_sum(
     EXPERT_LISTS, const global int* token_pairs, const global float* act, global float* y,
     experts_t a) {
   local float4 pool[POOL];
@@ -292,10 +291,8 @@ kernel __attribute__((reqd_work_group_size(TILE_GROUP, 1, 1))) void experts_gate
 
   float gate[TM * TN];
   float up[TM * TN];
-  many_rows(gate, tile_pool, gate_of(tile, a.D), n0, F, x + a.x_offset, row_at,
-            (int)a.x_aligned);
-  many_rows(up, tile_pool, up_of(tile, a.D), n0, F, x + a.x_offset, row_at,
-            (int)a.x_aligned);
+  many_rows(gate, tile_pool, gate_of(tile, a.D), n0, F, x + a.x_offset, row_at, (int)a.x_aligned);
+  many_rows(up, tile_pool, up_of(tile, a.D), n0, F, x + a.x_offset, row_at, (int)a.x_aligned);
 #pragma unroll
   for (int i = 0; i < TM; ++i) {
     const int m = tile_row(i);

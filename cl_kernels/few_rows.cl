@@ -1,13 +1,14 @@
-// Products of few rows of x, bound by the bandwidth of weights: a team of TEAM work-items sums WROWS
-// weight rows, which may lie in two matrices, against ROWS rows of x, and reads each weight once.
+// Products of few rows of x, bound by the bandwidth of weights: a team of TEAM work-items sums
+// WROWS weight rows, which may lie in two matrices, against ROWS rows of x, and reads each weight
+// once.
 //
 //   sum_t sum[WROWS * rows]     zero_sums, then add_rows once or more (K values each), then
 //   finish_rows                 -> totals in local memory; team_total reads them
 //
 // On a GPU x lies in local memory, in the order in which units want it (units.cl), STAGE floats at
-// a time; where all of it fits, it stays for the next weight rows. `ksplit` neighbouring teams share
-// weight rows and take the steps of TEAM units in turn.
-// On a CPU a team is one work-item, which sums in vectors of 8 and reads x where it is.
+// a time; where all of it fits, it stays for the next weight rows. `ksplit` neighbouring teams
+// share weight rows and take the steps of TEAM units in turn. On a CPU a team is one work-item,
+// which sums in vectors of 8 and reads x where it is.
 //
 // A row's sums do not depend on the rows beside it, but on a GPU the order of its terms depends on
 // ksplit. `rows` and WROWS are constants at each call, so that the sums stay in registers.
@@ -17,7 +18,7 @@ typedef struct {
   const global float* norm_w;  // null: no norm
   global float* norm_out;      // null: another work-group writes x'
   long norm_out_stride;
-  int norm_rows;               // rows beyond are repetitions of the last
+  int norm_rows;  // rows beyond are repetitions of the last
 } input_t;
 
 INLINE input_t plain_input(const global float* x, int aligned) {
@@ -170,8 +171,7 @@ INLINE float4 input4(input_t in, const long* row_at, int t, long k, float factor
 
 // x[k0, k0 + count) to the pool, each vector where its unit looks for it. count is whole units.
 INLINE void stage_units(local float4* pool, input_t in, const long* row_at,
-                        const local float* factor, long k0, int count, int steps,
-                        const int rows) {
+                        const local float* factor, long k0, int count, int steps, const int rows) {
   for (int t = 0; t < rows; ++t) {
     const float f = in.norm_w ? factor[t] : 1.0f;
     for (int k = (int)get_local_id(0) * 4; k < count; k += TEAM * TEAMS * 4) {
@@ -298,7 +298,7 @@ INLINE void add_tail(float* sum, const matrix_t* m, const long* n, local float* 
 #endif
 
 // Steps of TEAM units whose x fits into the pool for `rows` rows.
-#define STAGE_STEPS(rows) (STAGE / ((rows) * UNIT * TEAM))
+#define STAGE_STEPS(rows) (STAGE / ((rows)*UNIT * TEAM))
 
 // sum[r, t] += this work-item's part of sum_k x[row_at[t], k] w_r[n[r], k]. `staged` (the same for
 // the whole work-group): the pool holds this x from an earlier call, and K has no tail.

@@ -57,15 +57,15 @@ kernel void gemm_linear(LINEAR_ARGS) {
   }
 }
 
-#define EXPERT_ARGS                                                                              \
-  const global uchar *slab_a, const global uchar *slab_b, int slab_index,                        \
-      const global int *table, long table_offset,                                                \
-      const global int *tile_list, long tiles_offset, const global int *n_tiles, long n_tiles_at
+#define EXPERT_ARGS                                                                                \
+  const global uchar *slab_a, const global uchar *slab_b, int slab_index, const global int *table, \
+      long table_offset, const global int *tile_list, long tiles_offset,                           \
+      const global int *n_tiles, long n_tiles_at
 
-kernel void gemm_gate_up(
-    EXPERT_ARGS, const global int* pair_row, long pair_row_offset, const global float* pair_weight,
-    long pair_weight_offset, const global uchar* x, long x_offset, global float* act,
-    long act_offset, int D, int F) {
+kernel void gemm_gate_up(EXPERT_ARGS, const global int* pair_row, long pair_row_offset,
+                         const global float* pair_weight, long pair_weight_offset,
+                         const global uchar* x, long x_offset, global float* act, long act_offset,
+                         int D, int F) {
   local uchar tiles[TILE_BYTES] __attribute__((aligned(1024)));
   if ((int)get_group_id(1) >= n_tiles[n_tiles_at]) return;
   const expert_tile_t tile =
@@ -75,17 +75,18 @@ kernel void gemm_gate_up(
   const global uchar* const slab = e->slab == slab_index ? slab_a : slab_b;
   if ((uint)(e->slab - slab_index) > 1 || n0 >= e->F) return;
   if (tile.n_pairs > TILE_ROWS / 2) {
-    WHOLE_TILE(gate_up_tile)(tiles, slab, e, tile, pair_row + pair_row_offset, pair_weight + pair_weight_offset,
-                 x + x_offset * 4, (global ushort*)(act + act_offset), n0, D, F);
+    WHOLE_TILE(gate_up_tile)
+    (tiles, slab, e, tile, pair_row + pair_row_offset, pair_weight + pair_weight_offset,
+     x + x_offset * 4, (global ushort*)(act + act_offset), n0, D, F);
   } else {
-    HALF_TILE(gate_up_tile)(tiles, slab, e, tile, pair_row + pair_row_offset, pair_weight + pair_weight_offset,
-                 x + x_offset * 4, (global ushort*)(act + act_offset), n0, D, F);
+    HALF_TILE(gate_up_tile)
+    (tiles, slab, e, tile, pair_row + pair_row_offset, pair_weight + pair_weight_offset,
+     x + x_offset * 4, (global ushort*)(act + act_offset), n0, D, F);
   }
 }
 
-kernel void gemm_down(
-    EXPERT_ARGS, const global float* act, long act_offset, global float* out, long out_offset,
-    int D, int F) {
+kernel void gemm_down(EXPERT_ARGS, const global float* act, long act_offset, global float* out,
+                      long out_offset, int D, int F) {
   local uchar tiles[TILE_BYTES] __attribute__((aligned(1024)));
   if ((int)get_group_id(1) >= n_tiles[n_tiles_at]) return;
   const expert_tile_t tile =

@@ -1,8 +1,8 @@
 // Runs of 16 weights of one row, on their way to local memory as bf16: fetch16 loads a run as it
 // lies in device memory (memory/split_layout.h), decode16 makes eight words of two bf16 each of it.
 // The two are apart so that the loads of a later run are under way while an earlier one is decoded.
-// FP8 stays without its scale, which belongs to 128 x 128 weights and multiplies partial sums; but for
-// wgmma, whose sums are better left alone between products, it is multiplied in (FOLD_SCALES).
+// FP8 stays without its scale, which belongs to 128 x 128 weights and multiplies partial sums; but
+// for wgmma, whose sums are better left alone between products, it is multiplied in (FOLD_SCALES).
 //
 // Codes become f32 without a conversion: prmt.b32 puts a byte q into the mantissa of 2^7 (or 2^15),
 // and one fma takes that power of two away again: a (128 + q) + (b - 128 a) = a q + b.

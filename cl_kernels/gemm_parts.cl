@@ -1,7 +1,7 @@
-// Parts of gemm_tile.cl: y = x w^T on matrix units, for NVIDIA's compute capability 8.0 and above: 256 work-items
-// are eight warps, MW of them along the rows of x, and a warp keeps MT x NT fragments of 16 x 8
-// sums. Both operands lie in local memory as rows of 16 or 32 bf16 whose 16-byte chunks are swapped
-// so that ldmatrix meets every bank once:
+// Parts of gemm_tile.cl: y = x w^T on matrix units, for NVIDIA's compute capability 8.0 and above:
+// 256 work-items are eight warps, MW of them along the rows of x, and a warp keeps MT x NT
+// fragments of 16 x 8 sums. Both operands lie in local memory as rows of 16 or 32 bf16 whose
+// 16-byte chunks are swapped so that ldmatrix meets every bank once:
 //   rows of 16 : chunk c of row r lies at c ^ (r / 4 % 2)      rows of 32 : at c ^ (r / 2 % 4)
 // Row r of the weights' tile is a weight row, as tile_weight says; x arrives in bf16.
 #define GEMM_ITEMS 256
@@ -42,7 +42,6 @@ INLINE uint w_fragment(uint lane, uint row0, const int columns) {
   const uint row = row0 + lane % 8 + lane / 16 * 8;
   return columns == 16 ? swizzled16(row, lane / 8 % 2) : swizzled32(row, lane / 8 % 2);
 }
-
 
 #define SCALED_SUMS (WTYPE == WTYPE_F8 && !FOLD_SCALES)
 
@@ -88,8 +87,8 @@ INLINE tile_row_t tile_weight(int r, int pairs, const int NT) {
   return at;
 }
 
-
-// A division of floats is a call, around which the compiler lets every wgmma wait for the one before.
+// A division of floats is a call, around which the compiler lets every wgmma wait for the one
+// before.
 INLINE float quick_silu(float v) { return v * native_recip(1.0f + native_exp(-v)); }
 
 INLINE void store2(global float* y, int n, int N, float v0, float v1, int even) {
@@ -121,7 +120,6 @@ typedef struct {
   int expert, first_pair, n_pairs, reserved;
 } expert_tile_t;
 
-
 // Tiles run down eight rows of tiles before they move on to the next column: what runs at one time
 // shares both operands in the cache.
 #define ROWS_OF_TILES 8
@@ -133,26 +131,28 @@ INLINE int2 tile_of(int group, int row_tiles, int column_tiles) {
   return (int2)(first + in_band % rows, in_band / rows);
 }
 
-#define LINEAR_ARGS                                                                               \
-  const global uchar *x, long x_offset, const global uchar *w, ulong codes, ulong side,           \
-      const global uchar *w2, ulong codes2, ulong side2, global float *y, long y_offset,          \
+#define LINEAR_ARGS                                                                      \
+  const global uchar *x, long x_offset, const global uchar *w, ulong codes, ulong side,  \
+      const global uchar *w2, ulong codes2, ulong side2, global float *y, long y_offset, \
       long y_stride, int T, int N, int K, int mode
 
-#define LINEAR_TILE(SHAPE)                                                                        \
-  SHAPE(linear_tile)(tiles, from, x_row, X_PANELS ? T * 32l : X_ITEMS * 16l, first, second, to, y_stride, even, rows, n0, N, K, mode)
+#define LINEAR_TILE(SHAPE)                                                                    \
+  SHAPE(linear_tile)                                                                          \
+  (tiles, from, x_row, X_PANELS ? T * 32l : X_ITEMS * 16l, first, second, to, y_stride, even, \
+   rows, n0, N, K, mode)
 
-#define LINEAR_GROUP(NT)                                                                          \
-  local uchar tiles[TILE_BYTES] __attribute__((aligned(1024)));                                   \
-  const int columns = WARPS / MW * NT * 8 / (mode == MODE_SWIGLU ? 2 : 1);                        \
-  const int2 at = tile_of((int)get_group_id(0), (T + TILE_ROWS - 1) / TILE_ROWS,                  \
-                          (N + columns - 1) / columns);                                           \
-  const int rows = T - at.x * TILE_ROWS;                                                          \
-  const int n0 = at.y * columns;                                                                  \
-  const long x_row = X_PANELS ? 32 : K * 2;                                                       \
-  const weights_t first = {w, codes, side};                                                       \
-  const weights_t second = {w2, codes2, side2};                                                   \
-  const global uchar* const from = x + x_offset * 4 + (long)at.x * TILE_ROWS * x_row;             \
-  global float* const to = y + y_offset + at.x * TILE_ROWS * y_stride;                            \
+#define LINEAR_GROUP(NT)                                                                           \
+  local uchar tiles[TILE_BYTES] __attribute__((aligned(1024)));                                    \
+  const int columns = WARPS / MW * NT * 8 / (mode == MODE_SWIGLU ? 2 : 1);                         \
+  const int2 at =                                                                                  \
+      tile_of((int)get_group_id(0), (T + TILE_ROWS - 1) / TILE_ROWS, (N + columns - 1) / columns); \
+  const int rows = T - at.x * TILE_ROWS;                                                           \
+  const int n0 = at.y * columns;                                                                   \
+  const long x_row = X_PANELS ? 32 : K * 2;                                                        \
+  const weights_t first = {w, codes, side};                                                        \
+  const weights_t second = {w2, codes2, side2};                                                    \
+  const global uchar* const from = x + x_offset * 4 + (long)at.x * TILE_ROWS * x_row;              \
+  global float* const to = y + y_offset + at.x * TILE_ROWS * y_stride;                             \
   const int even = y_offset % 2 == 0 && y_stride % 2 == 0
 
 #if WTYPE != WTYPE_BF16

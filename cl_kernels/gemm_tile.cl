@@ -36,8 +36,8 @@ INLINE void SHAPED(multiply)(float* acc, const uint* a, const uint* b) {
 // STAGES later as soon as that multiplication begins.
 //   x_at, w->row : this work-item's rows lid / 2 + 128 i of the tiles, x_at at column 8 (lid % 2)
 
-INLINE void SHAPED(load_step16)(uint stage, const global uchar* const* x_at, const w_items_t* w, int step,
-                        int K) {
+INLINE void SHAPED(load_step16)(uint stage, const global uchar* const* x_at, const w_items_t* w,
+                                int step, int K) {
   const uint lid = (uint)get_local_id(0);
   const uint at = stage + swizzled16(lid / 2, lid % 2);
   const int bytes = step * 16 + (int)(lid % 2) * 8 < K ? 16 : 0;
@@ -54,7 +54,7 @@ INLINE void SHAPED(load_step16)(uint stage, const global uchar* const* x_at, con
 }
 
 INLINE void SHAPED(tile_product)(float* acc, local uchar* tiles, const global uchar* const* x_at,
-                         w_items_t* w, int K) {
+                                 w_items_t* w, int K) {
   const uint memory = shared_address(tiles);
   const uint stage_bytes = (BM + BN) * 32;
   const int steps = (K + 15) / 16;
@@ -85,7 +85,8 @@ INLINE void SHAPED(tile_product)(float* acc, local uchar* tiles, const global uc
         }
         cp_async_commit();
         stage = stage == (STAGES - 1) * stage_bytes ? 0 : stage + stage_bytes;
-        SHAPED(load_fragments)(a[1 - odd], b[1 - odd], x_fragments + stage, w_fragments + stage, 32);
+        SHAPED(load_fragments)
+        (a[1 - odd], b[1 - odd], x_fragments + stage, w_fragments + stage, 32);
         SHAPED(multiply)(acc, a[odd], b[odd]);
       }
     }
@@ -101,7 +102,7 @@ INLINE void SHAPED(tile_product)(float* acc, local uchar* tiles, const global uc
 //   w->row : its rows lid / 2 + 128 i of the weights' tile; it decodes columns 16 (lid % 2) on
 
 INLINE void SHAPED(load_x32)(uint stage, const global uchar* const* x_at, long x_step, int step,
-                                int K) {
+                             int K) {
   const uint lid = (uint)get_local_id(0);
   const uint at = stage + swizzled32(lid / 4, lid % 4);
   const int bytes = step * 32 + (int)(lid % 4) * 8 < K ? 16 : 0;
@@ -111,8 +112,8 @@ INLINE void SHAPED(load_x32)(uint stage, const global uchar* const* x_at, long x
 
 // FP8: sums are kept in units of the scale of the 128 x 128 weights they are at, so that one set of
 // registers holds them: at the next 128 columns they are multiplied by the old scale over the new.
-// A scale below 2^-100 counts as 2^-100, which is as good as zero. Two scales, for the two halves of
-// a warp's columns, which may be rows of two matrices or of two blocks.
+// A scale below 2^-100 counts as 2^-100, which is as good as zero. Two scales, for the two halves
+// of a warp's columns, which may be rows of two matrices or of two blocks.
 INLINE void SHAPED(change_scale)(float* acc, scales_t* s, int block, int blocks) {
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
@@ -137,8 +138,8 @@ INLINE void SHAPED(end_scales)(float* acc, const scales_t* s) {
 }
 
 #ifdef TILE_WGMMA
-// Begins the products of a step: four warps take 64 rows of x each and all rows of w, or where there
-// are 64 rows of x alone, 64 rows of w each.
+// Begins the products of a step: four warps take 64 rows of x each and all rows of w, or where
+// there are 64 rows of x alone, 64 rows of w each.
 INLINE void SHAPED(multiply32)(float* acc, uint x_at, uint w_at) {
   const uint group = (uint)get_local_id(0) / 128;
   const ulong x = tile_descriptor(x_at + (BM == 128 ? group * 4096 : 0));
@@ -166,7 +167,7 @@ INLINE void SHAPED(multiply32)(float* acc, uint x_at, uint w_at) {
 #endif
 
 INLINE void SHAPED(tile_product)(float* acc, local uchar* tiles, const global uchar* const* x_at,
-                         w_items_t* w, int K) {
+                                 w_items_t* w, int K) {
   const int steps = (K + 31) / 32;
   const uint memory = shared_address(tiles);
   local uchar* const w_tiles = tiles + STAGES * BM * 64;
@@ -200,7 +201,7 @@ INLINE void SHAPED(tile_product)(float* acc, local uchar* tiles, const global uc
     store_step(w_tiles, runs[i], 0, i);
     runs[i] = fetch_step(w->row[i], AHEAD, K);
   }
-  uint stage = 0;                     // of x, this step's
+  uint stage = 0;                      // of x, this step's
   uint free = (STAGES - 1) * BM * 64;  // the one before it
   for (int step0 = 0; step0 < steps; step0 += AHEAD) {
 #pragma unroll
@@ -250,8 +251,8 @@ INLINE void SHAPED(tile_product)(float* acc, local uchar* tiles, const global uc
 #endif  // WTYPE
 
 // This work-item's weight rows of the tile that begins at row n0 of matrices [N, K].
-INLINE void SHAPED(begin_weights)(w_items_t* w, weights_t first, weights_t second, int pairs, int n0, int N,
-                          int K) {
+INLINE void SHAPED(begin_weights)(w_items_t* w, weights_t first, weights_t second, int pairs,
+                                  int n0, int N, int K) {
   const int lid = (int)get_local_id(0);
 #pragma unroll
   for (int i = 0; i < BN / 128; ++i) {
@@ -280,8 +281,8 @@ INLINE int SHAPED(sum_column)(int n, int columns_of_warp) {
 }
 
 // y points at the tile's first row.
-INLINE void SHAPED(store_linear)(const float* acc, global float* y, long y_stride, int even, int rows,
-                         int n0, int N, int mode) {
+INLINE void SHAPED(store_linear)(const float* acc, global float* y, long y_stride, int even,
+                                 int rows, int n0, int N, int mode) {
 #pragma unroll
   for (int m = 0; m < MT; ++m) {
 #pragma unroll
@@ -298,7 +299,8 @@ INLINE void SHAPED(store_linear)(const float* acc, global float* y, long y_strid
             add2(to, n0 + SHAPED(sum_column)(n, NT * 8), N, c[0], c[1]);
           } else if (n < NT / 2) {
             const float* const up = c + NT * 2;
-            store2(to, n0 + SHAPED(sum_column)(n, NT * 4), N, quick_silu(c[0]) * up[0], quick_silu(c[1]) * up[1], even);
+            store2(to, n0 + SHAPED(sum_column)(n, NT * 4), N, quick_silu(c[0]) * up[0],
+                   quick_silu(c[1]) * up[1], even);
           }
         }
       }
@@ -306,9 +308,9 @@ INLINE void SHAPED(store_linear)(const float* acc, global float* y, long y_strid
   }
 }
 
-INLINE void SHAPED(linear_tile)(local uchar* tiles, const global uchar* x, long x_row, long x_step, weights_t w, weights_t w2,
-                        global float* y, long y_stride, int even, int rows, int n0, int N, int K,
-                        int mode) {
+INLINE void SHAPED(linear_tile)(local uchar* tiles, const global uchar* x, long x_row, long x_step,
+                                weights_t w, weights_t w2, global float* y, long y_stride, int even,
+                                int rows, int n0, int N, int K, int mode) {
   const int lid = (int)get_local_id(0);
   const global uchar* x_at[2];
   w_items_t items;
@@ -325,10 +327,10 @@ INLINE void SHAPED(linear_tile)(local uchar* tiles, const global uchar* x, long 
 }
 
 // act is bf16 [pairs, F], F the largest of the experts'; rows of x gathered by pair_row.
-INLINE void SHAPED(gate_up_tile)(local uchar* tiles, const global uchar* slab, const global expert_t* e,
-                         expert_tile_t tile, const global int* pair_row,
-                         const global float* pair_weight, const global uchar* x,
-                         global ushort* act, int n0, int D, int F) {
+INLINE void SHAPED(gate_up_tile)(local uchar* tiles, const global uchar* slab,
+                                 const global expert_t* e, expert_tile_t tile,
+                                 const global int* pair_row, const global float* pair_weight,
+                                 const global uchar* x, global ushort* act, int n0, int D, int F) {
   const int lid = (int)get_local_id(0);
   const weights_t gate = {slab, e->gate, e->gate_side};
   const weights_t up = {slab, e->up, e->up_side};
@@ -367,9 +369,9 @@ INLINE void SHAPED(gate_up_tile)(local uchar* tiles, const global uchar* slab, c
   }
 }
 
-INLINE void SHAPED(down_tile)(local uchar* tiles, const global uchar* slab, const global expert_t* e,
-                      expert_tile_t tile, const global uchar* act, global float* out, int even,
-                      int n0, int D, int F) {
+INLINE void SHAPED(down_tile)(local uchar* tiles, const global uchar* slab,
+                              const global expert_t* e, expert_tile_t tile, const global uchar* act,
+                              global float* out, int even, int n0, int D, int F) {
   const int lid = (int)get_local_id(0);
   const weights_t down = {slab, e->down, e->down_side};
   const global uchar* x_at[2];
@@ -383,7 +385,8 @@ INLINE void SHAPED(down_tile)(local uchar* tiles, const global uchar* slab, cons
   items.x_step = X_ITEMS * 16;
   SHAPED(begin_weights)(&items, down, down, 0, n0, D, e->F);
   SHAPED(tile_product)(acc, tiles, x_at, &items, e->F);
-  SHAPED(store_linear)(acc, out + (long)tile.first_pair * D, D, even, tile.n_pairs, n0, D, MODE_STORE);
+  SHAPED(store_linear)
+  (acc, out + (long)tile.first_pair * D, D, even, tile.n_pairs, n0, D, MODE_STORE);
 }
 
 #endif  // NV_COMPUTE

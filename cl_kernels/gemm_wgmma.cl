@@ -1,12 +1,12 @@
 // gemm_linear (gemm.cl) through wgmma, for compute capability 9.0 and weights in bf16: tiles of
-// 256 x 128, two groups of four warps with twice 64 rows each. The compiler knows no wgmma: what it needs
-// stands in comments that begin with //PTX and become instructions in the program's binary, which is
-// text (program_patch.h).
+// 256 x 128, two groups of four warps with twice 64 rows each. The compiler knows no wgmma: what it
+// needs stands in comments that begin with //PTX and become instructions in the program's binary,
+// which is text (program_patch.h).
 //
 // Fragments of x go from device memory to registers, in the order that gemm_round_fragments gave
-// them, so that local memory holds weights alone: a ring of five steps of 32 columns, swizzled by 64
-// bytes (as swizzled32). Three are on their way while one is multiplied and the one before may still
-// be. With SwiGLU rows 0 to 63 of a step are gate's, the others up's.
+// them, so that local memory holds weights alone: a ring of five steps of 32 columns, swizzled by
+// 64 bytes (as swizzled32). Three are on their way while one is multiplied and the one before may
+// still be. With SwiGLU rows 0 to 63 of a step are gate's, the others up's.
 #if NV_COMPUTE == 90
 
 #define WGMMA_ROWS 256
@@ -26,16 +26,15 @@ INLINE void wgmma_m64n128k16(float* c, uint4 a, ulong w) {
       "%62, %63"
       "}, {%64, %65, %66, %67}, %68, add, 1, 1, 0; }"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]),
-        "+f"(c[7]), "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]),
-        "+f"(c[13]), "+f"(c[14]), "+f"(c[15]), "+f"(c[16]), "+f"(c[17]), "+f"(c[18]),
-        "+f"(c[19]), "+f"(c[20]), "+f"(c[21]), "+f"(c[22]), "+f"(c[23]), "+f"(c[24]),
-        "+f"(c[25]), "+f"(c[26]), "+f"(c[27]), "+f"(c[28]), "+f"(c[29]), "+f"(c[30]),
-        "+f"(c[31]), "+f"(c[32]), "+f"(c[33]), "+f"(c[34]), "+f"(c[35]), "+f"(c[36]),
-        "+f"(c[37]), "+f"(c[38]), "+f"(c[39]), "+f"(c[40]), "+f"(c[41]), "+f"(c[42]),
-        "+f"(c[43]), "+f"(c[44]), "+f"(c[45]), "+f"(c[46]), "+f"(c[47]), "+f"(c[48]),
-        "+f"(c[49]), "+f"(c[50]), "+f"(c[51]), "+f"(c[52]), "+f"(c[53]), "+f"(c[54]),
-        "+f"(c[55]), "+f"(c[56]), "+f"(c[57]), "+f"(c[58]), "+f"(c[59]), "+f"(c[60]),
-        "+f"(c[61]), "+f"(c[62]), "+f"(c[63])
+        "+f"(c[7]), "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]), "+f"(c[13]),
+        "+f"(c[14]), "+f"(c[15]), "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]), "+f"(c[20]),
+        "+f"(c[21]), "+f"(c[22]), "+f"(c[23]), "+f"(c[24]), "+f"(c[25]), "+f"(c[26]), "+f"(c[27]),
+        "+f"(c[28]), "+f"(c[29]), "+f"(c[30]), "+f"(c[31]), "+f"(c[32]), "+f"(c[33]), "+f"(c[34]),
+        "+f"(c[35]), "+f"(c[36]), "+f"(c[37]), "+f"(c[38]), "+f"(c[39]), "+f"(c[40]), "+f"(c[41]),
+        "+f"(c[42]), "+f"(c[43]), "+f"(c[44]), "+f"(c[45]), "+f"(c[46]), "+f"(c[47]), "+f"(c[48]),
+        "+f"(c[49]), "+f"(c[50]), "+f"(c[51]), "+f"(c[52]), "+f"(c[53]), "+f"(c[54]), "+f"(c[55]),
+        "+f"(c[56]), "+f"(c[57]), "+f"(c[58]), "+f"(c[59]), "+f"(c[60]), "+f"(c[61]), "+f"(c[62]),
+        "+f"(c[63])
       : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "l"(w)
       : "memory");
 }
@@ -62,14 +61,13 @@ INLINE void load_set(uint4* set, const global uint4* const* fragments, int step)
 
 INLINE uint next_in_ring(uint at) { return at == (RING - 1) * STEP_BYTES ? 0 : at + STEP_BYTES; }
 
-kernel __attribute__((reqd_work_group_size(GEMM_ITEMS, 1, 1))) void gemm_linear_wgmma(
-    LINEAR_ARGS) {
+kernel __attribute__((reqd_work_group_size(GEMM_ITEMS, 1, 1))) void gemm_linear_wgmma(LINEAR_ARGS) {
   local uchar ring[RING * STEP_BYTES] __attribute__((aligned(1024)));
   const int lid = (int)get_local_id(0);
   const int swiglu = mode == MODE_SWIGLU;
   const int columns = swiglu ? 64 : 128;
-  const int2 at = tile_of((int)get_group_id(0), (T + WGMMA_ROWS - 1) / WGMMA_ROWS,
-                          (N + columns - 1) / columns);
+  const int2 at =
+      tile_of((int)get_group_id(0), (T + WGMMA_ROWS - 1) / WGMMA_ROWS, (N + columns - 1) / columns);
   const int n0 = at.y * columns;
   const int steps = (K + 31) / 32;
   const int warp = lid / 32;
@@ -96,8 +94,8 @@ kernel __attribute__((reqd_work_group_size(GEMM_ITEMS, 1, 1))) void gemm_linear_
   }
 #pragma unroll
   for (int s = 0; s < 2; ++s) load_set(a[s], fragments, min(s, steps - 1));
-  uint now = 0;                  // where this step lies
-  uint later = 3 * STEP_BYTES;   // and the third from it
+  uint now = 0;                 // where this step lies
+  uint later = 3 * STEP_BYTES;  // and the third from it
   // Whole turns of the sets: steps beyond K are zeros.
   for (int step0 = 0; step0 < steps; step0 += FRAGMENT_SETS) {
 #pragma unroll
@@ -127,8 +125,8 @@ kernel __attribute__((reqd_work_group_size(GEMM_ITEMS, 1, 1))) void gemm_linear_
   const int even = y_offset % 2 == 0 && y_stride % 2 == 0;
 #pragma unroll
   for (int h = 0; h < 4; ++h) {
-    const int t = at.x * WGMMA_ROWS + warp / 4 * 128 + h / 2 * 64 + warp % 4 * 16 + h % 2 * 8 +
-                  lid % 32 / 4;
+    const int t =
+        at.x * WGMMA_ROWS + warp / 4 * 128 + h / 2 * 64 + warp % 4 * 16 + h % 2 * 8 + lid % 32 / 4;
     global float* const to = y + y_offset + t * y_stride;
     if (t < T) {
 #pragma unroll

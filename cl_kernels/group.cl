@@ -1,5 +1,5 @@
-// Groups the pairs (row t, choice c) of a MoE layer by expert (GroupArgs of args.h): a counting sort
-// in local memory, so that expert ids never travel to the host.
+// Groups the pairs (row t, choice c) of a MoE layer by expert (GroupArgs of args.h): a counting
+// sort in local memory, so that expert ids never travel to the host.
 //   ids i32 [T, K]   weights f32 [T, K]   table : words of ExpertEntry [E + shared]
 //   tiles : int4 (expert, first_pair, n_pairs, 0)   pair_row, pair_weight, token_pairs : see args.h
 //   group_pairs  global (GROUP)   local (GROUP): one work-group
@@ -115,8 +115,7 @@ INLINE void group_many(const pairs_t* p, int n, int entries, int tile_rows, glob
   if (lid == 0) *n_tiles = total;
   for (int e = lid; e < entries; e += GROUP) {
     for (int at = 0; at < count[e]; at += tile_rows) {
-      tiles[tile[e] + at / tile_rows] =
-          (int4)(e, first[e] + at, min(tile_rows, count[e] - at), 0);
+      tiles[tile[e] + at / tile_rows] = (int4)(e, first[e] + at, min(tile_rows, count[e] - at), 0);
     }
   }
   barrier(CLK_LOCAL_MEM_FENCE);

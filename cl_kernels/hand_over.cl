@@ -1,5 +1,5 @@
-// Hand-over of a MoE layer between the device and the host's team, through `shared`: memory that the
-// host and a running kernel both see. Words of 4 bytes:
+// Hand-over of a MoE layer between the device and the host's team, through `shared`: memory that
+// the host and a running kernel both see. Words of 4 bytes:
 //   PUBLISHED  device: sequence number of the layer whose payload lies there
 //   DELIVERED  host: sequence number of the layer whose sum lies there
 //   ABANDONED  host: not 0 where no sum will come any more
@@ -151,8 +151,10 @@ kernel __attribute__((reqd_work_group_size(HAND_OVER_GROUP, 1, 1))) void hand_ov
   hand_over_sum(shared + sum, x + x_offset, x_stride, aligned, T, D);
 }
 
-kernel __attribute__((reqd_work_group_size(1, 1, 1))) void hand_over_wait(
-    global uint* shared, global uint* control, int sequence, ulong turns) {
+kernel __attribute__((reqd_work_group_size(1, 1, 1))) void hand_over_wait(global uint* shared,
+                                                                          global uint* control,
+                                                                          int sequence,
+                                                                          ulong turns) {
   control[GO] = await_sum(shared, control, (uint)sequence, turns);
 }
 

@@ -18,10 +18,10 @@ INLINE void transposed_rows(float8* sum, matrix_t w, long base, long N, long c,
   }
 }
 
-kernel __attribute__((reqd_work_group_size(TEAM* TEAMS, 1, 1))) void head_linear_transposed(
+kernel __attribute__((reqd_work_group_size(TEAM * TEAMS, 1, 1))) void head_linear_transposed(
     const global float* x, long x_offset, long x_stride, long x_head_stride, const global uchar* w,
-    ulong w_offset, ulong scale_offset, long C, long w_rows, long head_rows, long row0, long N, global float* y,
-    long y_offset, long y_stride, long y_head_stride, long T) {
+    ulong w_offset, ulong scale_offset, long C, long w_rows, long head_rows, long row0, long N,
+    global float* y, long y_offset, long y_stride, long y_head_stride, long T) {
   local float partial[TEAMS * TEAM * 8];
   const int lid = (int)get_local_id(0);
   const int team = lid / TEAM;

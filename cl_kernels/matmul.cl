@@ -1,5 +1,5 @@
-// The generic form of y = x W^T for many rows, which linear.cl and experts.cl share (few_rows.cl has
-// that for few); f32 accumulation.
+// The generic form of y = x W^T for many rows, which linear.cl and experts.cl share (few_rows.cl
+// has that for few); f32 accumulation.
 //
 //   many rows : work-group of TILE_GROUP work-items; a tile of BM rows of x by BN weight rows, BK
 //               values of k at a time through local memory, TM x TN sums in registers each.
@@ -76,7 +76,8 @@ INLINE void many_rows(float* sum, local float* tiles, matrix_t w, long n0, long 
     for (int c = lid; c < BN * (BK / 8); c += TILE_GROUP) {
       const int n = c % BN;
       const int k = c / BN * 8;
-      store_column(ws + k * WS_STRIDE + n, WS_STRIDE, tile_weights(w, n0 + n, n_end, k0 + k, aligned));
+      store_column(ws + k * WS_STRIDE + n, WS_STRIDE,
+                   tile_weights(w, n0 + n, n_end, k0 + k, aligned));
     }
     barrier(CLK_LOCAL_MEM_FENCE);
     for (int k = 0; k < BK; ++k) {

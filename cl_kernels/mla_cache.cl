@@ -1,6 +1,7 @@
 // A token's row of the KV cache: the normed latent (R values) and the roped key (d values).
 //   f32, bf16, f16 : the R + d values
-//   f8             : R codes e4m3, an f32 scale for each 128 of them, d values in bf16; R % 128 == 0
+//   f8             : R codes e4m3, an f32 scale for each 128 of them, d values in bf16; R % 128 ==
+//   0
 // The bytes are those of the CPU side's cache (656 for R = 512, d = 64): blocks can be copied.
 #define KVTYPE_F8 3
 #define BLOCK 64  // tokens
@@ -18,7 +19,7 @@ INLINE int token_bytes(int R, int d) {
 }
 
 INLINE float bf16_at(const global uchar* p) {
-  return as_float((uint)*(const global ushort*)p << 16);
+  return as_float((uint) * (const global ushort*)p << 16);
 }
 
 INLINE float8 bf16x8_at(const global uchar* p, int aligned) {

@@ -12,8 +12,9 @@
 // A work-group takes up to HEAD_ROWS rows t of one head. Sums are taken in an order that depends on
 // the shape alone. All: local (TEAM * TEAMS, 1, 1); groups of dimension 1 are rows, 2 heads.
 //   mla_query_transposed  an item owns 8 columns, teams split n      groups (ceil(R/8/TEAM) + 1,..)
-//   mla_query_straight    a team sums weight rows, lanes split n     groups (ceil(R/per_group) + 1,..)
-//   mla_output            the same                                   groups (ceil(dv/per_group),..)
+//   mla_query_straight    a team sums weight rows, lanes split n     groups (ceil(R/per_group) +
+//   1,..) mla_output            the same                                   groups
+//   (ceil(dv/per_group),..)
 // The last group of the queries turns q's rest.
 #define MAX_R 512
 #define MAX_SPLITS 512
@@ -45,8 +46,8 @@ typedef float head_sum_t;
 #define HEAD_TOTAL(sum) (sum)
 #endif
 
-// partial[team][i][t][lane]: lanes' parts of sum_k x[t, k] w[n0 + i, k], i < HEAD_WROWS, for rows of
-// x in local memory, MAX_R apart and zero from w.K on. `rows` is a constant at each call.
+// partial[team][i][t][lane]: lanes' parts of sum_k x[t, k] w[n0 + i, k], i < HEAD_WROWS, for rows
+// of x in local memory, MAX_R apart and zero from w.K on. `rows` is a constant at each call.
 INLINE void lane_sums(local float* partial, matrix_t w, long n0, long n_end, const local float* x,
                       const int rows) {
   const int lane = (int)get_local_id(0) % TEAM;
@@ -106,7 +107,7 @@ INLINE void straight(global float* y, long y_stride, matrix_t w, long row0, int 
 
 #define QUERY_ARGS                                                                            \
   const global float *q, long q_offset, long q_stride, const global uchar *w, ulong w_offset, \
-      ulong scale_offset, const global float *cos_sin, long cos_sin_offset, global float *y,   \
+      ulong scale_offset, const global float *cos_sin, long cos_sin_offset, global float *y,  \
       long y_offset, int T, int H, int R, int d, int nope, int head_rows
 
 // y[t, R:] of this work-group's rows and head; q and y point at row t0 and the head.
@@ -301,13 +302,13 @@ INLINE void merge_parts(local float* u, local float* weight, local float* scratc
 }
 
 #define OUTPUT_ARGS                                                                             \
-  const global float *parts, long parts_offset, const global float *lse, long lse_offset,      \
-      const global uchar *w, ulong w_offset, ulong scale_offset, global float *out,            \
+  const global float *parts, long parts_offset, const global float *lse, long lse_offset,       \
+      const global uchar *w, ulong w_offset, ulong scale_offset, global float *out,             \
       long out_offset, long out_stride, int T, int H, int R, int dv, int splits, int head_rows, \
       int row0
 
-kernel __attribute__((reqd_work_group_size(HEAD_ITEMS, 1, 1))) void mla_output(
-    OUTPUT_ARGS, int per_group) {
+kernel __attribute__((reqd_work_group_size(HEAD_ITEMS, 1, 1))) void mla_output(OUTPUT_ARGS,
+                                                                               int per_group) {
   local float u[HEAD_ROWS * MAX_R] __attribute__((aligned(16)));
   local float partial[PARTIAL_FLOATS];
   local float weight[MAX_SPLITS];

@@ -1,15 +1,17 @@
-// The products of mla_heads.cl for many rows, on matrix units: x, weights and u are rounded to bf16,
-// sums are f32. A work-group makes 128 rows by 128 columns of one head.
+// The products of mla_heads.cl for many rows, on matrix units: x, weights and u are rounded to
+// bf16, sums are f32. A work-group makes 128 rows by 128 columns of one head.
 //
-//   mla_query_mma_transposed, mla_query_mma_straight   groups (ceil(R/128) + 1, ceil(T/128), H); the
+//   mla_query_mma_transposed, mla_query_mma_straight   groups (ceil(R/128) + 1, ceil(T/128), H);
+//   the
 //                                                      last of the first dimension turns q's rest
-//   mla_output_mma                                     groups (ceil(dv/128), ceil(T/128), H); at most
+//   mla_output_mma                                     groups (ceil(dv/128), ceil(T/128), H); at
+//   most
 //                                                      MERGED_SPLITS splits
 //   all: local (256, 1, 1); R, nope and dv are multiples of 8; aligned: rows of x lie on 16 bytes
 //
 // 64 values of k at a time lie in local memory in bf16, in chunks of 16 bytes that are swapped so
-// that ldmatrix meets every bank once: chunk c of row r at c ^ (r % 8). Rows are rows of x and columns
-// of the result, or for transposed weights values of k, which ldmatrix turns.
+// that ldmatrix meets every bank once: chunk c of row r at c ^ (r % 8). Rows are rows of x and
+// columns of the result, or for transposed weights values of k, which ldmatrix turns.
 #if NV_COMPUTE >= 80
 
 #define MMA_ITEMS 256
@@ -68,9 +70,8 @@ INLINE void stage_w(local uchar* tile, matrix_t w, long base, int c0, int N, int
 #pragma unroll STAGE_UNROLL
   for (int i = 0; i < 4; ++i) {
     const int row = (int)get_local_id(0) / chunks + MMA_ITEMS / chunks * i;
-    const float8 v = transposed
-                         ? tile_weights(w, base + k0 + row, base + K, c0 + chunk * 8, fit)
-                         : tile_weights(w, base + c0 + row, base + N, k0 + chunk * 8, fit);
+    const float8 v = transposed ? tile_weights(w, base + k0 + row, base + K, c0 + chunk * 8, fit)
+                                : tile_weights(w, base + c0 + row, base + N, k0 + chunk * 8, fit);
     put_bf16(tile + row * chunks * 16 + ((chunk ^ row % 8) << 4), v);
   }
 }
@@ -170,18 +171,20 @@ INLINE void query_tile(local uchar* x_tile, local uchar* w_tile, const global fl
   store_head(acc, y, y_stride, rows, c0, R);
 }
 
-#define QUERY_MMA(NAME, TRANSPOSED)                                                               \
-  kernel __attribute__((reqd_work_group_size(MMA_ITEMS, 1, 1))) void NAME(QUERY_ARGS, int aligned) { \
-    local uchar x_tile[TILE * TILE_K * 2] __attribute__((aligned(128)));                          \
-    local uchar w_tile[TILE * TILE_K * 2] __attribute__((aligned(128)));                          \
-    query_tile(x_tile, w_tile, q + q_offset, q_stride, w, w_offset, scale_offset,                 \
-               cos_sin + cos_sin_offset, y + y_offset, T, H, R, d, nope, head_rows, aligned,      \
-               TRANSPOSED);                                                                       \
+#define QUERY_MMA(NAME, TRANSPOSED)                                                          \
+  kernel __attribute__((reqd_work_group_size(MMA_ITEMS, 1, 1))) void NAME(QUERY_ARGS,        \
+                                                                          int aligned) {     \
+    local uchar x_tile[TILE * TILE_K * 2] __attribute__((aligned(128)));                     \
+    local uchar w_tile[TILE * TILE_K * 2] __attribute__((aligned(128)));                     \
+    query_tile(x_tile, w_tile, q + q_offset, q_stride, w, w_offset, scale_offset,            \
+               cos_sin + cos_sin_offset, y + y_offset, T, H, R, d, nope, head_rows, aligned, \
+               TRANSPOSED);                                                                  \
   }
 QUERY_MMA(mla_query_mma_transposed, 1)
 QUERY_MMA(mla_query_mma_straight, 0)
 
-// weight[t, s] = exp(lse[t, s]) / sum_s exp(lse[t, s]) of the tile's rows; lse_stride from row to row.
+// weight[t, s] = exp(lse[t, s]) / sum_s exp(lse[t, s]) of the tile's rows; lse_stride from row to
+// row.
 INLINE void split_weights(local float* weight, const global float* lse, long lse_stride, int rows,
                           int splits) {
   for (int t = (int)get_local_id(0); t < rows; t += MMA_ITEMS) {
@@ -196,8 +199,8 @@ INLINE void split_weights(local float* weight, const global float* lse, long lse
   barrier(CLK_LOCAL_MEM_FENCE);
 }
 
-kernel __attribute__((reqd_work_group_size(MMA_ITEMS, 1, 1))) void mla_output_mma(
-    OUTPUT_ARGS, int aligned) {
+kernel __attribute__((reqd_work_group_size(MMA_ITEMS, 1, 1))) void mla_output_mma(OUTPUT_ARGS,
+                                                                                  int aligned) {
   local uchar x_tile[TILE * TILE_K * 2] __attribute__((aligned(128)));
   local uchar w_tile[TILE * TILE_K * 2] __attribute__((aligned(128)));
   local float weight[TILE * MERGED_SPLITS];

@@ -116,7 +116,8 @@ INLINE void share_probabilities(uint* p, float* correction, const float* s, soft
 #pragma unroll
     for (int i = 0; i < 4; ++i) p[4 * m + i] = as_uint(operand[i]);
 #pragma unroll
-    for (int i = 0; i < 2; ++i) correction[2 * m + i] = get1(from + MAILBOX + (i * 8 + lane / 4) * 4);
+    for (int i = 0; i < 2; ++i)
+      correction[2 * m + i] = get1(from + MAILBOX + (i * 8 + lane / 4) * 4);
   }
 }
 
@@ -180,8 +181,8 @@ INLINE void rescale(float* o, const float* correction, const int mt_n) {
 }
 
 // One pass over the keys [first, last) of one sequence, all items in step.
-INLINE void attend(float* o, const uint* a, softmax_t* state, const place_t* at, int first, int last,
-                   const int mt_n, const int items) {
+INLINE void attend(float* o, const uint* a, softmax_t* state, const place_t* at, int first,
+                   int last, const int mt_n, const int items) {
 #if KVTYPE == KVTYPE_F8
   const uint fetched = at->memory + STAGE_BYTES;
   const uint fetched_bytes = RAW_BYTES;
@@ -309,7 +310,7 @@ INLINE void mla_mma(MLA_ARGS, local uchar* memory, const int mt_n, const int tea
   }
 }
 
-#define MLA_PASS                                                                                 \
+#define MLA_PASS                                                                                  \
   q, q_offset, kv, tables, tables_offset, table_start, table_start_offset, n_keys, n_keys_offset, \
       parts, parts_offset, lse, lse_offset, T, H, R, d, scale, run
 

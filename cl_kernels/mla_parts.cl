@@ -1,8 +1,9 @@
 // What the forms on matrix units share: mla_mma.cl, mla_wgmma.cl. R = 512 and d = 64.
 //
-// 16 keys are a stage in local memory: [9 units of 64 values][16 keys][128 bytes], the 16-byte parts
-// p of a key's 128 bytes at p ^ (key % 8), so that ldmatrix meets no bank twice and wgmma finds its
-// 128-byte swizzle. They come by cp.async; f8 arrives in two raw stages and is decoded into one.
+// 16 keys are a stage in local memory: [9 units of 64 values][16 keys][128 bytes], the 16-byte
+// parts p of a key's 128 bytes at p ^ (key % 8), so that ldmatrix meets no bank twice and wgmma
+// finds its 128-byte swizzle. They come by cp.async; f8 arrives in two raw stages and is decoded
+// into one.
 #if NV_COMPUTE >= 89 || (NV_COMPUTE >= 80 && KVTYPE != KVTYPE_F8)
 #if KVTYPE != KVTYPE_F32
 #define KEYS 16
@@ -95,8 +96,8 @@ INLINE uint unit_at(int key, int unit) {
   return unit / 8 * UNITS_BYTES + key * 128 + (unit % 8 ^ key % 8) * 16;
 }
 
-// Starts copying the keys j .. j + 16 of a block, zeros from `last` on: `items` items, of which this is
-// `item`, share a key by sixteens or eights.
+// Starts copying the keys j .. j + 16 of a block, zeros from `last` on: `items` items, of which
+// this is `item`, share a key by sixteens or eights.
 INLINE void fetch_keys(uint stage, const global uchar* kv, int block, int j, int last, int item,
                        const int items) {
   const int sharers = items / KEYS;
@@ -116,7 +117,8 @@ INLINE void fetch_keys(uint stage, const global uchar* kv, int block, int j, int
   const uint to = stage + unit_at(key, unit);
 #pragma unroll
   for (int i = 0; i < 9; ++i) {
-    if (unit + i * sharers < 72) copy16(to + i * sharers / 8 * UNITS_BYTES, from + i * sharers * 16, bytes);
+    if (unit + i * sharers < 72)
+      copy16(to + i * sharers / 8 * UNITS_BYTES, from + i * sharers * 16, bytes);
   }
 #endif
 }

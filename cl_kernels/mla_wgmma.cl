@@ -1,14 +1,15 @@
-// mla_attention through wgmma, for compute capability 9.0, R = 512 and d = 64: query slots (a head of
-// a row) as M, as in mla_mma.cl. What the compiler does not know stands in comments that begin with
+// mla_attention through wgmma, for compute capability 9.0, R = 512 and d = 64: query slots (a head
+// of a row) as M, as in mla_mma.cl. What the compiler does not know stands in comments that begin
+// with
 // //PTX and become instructions in the program's binary (program_patch.h).
 //
 //   mla_wgmma_64   64 slots, 256 items
 //   global (ceil(T H / 64) * 256, 1, splits)   local (256, 1, 1)
 //
-// Two groups of four warps have the same 64 slots. For the scores each multiplies every second of the
-// 36 k-steps, its part of q staying in registers; the two parts of a score meet in local memory, and
-// both groups make the same probabilities, which are the operand of the sums as they stand: each
-// group adds up 256 of the 512 columns. wgmma reads keys and values from the one stage
+// Two groups of four warps have the same 64 slots. For the scores each multiplies every second of
+// the 36 k-steps, its part of q staying in registers; the two parts of a score meet in local
+// memory, and both groups make the same probabilities, which are the operand of the sums as they
+// stand: each group adds up 256 of the 512 columns. wgmma reads keys and values from the one stage
 // (mla_parts.cl), keys with the values of a row together and values with those of a column apart.
 #if NV_COMPUTE == 90 && KVTYPE != KVTYPE_F32
 
@@ -24,7 +25,8 @@
 INLINE void multiply_keys(float* c, const uint* a, ulong keys) {
   asm volatile(
       "//PTX { .reg .pred add; setp.eq.u32 add, 1, 1; "
-      "wgmma.mma_async.sync.aligned.m64n16k16.f32." WGMMA_TYPES " {"
+      "wgmma.mma_async.sync.aligned.m64n16k16.f32." WGMMA_TYPES
+      " {"
       "%0, %1, %2, %3, %4, %5, %6, %7"
       "}, {%8, %9, %10, %11}, %12, add, 1, 1, 0; }"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]),
@@ -37,7 +39,8 @@ INLINE void multiply_keys(float* c, const uint* a, ulong keys) {
 INLINE void multiply_values(float* c, const uint* a, ulong keys) {
   asm volatile(
       "//PTX { .reg .pred add; setp.eq.u32 add, 1, 1; "
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32." WGMMA_TYPES " {"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32." WGMMA_TYPES
+      " {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
       "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
@@ -45,15 +48,14 @@ INLINE void multiply_values(float* c, const uint* a, ulong keys) {
       "}, {%64, %65, %66, %67}, %68, add, 1, 1, 1; }"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]),
         "+f"(c[7]), "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]), "+f"(c[13]),
-        "+f"(c[14]), "+f"(c[15]), "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]),
-        "+f"(c[20]), "+f"(c[21]), "+f"(c[22]), "+f"(c[23]), "+f"(c[24]), "+f"(c[25]),
-        "+f"(c[26]), "+f"(c[27]), "+f"(c[28]), "+f"(c[29]), "+f"(c[30]), "+f"(c[31]),
-        "+f"(c[32]), "+f"(c[33]), "+f"(c[34]), "+f"(c[35]), "+f"(c[36]), "+f"(c[37]),
-        "+f"(c[38]), "+f"(c[39]), "+f"(c[40]), "+f"(c[41]), "+f"(c[42]), "+f"(c[43]),
-        "+f"(c[44]), "+f"(c[45]), "+f"(c[46]), "+f"(c[47]), "+f"(c[48]), "+f"(c[49]),
-        "+f"(c[50]), "+f"(c[51]), "+f"(c[52]), "+f"(c[53]), "+f"(c[54]), "+f"(c[55]),
-        "+f"(c[56]), "+f"(c[57]), "+f"(c[58]), "+f"(c[59]), "+f"(c[60]), "+f"(c[61]),
-        "+f"(c[62]), "+f"(c[63])
+        "+f"(c[14]), "+f"(c[15]), "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]), "+f"(c[20]),
+        "+f"(c[21]), "+f"(c[22]), "+f"(c[23]), "+f"(c[24]), "+f"(c[25]), "+f"(c[26]), "+f"(c[27]),
+        "+f"(c[28]), "+f"(c[29]), "+f"(c[30]), "+f"(c[31]), "+f"(c[32]), "+f"(c[33]), "+f"(c[34]),
+        "+f"(c[35]), "+f"(c[36]), "+f"(c[37]), "+f"(c[38]), "+f"(c[39]), "+f"(c[40]), "+f"(c[41]),
+        "+f"(c[42]), "+f"(c[43]), "+f"(c[44]), "+f"(c[45]), "+f"(c[46]), "+f"(c[47]), "+f"(c[48]),
+        "+f"(c[49]), "+f"(c[50]), "+f"(c[51]), "+f"(c[52]), "+f"(c[53]), "+f"(c[54]), "+f"(c[55]),
+        "+f"(c[56]), "+f"(c[57]), "+f"(c[58]), "+f"(c[59]), "+f"(c[60]), "+f"(c[61]), "+f"(c[62]),
+        "+f"(c[63])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(keys)
       : "memory");
 }
@@ -76,8 +78,8 @@ INLINE ulong values_at(uint address) {
          1ul << 62;
 }
 
-// s[n tile][4]: this group's part of the scores of 16 keys; then the whole, through the mailboxes of
-// the two warps that have the same slots.
+// s[n tile][4]: this group's part of the scores of 16 keys; then the whole, through the mailboxes
+// of the two warps that have the same slots.
 INLINE void start_scores(float* s, const uint* a, uint stage, int lid) {
   const ulong keys = keys_at(stage + lid / 128 * 32);
 #pragma unroll
@@ -199,8 +201,8 @@ kernel __attribute__((reqd_work_group_size(256, 1, 1))) void mla_wgmma_64(MLA_AR
   const long slots = (long)T * H;
   const long first_slot = (long)get_group_id(0) * 64;
   const long warp_slot = first_slot + lid / 32 % 4 * 16;
-  // 32-bit divisions and native_recip: a 64-bit division or a division of floats is a call, and around
-  // calls the compiler lets every wgmma wait for the one before.
+  // 32-bit divisions and native_recip: a 64-bit division or a division of floats is a call, and
+  // around calls the compiler lets every wgmma wait for the one before.
   const int last_row = (min((int)first_slot + 64, T * H) - 1) / H;
   const int first = (int)get_group_id(2) * run;
   n_keys += n_keys_offset;

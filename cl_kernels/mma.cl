@@ -1,5 +1,5 @@
-// What the matrix units of NVIDIA's compute capability 8.0 and above take and give, one instruction a
-// function, and pairs of bf16 for every device.
+// What the matrix units of NVIDIA's compute capability 8.0 and above take and give, one instruction
+// a function, and pairs of bf16 for every device.
 
 // To nearest even; NaN stays NaN.
 INLINE uint bf16_of(float value) {
@@ -37,11 +37,21 @@ INLINE void cp_async_commit(void) { asm volatile("cp.async.commit_group;" : : : 
 // All but the last `n` groups have arrived; n is a constant.
 INLINE void cp_async_wait(const int n) {
   switch (n) {
-    case 0: CP_ASYNC_WAIT(0); break;
-    case 1: CP_ASYNC_WAIT(1); break;
-    case 2: CP_ASYNC_WAIT(2); break;
-    case 3: CP_ASYNC_WAIT(3); break;
-    default: CP_ASYNC_WAIT(4); break;
+    case 0:
+      CP_ASYNC_WAIT(0);
+      break;
+    case 1:
+      CP_ASYNC_WAIT(1);
+      break;
+    case 2:
+      CP_ASYNC_WAIT(2);
+      break;
+    case 3:
+      CP_ASYNC_WAIT(3);
+      break;
+    default:
+      CP_ASYNC_WAIT(4);
+      break;
   }
 }
 

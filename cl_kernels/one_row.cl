@@ -1,15 +1,16 @@
-// Products of one row of x on an NVIDIA GPU: what few_rows.cl does, without work-groups that wait for
-// themselves. A team is a warp, which sums WROWS weight rows at a time by shfl.sync; x lies in local
-// memory once for all weight rows of a work-group; and a warp always has its next AHEAD_STEPS loads of
-// codes under way, beyond the end of its weight rows into the next ones, and before x is there.
+// Products of one row of x on an NVIDIA GPU: what few_rows.cl does, without work-groups that wait
+// for themselves. A team is a warp, which sums WROWS weight rows at a time by shfl.sync; x lies in
+// local memory once for all weight rows of a work-group; and a warp always has its next AHEAD_STEPS
+// loads of codes under way, beyond the end of its weight rows into the next ones, and before x is
+// there.
 //
 //   linear_one          as linear_few_1, of one head                    groups: any number
 //   experts_gate_up_one as experts_gate_up_1                            groups: any number
 //   experts_down_one    as experts_down_sum                             groups: ceil(D / rows)
-//   all: local (TEAM * TEAMS, 1, 1); K a multiple of UNIT (and of 256 for blocks of 256), rows of x and
-//   codes on 16 bytes; linear_one and experts_gate_up_one: all of x fits into the pool;
-//   experts: at most ONE_TILES tiles, all of row 0. With ksplit > 1 a work-group takes one set of rows
-//   for each ksplit warps, and there are as many groups as that needs.
+//   all: local (TEAM * TEAMS, 1, 1); K a multiple of UNIT (and of 256 for blocks of 256), rows of x
+//   and codes on 16 bytes; linear_one and experts_gate_up_one: all of x fits into the pool;
+//   experts: at most ONE_TILES tiles, all of row 0. With ksplit > 1 a work-group takes one set of
+//   rows for each ksplit warps, and there are as many groups as that needs.
 // The norm's factor multiplies the sums, so that staging x need not wait for it.
 #if NV_COMPUTE >= 70
 
@@ -102,7 +103,8 @@ INLINE void add_unit_of_one(float* sum, const raw_t* raw, const local float4* x,
   }
 }
 
-// total[r] += this work-item's part; `ring` holds the first steps of `rows`, and then those of `next`.
+// total[r] += this work-item's part; `ring` holds the first steps of `rows`, and then those of
+// `next`.
 INLINE void add_row_set(float* total, raw_t* ring, const rows_t* rows, const rows_t* next,
                         const local float4* x, member_t m) {
   float sum[WROWS];
@@ -130,9 +132,10 @@ INLINE void add_row_set(float* total, raw_t* ring, const rows_t* rows, const row
   for (int r = 0; r < WROWS; ++r) total[r] = sum[r];
 }
 
-// Values [0, K) of x, times weights where there are any, to the pool; gives the sum of their squares
-// over this work-item's values before that.
-INLINE float stage_row(local float4* pool, const global float* x, const global float* norm_w, int K) {
+// Values [0, K) of x, times weights where there are any, to the pool; gives the sum of their
+// squares over this work-item's values before that.
+INLINE float stage_row(local float4* pool, const global float* x, const global float* norm_w,
+                       int K) {
   float squares = 0.0f;
   for (int k = (int)get_local_id(0) * 4; k < K; k += TEAM * TEAMS * 4) {
     float4 v = *(const global float4*)(x + k);
@@ -208,7 +211,7 @@ INLINE void write_norm(const linear_t* a, const global float* x, const global fl
   }
 }
 
-kernel __attribute__((reqd_work_group_size(TEAM* TEAMS, 1, 1))) void linear_one(
+kernel __attribute__((reqd_work_group_size(TEAM * TEAMS, 1, 1))) void linear_one(
     const global float* x, const global uchar* w_buffer, const global uchar* w2_buffer,
     global float* y, global float* y2, const global float* norm_w, global float* norm_out,
     linear_t a) {
@@ -311,7 +314,7 @@ INLINE rows_t gate_up_set(const local tile_t* tiles, cursor_t at, long D) {
   return rows;
 }
 
-kernel __attribute__((reqd_work_group_size(TEAM* TEAMS, 1, 1))) void experts_gate_up_one(
+kernel __attribute__((reqd_work_group_size(TEAM * TEAMS, 1, 1))) void experts_gate_up_one(
     EXPERT_LISTS, const global int* pair_row, const global float* pair_weight,
     const global float* x, global float* act, experts_t a) {
   local float4 pool[POOL];
@@ -323,8 +326,7 @@ kernel __attribute__((reqd_work_group_size(TEAM* TEAMS, 1, 1))) void experts_gat
   const member_t m = {(int)get_local_id(0) % TEAM, 0, 1};
   const int stride = (int)get_num_groups(0) * TEAMS;
   const cursor_t start = {0, 0};
-  cursor_t at =
-      moved(start, (int)get_group_id(0) * TEAMS + (int)get_local_id(0) / TEAM, here, n);
+  cursor_t at = moved(start, (int)get_group_id(0) * TEAMS + (int)get_local_id(0) / TEAM, here, n);
   if (at.tile == n) return;
   rows_t rows = gate_up_set(here, at, a.D);
   raw_t ring[AHEAD_STEPS * WROWS];
@@ -364,7 +366,7 @@ INLINE rows_t down_set(const local tile_t* tile, long D, long first) {
   return rows;
 }
 
-kernel __attribute__((reqd_work_group_size(TEAM* TEAMS, 1, 1))) void experts_down_one(
+kernel __attribute__((reqd_work_group_size(TEAM * TEAMS, 1, 1))) void experts_down_one(
     EXPERT_LISTS, const global float* act, global float* y, experts_t a) {
   local float4 pool[POOL];
   local tile_t here[ONE_TILES];

@@ -7,8 +7,8 @@
 //   weights = their scores
 // A work-group per row. An expert's place is the number of keys that beat its own: no rounds of
 // maxima, no barriers between choices. NaN counts as -inf: ids are always K different experts.
-//   router_f32      global (ROUTER_GROUP, T)   local (ROUTER_GROUP, 1)      E <= 1024, n_group <= 64
-//   router_one_row  global (ROUTER_GROUP)      local (ROUTER_GROUP)
+//   router_f32      global (ROUTER_GROUP, T)   local (ROUTER_GROUP, 1)      E <= 1024, n_group <=
+//   64 router_one_row  global (ROUTER_GROUP)      local (ROUTER_GROUP)
 #ifndef ROUTER_GROUP
 #define ROUTER_GROUP 64
 #endif
@@ -113,14 +113,14 @@ INLINE void route(const global float* logits, const global float* bias, rule_t r
   }
 }
 
-#define ROUTER_ARGS                                                                              \
-  const global float *logits, long logits_offset, const global float *bias, long bias_offset,    \
+#define ROUTER_ARGS                                                                               \
+  const global float *logits, long logits_offset, const global float *bias, long bias_offset,     \
       int has_bias, global int *ids, long ids_offset, global float *weights, long weights_offset, \
-      int E, int K, int n_group, int topk_group, int scoring, int method, int normalise,         \
+      int E, int K, int n_group, int topk_group, int scoring, int method, int normalise,          \
       float factor
 
 #define ROUTER_RULE \
-  {E, K, n_group, topk_group, scoring, method, normalise, factor}
+  { E, K, n_group, topk_group, scoring, method, normalise, factor }
 
 kernel __attribute__((reqd_work_group_size(ROUTER_GROUP, 1, 1))) void router_f32(ROUTER_ARGS) {
   local room_t room;
@@ -133,10 +133,10 @@ kernel __attribute__((reqd_work_group_size(ROUTER_GROUP, 1, 1))) void router_f32
 // The only row of a step, and the lists that group_pairs would make of it: a tile for each chosen
 // expert that is on this device, in the order of the choices.
 kernel __attribute__((reqd_work_group_size(ROUTER_GROUP, 1, 1))) void router_one_row(
-    ROUTER_ARGS, const global int* table, long table_offset, global int4* tiles,
-    long tiles_offset, global int* n_tiles, long n_tiles_offset, global int* pair_row,
-    long pair_row_offset, global float* pair_weight, long pair_weight_offset,
-    global int* token_pairs, long token_pairs_offset, int shared_entry) {
+    ROUTER_ARGS, const global int* table, long table_offset, global int4* tiles, long tiles_offset,
+    global int* n_tiles, long n_tiles_offset, global int* pair_row, long pair_row_offset,
+    global float* pair_weight, long pair_weight_offset, global int* token_pairs,
+    long token_pairs_offset, int shared_entry) {
   local room_t room;
   const int lid = (int)get_local_id(0);
   const rule_t rule = ROUTER_RULE;

@@ -147,11 +147,9 @@ INLINE uint word_of(uint4 v, const int i) {
 // Four codes of up to eight bits, one in each byte of w under the mask, less `bias`.
 INLINE float4 codes_of_bytes(uint w, const uint mask, const uint bias) {
 #if DENORMALS
-  const uint4 bits =
-      (uint4)(w & mask, w & mask << 8, w & mask << 16, w >> 8 & mask << 16);
+  const uint4 bits = (uint4)(w & mask, w & mask << 8, w & mask << 16, w >> 8 & mask << 16);
   const float4 value = as_float4(bits);
-  return bias == 0 ? value
-                   : value - as_float4((uint4)(bias, bias << 8, bias << 16, bias << 16));
+  return bias == 0 ? value : value - as_float4((uint4)(bias, bias << 8, bias << 16, bias << 16));
 #else
   const uint4 code = (uint4)(w, w >> 8, w >> 16, w >> 24) & mask;
   return as_float4(code | 0x4b000000u) - (0x1p23f + (float)bias);
@@ -185,7 +183,8 @@ INLINE float4 codes4(const raw_t* raw, int u, const int j) {
                   f32_of_half((ushort)(b >> 16)));
 #elif WTYPE == WTYPE_F8
   const uint w = word_of(raw->codes, j);
-#if DENORMALS  // sign and the rest are brought to their places by one arithmetic shift: times 2^-120
+#if DENORMALS  // sign and the rest are brought to their places by one arithmetic shift: times
+               // 2^-120
   const int4 places = as_int4((uint4)(w << 24, w << 16, w << 8, w)) >> 4;
   return as_float4(places & (int4)(0x87f00000));
 #else
@@ -196,8 +195,8 @@ INLINE float4 codes4(const raw_t* raw, int u, const int j) {
 #elif WTYPE == WTYPE_MXFP4
   const uint w = word_of(raw->codes, j % 4);
 #if DENORMALS  // as for f8: times 2^-126
-  const uint4 top = j < 4 ? (uint4)(w << 28, w << 20, w << 12, w << 4)
-                          : (uint4)(w << 24, w << 16, w << 8, w);
+  const uint4 top =
+      j < 4 ? (uint4)(w << 28, w << 20, w << 12, w << 4) : (uint4)(w << 24, w << 16, w << 8, w);
   return as_float4(as_int4(top) >> 6 & (int4)(0x81c00000));
 #else
   const uint half_byte = j < 4 ? w : w >> 4;
@@ -233,8 +232,8 @@ INLINE uint run_codes(uint4 header, int u) {
   const uint b = header.z >> shift;
   const uint c = header.w >> shift;
   const uint low = (a & 0x3f3fu) | (b & 0x3f3fu) << 16;
-  const uint high = ((c & 0x0f0fu) | (a & 0xc0c0u) >> 2) |
-                    ((c >> 4 & 0x0f0fu) | (b & 0xc0c0u) >> 2) << 16;
+  const uint high = ((c & 0x0f0fu) | (a & 0xc0c0u) >> 2) | ((c >> 4 & 0x0f0fu) | (b & 0xc0c0u) >> 2)
+                                                               << 16;
   return pair < 2 ? low : high;
 }
 

@@ -20,7 +20,7 @@
 
 // Bytes of a row's codes for K weights.
 #if SCALAR_FORMAT
-#define CODE_BYTES(K) ((K) * WBYTES)
+#define CODE_BYTES(K) ((K)*WBYTES)
 #elif WTYPE == WTYPE_Q8_0
 #define CODE_BYTES(K) (K)
 #elif WTYPE == WTYPE_Q5_K
@@ -33,8 +33,9 @@
 
 typedef struct {
   const global uchar* data;
-  const global uchar* side;  // f8: f32 scales [ceil(rows / 128), ceil(K / 128)]; blocks: split_layout.h
-  long rows;                 // of the whole matrix: where the second side array begins depends on it
+  const global uchar*
+      side;   // f8: f32 scales [ceil(rows / 128), ceil(K / 128)]; blocks: split_layout.h
+  long rows;  // of the whole matrix: where the second side array begins depends on it
   long K;
 } matrix_t;
 
@@ -145,7 +146,8 @@ INLINE float scale_at(matrix_t m, long n, long k) {
 #endif
 }
 
-// Eight values that lie at p, of a scalar format without scales: p aligned to 8 * WBYTES, at most 16.
+// Eight values that lie at p, of a scalar format without scales: p aligned to 8 * WBYTES, at
+// most 16.
 #if SCALAR_FORMAT
 INLINE float8 values8(const global uchar* p) {
 #if WTYPE == WTYPE_F32
@@ -195,7 +197,7 @@ INLINE float8 weights8(matrix_t m, long n, long k) {
   const global uchar* block = m.data + at / 256 * (WTYPE == WTYPE_Q4_K ? 128 : 160);
   uint8 code = bytes8(block + run / 2 * 32 + i) >> (uint8)(run % 2 * 4) & 15u;
 #if WTYPE == WTYPE_Q5_K
-  code |= (bytes8(block + 128 + i) >> (uint8)(run) & 1u) << 4;
+  code |= (bytes8(block + 128 + i) >> (uint8)(run)&1u) << 4;
 #endif
   const float2 f = run_factors(m.side + at / 256 * 16, run);
   return f32_of_code(code) * f.x - f.y;
@@ -216,7 +218,7 @@ INLINE float weight_at(matrix_t m, long n, long k) {
 #if WTYPE == WTYPE_F32
   return *(const global float*)p;
 #elif WTYPE == WTYPE_BF16
-  return as_float((uint)*(const global ushort*)p << 16);
+  return as_float((uint) * (const global ushort*)p << 16);
 #elif WTYPE == WTYPE_F16
   return f32_of_f16((uint8)(*(const global ushort*)p)).s0;
 #else
