@@ -35,7 +35,7 @@ void WriteTensors(const Model& model, const std::filesystem::path& path) {
   std::uint64_t offset = 0;
   for (const TensorInfo& t : model.tensors.all()) {
     std::string shape;
-    for (std::int64_t n : t.shape) shape += (shape.empty() ? "" : ",") + std::to_string(n);
+    for (std::int64_t n : t.shape) shape += fmt::format("{}{}", shape.empty() ? "" : ",", n);
     header += fmt::format("{}\"{}\":{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}",
                           offset == 0 ? "" : ",", t.name, Name(t.dtype), shape, offset,
                           offset + t.data.bytes);
@@ -93,7 +93,7 @@ double Load(const std::string& folder) {
   profile.device = "none";
   const Plan plan = MakePlan(model.config, model.tensors, ReadMachine(ProbeDevices::kNo), profile,
                              Precision::kFast);
-  const Weights weights(model, plan, nullptr, nullptr);
+  const Weights weights(model, plan, ClDevices{}, nullptr);
   return static_cast<double>(weights.loaded_bytes()) / weights.load_s() / 1e9;
 }
 
