@@ -94,4 +94,15 @@ INLINE float8 load8(const global float* p, int aligned) {
   return (float8)(q[0], q[1]);
 }
 
+#if NV_COMPUTE >= 70
+// The value of the work-item whose place in the warp differs by the bits of `mask`.
+INLINE float from_lane(float value, int mask) {
+  float other;
+  asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 0x1f, 0xffffffff;"
+               : "=f"(other)
+               : "f"(value), "r"(mask));
+  return other;
+}
+#endif
+
 INLINE float silu(float v) { return v / (1.0f + exp(-v)); }

@@ -119,15 +119,9 @@ INLINE float dot4(float4 a, float4 b, float sum) {
 
 // The sum over a team, in every work-item of it.
 #if NV_COMPUTE >= 70
-INLINE float team_sum(float v, local float* scratch, int team, int lane) {
+INLINE float team_sum(float v) {
 #pragma unroll
-  for (int step = TEAM / 2; step > 0; step /= 2) {
-    float other;  // shfl.sync.bfly: the value of lane ^ step
-    asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 0x1f, 0xffffffff;"
-                 : "=f"(other)
-                 : "f"(v), "r"(step));
-    v += other;
-  }
+  for (int step = TEAM / 2; step > 0; step /= 2) v += from_lane(v, step);
   return v;
 }
 #endif
@@ -345,7 +339,7 @@ INLINE void finish_rows(local float* totals, local float* scratch, const sum_t* 
 #if NV_COMPUTE >= 70
 #pragma unroll
   for (int i = 0; i < WROWS * rows; ++i) {
-    const float total = team_sum(sum[i], scratch, team, lane);
+    const float total = team_sum(sum[i]);
     if (lane == 0) mine[i] = total;
   }
 #else

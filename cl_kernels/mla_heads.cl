@@ -216,15 +216,7 @@ kernel __attribute__((reqd_work_group_size(HEAD_ITEMS, 1, 1))) void mla_query_st
   straight(y, y_stride, m, (long)h * R, first, min(first + per_group, R), x, rows, partial);
 }
 
-#if NV_COMPUTE >= 70
-INLINE float from_lane_xor(float v, int step) {
-  float other;
-  asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 0x1f, 0xffffffff;"
-               : "=f"(other)
-               : "f"(v), "r"(step));
-  return other;
-}
-#else
+#if NV_COMPUTE < 70
 // The largest, or the sum, of the items' values.
 INLINE float group_largest(local float* scratch, float value) {
   const int lid = (int)get_local_id(0);
@@ -260,7 +252,7 @@ INLINE float split_sum(local float* weight, local float* scratch, const global f
   float largest = -INFINITY;
   for (int s = lane; s < splits; s += 32) largest = fmax(largest, lse[s]);
 #pragma unroll
-  for (int step = 16; step > 0; step /= 2) largest = fmax(largest, from_lane_xor(largest, step));
+  for (int step = 16; step > 0; step /= 2) largest = fmax(largest, from_lane(largest, step));
   float sum = 0.0f;
   for (int s = lane; s < splits; s += 32) {
     const float w = exp(lse[s] - largest);
@@ -268,7 +260,7 @@ INLINE float split_sum(local float* weight, local float* scratch, const global f
     sum += w;
   }
 #pragma unroll
-  for (int step = 16; step > 0; step /= 2) sum += from_lane_xor(sum, step);
+  for (int step = 16; step > 0; step /= 2) sum += from_lane(sum, step);
   HEAD_BARRIER();
   return sum;
 }

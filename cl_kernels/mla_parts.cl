@@ -53,13 +53,6 @@ INLINE uint pack(float first, float second) {
   return both;
 }
 
-INLINE float from_lane(float value, int mask) {
-  float other;
-  asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 31, 0xffffffff;"
-               : "=f"(other)
-               : "f"(value), "r"(mask));
-  return other;
-}
 INLINE int any_in_warp(int condition) {
   int any;
   asm volatile(

@@ -27,18 +27,6 @@
 // A step of x in the pool, in vectors of four.
 #define STEP_VECTORS (VECTORS * TEAM)
 
-INLINE float warp_sum(float v) {
-#pragma unroll
-  for (int step = TEAM / 2; step > 0; step /= 2) {
-    float other;
-    asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 0x1f, 0xffffffff;"
-                 : "=f"(other)
-                 : "f"(v), "r"(step));
-    v += other;
-  }
-  return v;
-}
-
 // A warp's weight rows of `units` units, of which it takes the steps kteam, kteam + ksplit, ...
 typedef struct {
   row_t row[WROWS];
@@ -152,7 +140,7 @@ INLINE void join_sums(float* sum, local float* totals, member_t m) {
   const int warp = (int)get_local_id(0) / TEAM;
 #pragma unroll
   for (int r = 0; r < WROWS; ++r) {
-    sum[r] = warp_sum(sum[r]);
+    sum[r] = team_sum(sum[r]);
     if (m.ksplit > 1 && m.lane == 0) totals[warp * WROWS + r] = sum[r];
   }
   if (m.ksplit == 1) return;
@@ -236,7 +224,7 @@ kernel __attribute__((reqd_work_group_size(TEAM * TEAMS, 1, 1))) void linear_one
   load_first(ring, &rows, m);
 
   x += a.x_offset;
-  const float part = warp_sum(stage_row(pool, x, a.norm ? norm_w + a.norm_offset : 0, (int)a.K));
+  const float part = team_sum(stage_row(pool, x, a.norm ? norm_w + a.norm_offset : 0, (int)a.K));
   if (m.lane == 0) squares[warp] = part;
   barrier(CLK_LOCAL_MEM_FENCE);
   float factor = 1.0f;
