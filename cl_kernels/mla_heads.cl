@@ -286,7 +286,9 @@ INLINE void merge_parts(local float* u, local float* weight, local float* scratc
   const float sum = split_sum(weight, scratch, lse, splits);
   for (int r = (int)get_local_id(0); r < R; r += HEAD_ITEMS) {
     float total = 0.0f;
+#if TEAM > 1  // a CPU's compiler refuses, and PoCL passes its warning on to the user
 #pragma unroll 4
+#endif
     for (int s = 0; s < splits; ++s) total = fma(weight[s], parts[(long)s * R + r], total);
     u[r] = total / sum;
   }
