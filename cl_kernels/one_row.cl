@@ -160,6 +160,49 @@ INLINE float own_sum(const float* sum, int lane) {
   return v;
 }
 
+// ---- what the kernels share
+
+// Of a work-group, in local memory.
+typedef struct {
+  local float4* pool;    // [POOL]
+  local tile_t* tiles;   // [ONE_TILES]
+  local float* squares;  // [TEAMS]
+  local float* totals;   // [TEAMS * WROWS]
+} one_room_t;
+
+#define ONE_ROOM(name)                      \
+  local float4 name##_pool[POOL];           \
+  local tile_t name##_tiles[ONE_TILES];     \
+  local float name##_squares[TEAMS];        \
+  local float name##_totals[TEAMS * WROWS]; \
+  const one_room_t name = {name##_pool, name##_tiles, name##_squares, name##_totals}
+
+// When the inputs of a part of work are there: once `arrived` has come to `target`. In a launch of
+// its own they are there from the beginning: `arrived` is null.
+typedef struct {
+  volatile global int* arrived;
+  int target;
+} turn_t;
+
+INLINE turn_t no_turn() {
+  const turn_t turn = {0, 0};
+  return turn;
+}
+
+// For the whole work-group. What other work-groups wrote before they arrived is seen afterwards.
+// One that never arrives (work-groups that cannot all be resident: chain.cpp asks before) ends the
+// launch with an error instead of a hang.
+INLINE void await_turn(turn_t turn) {
+  if (!turn.arrived) return;
+  if (get_local_id(0) == 0) {
+    for (uint tries = 0; *turn.arrived - turn.target < 0; ++tries) {
+      if (tries > 1u << 26) asm volatile("trap;");
+    }
+    asm volatile("fence.acq_rel.gpu;" ::: "memory");
+  }
+  barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
+}
+
 // ---- linear
 
 // Set `set` of the rows of w, and then of w2; sets beyond are the last one.
@@ -199,13 +242,14 @@ INLINE void write_norm(const linear_t* a, const global float* x, const global fl
   }
 }
 
-kernel __attribute__((reqd_work_group_size(TEAM * TEAMS, 1, 1))) void linear_one(
-    const global float* x, const global uchar* w_buffer, const global uchar* w2_buffer,
-    global float* y, global float* y2, const global float* norm_w, global float* norm_out,
-    linear_t a) {
-  local float4 pool[POOL];
-  local float squares[TEAMS];
-  local float totals[TEAMS * WROWS];
+// linear_one as work-group `group` of `groups`; awaits `input` before it touches x or y.
+INLINE void linear_one_part(const global float* x, const global uchar* w_buffer,
+                            const global uchar* w2_buffer, global float* y, global float* y2,
+                            const global float* norm_w, global float* norm_out, linear_t a,
+                            one_room_t room, int group, int groups, turn_t input) {
+  local float4* const pool = room.pool;
+  local float* const squares = room.squares;
+  local float* const totals = room.totals;
   const int warp = (int)get_local_id(0) / TEAM;
   member_t m;
   m.ksplit = (int)a.ksplit;
@@ -215,14 +259,15 @@ kernel __attribute__((reqd_work_group_size(TEAM * TEAMS, 1, 1))) void linear_one
   const int teams = TEAMS / m.ksplit;
   const int sets1 = (int)((a.N + outputs - 1) / outputs);
   const int sets = sets1 + (a.swiglu ? 0 : (int)((a.N2 + WROWS - 1) / WROWS));
-  const int stride = (int)get_num_groups(0) * teams;
+  const int stride = groups * teams;
   const matrix_t w = matrix_at(w_buffer, a.w_offset, a.w_side, a.w_rows, a.K);
   const matrix_t w2 = matrix_at(w2_buffer, a.w2_offset, a.w2_side, a.w2_rows, a.K);
-  int set = (int)get_group_id(0) * teams + warp / m.ksplit;
+  int set = group * teams + warp / m.ksplit;
   rows_t rows = linear_set(&a, w, w2, set, sets1, sets);
   raw_t ring[AHEAD_STEPS * WROWS];
   load_first(ring, &rows, m);
 
+  await_turn(input);
   x += a.x_offset;
   const float part = team_sum(stage_row(pool, x, a.norm ? norm_w + a.norm_offset : 0, (int)a.K));
   if (m.lane == 0) squares[warp] = part;
@@ -256,142 +301,18 @@ kernel __attribute__((reqd_work_group_size(TEAM * TEAMS, 1, 1))) void linear_one
     rows = next;
     set += stride;
   } while (m.ksplit == 1 && set < sets);
-  if (a.norm && get_group_id(0) == 0) {
+  if (a.norm && group == 0) {
     write_norm(&a, x, norm_w + a.norm_offset, norm_out + a.norm_out_offset, factor);
   }
 }
 
-// ---- experts
-
-// Every tile of the list, for the whole work-group.
-INLINE int copy_tiles(local tile_t* tiles_here, const global uchar* weights,
-                      const global uchar* weights_b, const global entry_t* table,
-                      const global int4* tiles, const global int* n_tiles, const experts_t* a) {
-  const int n = min(n_tiles[a->n_tiles_offset], ONE_TILES);
-  const int lid = (int)get_local_id(0);
-  if (lid < n) tiles_here[lid] = tile_at(weights, weights_b, table, tiles, a, lid);
-  return n;
-}
-
-// A set of rows of gate and up: of a tile, counted from its first.
-typedef struct {
-  int tile, set;
-} cursor_t;
-
-INLINE cursor_t moved(cursor_t at, int by, const local tile_t* tiles, int n) {
-  at.set += by;
-  for (; at.tile < n; ++at.tile) {
-    const int sets = (tiles[at.tile].e.F + WROWS / 2 - 1) / (WROWS / 2);
-    if (at.set < sets) break;
-    at.set -= sets;
-  }
-  return at;
-}
-
-INLINE rows_t gate_up_set(const local tile_t* tiles, cursor_t at, long D) {
-  const tile_t tile = tiles[at.tile];
-  const matrix_t gate = gate_of(tile, D);
-  const matrix_t up = up_of(tile, D);
-  rows_t rows;
-  rows.units = (int)(D / UNIT);
-#pragma unroll
-  for (int r = 0; r < WROWS; ++r) {
-    const long f = min((long)at.set * (WROWS / 2) + r / 2, (long)tile.e.F - 1);
-    rows.row[r] = row_of(r % 2 == 0 ? gate : up, f);
-  }
-  return rows;
-}
-
-kernel __attribute__((reqd_work_group_size(TEAM * TEAMS, 1, 1))) void experts_gate_up_one(
-    EXPERT_LISTS, const global int* pair_row, const global float* pair_weight,
-    const global float* x, global float* act, experts_t a) {
-  local float4 pool[POOL];
-  local tile_t here[ONE_TILES];
-  local float totals[TEAMS * WROWS];
-  const int n = copy_tiles(here, weights, weights_b, table, tiles, n_tiles, &a);
-  stage_row(pool, x + a.x_offset, 0, (int)a.D);
-  barrier(CLK_LOCAL_MEM_FENCE);
-  const member_t m = {(int)get_local_id(0) % TEAM, 0, 1};
-  const int stride = (int)get_num_groups(0) * TEAMS;
-  const cursor_t start = {0, 0};
-  cursor_t at = moved(start, (int)get_group_id(0) * TEAMS + (int)get_local_id(0) / TEAM, here, n);
-  if (at.tile == n) return;
-  rows_t rows = gate_up_set(here, at, a.D);
-  raw_t ring[AHEAD_STEPS * WROWS];
-  load_first(ring, &rows, m);
-  while (at.tile < n) {
-    const cursor_t after = moved(at, stride, here, n);
-    const rows_t next = after.tile < n ? gate_up_set(here, after, a.D) : rows;
-    float sum[WROWS];
-#pragma unroll
-    for (int r = 0; r < WROWS; ++r) sum[r] = 0.0f;
-    add_row_set(sum, ring, &rows, &next, pool, m);
-    join_sums(sum, totals, m);
-#pragma unroll
-    for (int r = 0; r < WROWS / 2; ++r) sum[r] = silu(sum[2 * r]) * sum[2 * r + 1];
-    const local tile_t* const tile = here + at.tile;
-    const long f = (long)at.set * (WROWS / 2) + m.lane;
-    if (m.lane < WROWS / 2 && f < tile->e.F) {
-      act[a.act_offset + tile->pair0 * a.F + f] =
-          pair_weight[a.pair_weight_offset + tile->pair0] * own_sum(sum, m.lane);
-    }
-    rows = next;
-    at = after;
-  }
-}
-
-// Vectors of the pool that a tile's act takes.
-INLINE int act_vectors(const local tile_t* tile) {
-  return (tile->e.F / UNIT + TEAM - 1) / TEAM * STEP_VECTORS;
-}
-
-INLINE rows_t down_set(const local tile_t* tile, long D, long first) {
-  const matrix_t down = down_of(*tile, D);
-  rows_t rows;
-  rows.units = tile->e.F / UNIT;
-#pragma unroll
-  for (int r = 0; r < WROWS; ++r) rows.row[r] = row_of(down, min(first + r, D - 1));
-  return rows;
-}
-
-kernel __attribute__((reqd_work_group_size(TEAM * TEAMS, 1, 1))) void experts_down_one(
-    EXPERT_LISTS, const global float* act, global float* y, experts_t a) {
-  local float4 pool[POOL];
-  local tile_t here[ONE_TILES];
-  local float totals[TEAMS * WROWS];
-  const int n = copy_tiles(here, weights, weights_b, table, tiles, n_tiles, &a);
-  barrier(CLK_LOCAL_MEM_FENCE);
-  if (n == 0) return;
-  const member_t m = {(int)get_local_id(0) % TEAM, 0, 1};
-  const long first = ((long)get_group_id(0) * TEAMS + (int)get_local_id(0) / TEAM) * WROWS;
-  const long d = first + m.lane;
-  const int writes = m.lane < WROWS && d < a.D;
-  const float old = writes ? y[a.y_offset + d] : 0.0f;
-  rows_t rows = down_set(here, a.D, first);
-  raw_t ring[AHEAD_STEPS * WROWS];
-  load_first(ring, &rows, m);
-  float sum[WROWS];
-#pragma unroll
-  for (int r = 0; r < WROWS; ++r) sum[r] = 0.0f;
-  // As many tiles' acts as the pool holds at a time.
-  for (int begin = 0; begin < n;) {
-    int end = begin;
-    for (int at = 0; end < n && at + act_vectors(here + end) <= POOL; ++end) {
-      stage_row(pool + at, act + a.act_offset + here[end].pair0 * a.F, 0, here[end].e.F);
-      at += act_vectors(here + end);
-    }
-    barrier(CLK_LOCAL_MEM_FENCE);
-    for (int i = begin, at = 0; i < end; ++i) {
-      const rows_t next = i + 1 < n ? down_set(here + i + 1, a.D, first) : rows;
-      add_row_set(sum, ring, &rows, &next, pool + at, m);
-      at += act_vectors(here + i);
-      rows = next;
-    }
-    barrier(CLK_LOCAL_MEM_FENCE);
-    begin = end;
-  }
-  join_sums(sum, totals, m);
-  if (writes) y[a.y_offset + d] = old + own_sum(sum, m.lane);
+kernel __attribute__((reqd_work_group_size(TEAM * TEAMS, 1, 1))) void linear_one(
+    const global float* x, const global uchar* w_buffer, const global uchar* w2_buffer,
+    global float* y, global float* y2, const global float* norm_w, global float* norm_out,
+    linear_t a) {
+  ONE_ROOM(room);
+  linear_one_part(x, w_buffer, w2_buffer, y, y2, norm_w, norm_out, a, room, (int)get_group_id(0),
+                  (int)get_num_groups(0), no_turn());
 }
 
 #endif  // NV_COMPUTE

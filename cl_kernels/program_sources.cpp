@@ -6,10 +6,10 @@ namespace tandem::cl {
 
 namespace source {  // written by embed_cl.cmake
 extern const std::string_view common, weights, units, few_rows, matmul, linear, linear_args,
-    linear_batch, linear_batch_parts, head_linear, experts, one_row, attention, kv_append, rmsnorm,
-    rope, elementwise, group, argmax, router, hand_over, mma, mla_cache, mla_append, mla_attention,
-    mla_heads, mla_heads_mma, mla_mma, mla_parts, mla_wgmma, panels, panel_split, gemm_decode,
-    gemm_parts, gemm_tile, gemm, gemm_wide, gemm_wgmma, gemm_tile_wgmma;
+    linear_batch, linear_batch_parts, head_linear, experts, one_row, one_row_experts, attention,
+    kv_append, rmsnorm, rope, elementwise, group, argmax, router, hand_over, mma, mla_cache,
+    mla_append, mla_attention, mla_heads, mla_heads_mma, mla_mma, mla_parts, mla_wgmma, panels,
+    panel_split, gemm_decode, gemm_parts, gemm_tile, gemm, gemm_wide, gemm_wgmma, gemm_tile_wgmma;
 }  // namespace source
 
 namespace {
@@ -47,8 +47,8 @@ std::string TextOf(Program program) {
   using namespace source;
   switch (program) {
     case Program::kMatmul:
-      return fmt::format("{}{}{}{}{}{}{}{}{}{}", common, weights, units, few_rows, matmul,
-                         linear_args, linear, head_linear, experts, one_row);
+      return fmt::format("{}{}{}{}{}{}{}{}{}{}{}", common, weights, units, few_rows, matmul,
+                         linear_args, linear, head_linear, experts, one_row, one_row_experts);
     case Program::kLinearBatch:
       return fmt::format("{}{}{}{}{}{}", common, mma, gemm_decode, linear_args, linear_batch_parts,
                          LinearBatch());
