@@ -41,6 +41,7 @@ struct InputNorm {
 //   w2 (buffer null: none) is a second matrix over the same x with as many columns:
 //     swiglu  : y[t, n] = silu(x w^T)[t, n] * (x w2^T)[t, n]; w2 has w's format and shape
 //     else    : y2[t, n] = sum_k x[t, k] w2[n, k]; any format
+//   w and w2 may be in parts (span.h); with swiglu both are cut alike.
 struct LinearArgs {
   Span x;
   std::int64_t x_stride = 0;

@@ -254,9 +254,7 @@ bool IsFew(const DeviceTraits& traits, const LinearArgs& a) {
   return narrow || a.T <= traits.few_rows_max;
 }
 
-}  // namespace
-
-void LaunchLinear(Programs& programs, const LinearArgs& a) {
+void LaunchWhole(Programs& programs, const LinearArgs& a) {
   if (a.T <= 0 || a.w.rows <= 0) return;
   const bool pair = a.w2.buffer != nullptr;
   TANDEM_CHECK(!pair || a.w2.cols == a.w.cols);
@@ -265,18 +263,42 @@ void LaunchLinear(Programs& programs, const LinearArgs& a) {
   if (!batch && LaunchedGemm(programs, a)) return;
   const bool few = IsFew(programs.traits(), a);
   if (a.norm.w.buffer != nullptr && (batch || !FusesNorm(programs.traits(), a))) {
-    return LaunchLinear(programs, NormFirst(programs, a));
+    return LaunchWhole(programs, NormFirst(programs, a));
   }
   if (pair && !a.swiglu && ((!few && !batch) || a.w2.dtype != a.w.dtype)) {
     LinearArgs first = a.norm.w.buffer == nullptr ? a : NormFirst(programs, a);
-    LaunchLinear(programs, Second(first));
+    LaunchWhole(programs, Second(first));
     first.w2 = {};
-    return LaunchLinear(programs, first);
+    return LaunchWhole(programs, first);
   }
   if (batch) return LaunchBatch(programs, a, WordsOf(a));
   if (TakesOneRow(programs, a)) return LaunchOne(programs, a, WordsOf(a));
   if (few) return LaunchFew(programs, a, WordsOf(a), 1);
   LaunchMany(programs, a, WordsOf(a), 1);
+}
+
+// The same for the outputs behind those of the first parts, over the x' that these made. Without a
+// buffer in w only w2 is left.
+LinearArgs Rest(LinearArgs a) {
+  a.y.offset += a.w.rows;
+  if (!a.swiglu) a.y2.offset += a.w2.rows;
+  for (Weight* w : {&a.w, &a.w2}) *w = w->next == nullptr ? Weight{} : *w->next;
+  if (a.norm.w.buffer == nullptr) return a;
+  a.x = a.norm.out;
+  a.x_stride = a.norm.out_stride;
+  a.norm = {};
+  return a;
+}
+
+}  // namespace
+
+void LaunchLinear(Programs& programs, const LinearArgs& a) {
+  for (LinearArgs rest = a; rest.w.buffer != nullptr || rest.w2.buffer != nullptr;
+       rest = Rest(rest)) {
+    LinearArgs part = rest.w.buffer == nullptr ? Second(rest) : rest;
+    part.w.next = part.w2.next = nullptr;
+    LaunchWhole(programs, part);
+  }
 }
 
 void PrepareLinear(Programs& programs, DType type, bool bf16) {
@@ -285,6 +307,7 @@ void PrepareLinear(Programs& programs, DType type, bool bf16) {
 }
 
 void LaunchHeadLinear(Programs& programs, const HeadLinearArgs& a) {
+  TANDEM_CHECK(a.w.next == nullptr);
   if (a.transposed) return LaunchTransposed(programs, a);
   if (a.T <= 0 || a.N <= 0 || a.heads <= 0) return;
   LinearArgs linear;

@@ -71,6 +71,7 @@ void LaunchMlaQuery(Programs& programs, const MlaQueryArgs& a) {
   CheckShape(a.R, a.nope);
   if (a.T <= 0 || a.H <= 0) return;
   const Weight& w = a.w.kv_b.buffer != nullptr ? a.w.kv_b : a.w.k_b;
+  TANDEM_CHECK(w.next == nullptr);
   const QueryForm form = FormOf(programs, w.dtype, a);
   const cl_kernel kernel = programs.Kernel(Program::kMlaHeads, w.dtype, form.kernel);
   Arguments(kernel).Set(a.q, a.q_stride, w.buffer, w.offset, w.scale_offset, a.cos_sin, a.y,
@@ -87,6 +88,7 @@ void LaunchMlaOutput(Programs& programs, const MlaOutputArgs& a) {
   const DeviceTraits& traits = programs.traits();
   const bool joined = a.w.kv_b.buffer != nullptr;
   const Weight& w = joined ? a.w.kv_b : a.w.v_b;
+  TANDEM_CHECK(w.next == nullptr);
   const bool mma = a.splits <= kMmaSplits && UsesMma(programs, w.dtype, a.bf16, a.T, a.R, a.dv);
   const std::int64_t row_tiles = CeilDiv(a.T, mma ? kMmaTile : kHeadRows);
   const std::int64_t columns = mma ? kMmaTile : RowsPerGroup(traits, a.dv, row_tiles * a.H);

@@ -81,7 +81,7 @@ struct Piece {
   bool expert = false;
   // The largest range that must lie in one buffer.
   std::uint64_t buffer() const {
-    return std::max(expert ? unit.device_bytes : unit.matrix_bytes, extra);
+    return std::max(expert ? unit.device_bytes : unit.least_buffer, extra);
   }
 };
 
@@ -251,10 +251,13 @@ class Filler {
                     .largest <= most);
   }
 
+  std::uint64_t Bytes(const Piece& piece, std::size_t device) const {
+    return piece.unit.DeviceBytes(resources_.devices[device]->max_alloc_bytes) + piece.extra;
+  }
+
   bool HasRoom(const Piece& piece, std::size_t device) {
     const std::uint64_t used = filled_.device_bytes[device];
-    const std::uint64_t bytes =
-        piece.unit.device_bytes + piece.extra + NewScratch(device, piece.scratch);
+    const std::uint64_t bytes = Bytes(piece, device) + NewScratch(device, piece.scratch);
     return used <= resources_.budgets[device] && bytes <= resources_.budgets[device] - used;
   }
 
@@ -325,15 +328,14 @@ class Filler {
     const bool kv = piece.extra > owner.max_alloc_bytes;
     filled_.problem = fmt::format(
         "{}: {} needs {} in one buffer, the device allows {}; {}", owner.name,
-        kv ? "a layer's KV cache" : piece.unit.largest->name, FormatBytes(piece.buffer()), most,
+        kv ? "a layer's KV cache" : piece.unit.least->name, FormatBytes(piece.buffer()), most,
         kv ? std::string("lower workload.context, choose a smaller kv.type, or set "
                          "placement.attention to host")
            : fmt::format("set placement.{} to host", piece.key));
   }
 
   void Put(const Piece& piece, std::size_t device) {
-    filled_.device_bytes[device] +=
-        piece.unit.device_bytes + piece.extra + NewScratch(device, piece.scratch);
+    filled_.device_bytes[device] += Bytes(piece, device) + NewScratch(device, piece.scratch);
     roles_[device] |= RolesOn(device, piece.scratch);
     piece.place = Place::Device(static_cast<int>(device));
     filled_.uses_device = true;

@@ -20,7 +20,8 @@ struct Need {
 
 class Needs {
  public:
-  Needs(const PlanInput& input, const Plan& plan) : in_(input), plan_(plan) {}
+  Needs(const PlanInput& input, const Plan& plan, std::uint64_t max_alloc)
+      : in_(input), plan_(plan), max_alloc_(max_alloc) {}
 
   std::vector<Need> Run() {
     const auto& layers = in_.task.units.layers;
@@ -38,7 +39,7 @@ class Needs {
     }
     if (in_.wants.head.side != Side::kHost) {
       const Unit& head = in_.task.units.head;
-      Add("the head", head, head.matrix_bytes, &ScratchUse::head, 0);
+      Add("the head", head, head.least_buffer, &ScratchUse::head, 0);
     }
     return std::move(needs_);
   }
@@ -47,7 +48,7 @@ class Needs {
   void Role(std::size_t layer, std::size_t role, bool ScratchUse::*use, std::uint64_t kv) {
     if (in_.wants.roles[layer][role].side == Side::kHost) return;
     const Unit& unit = in_.task.units.layers[layer].*kLayerRoles[role].unit;
-    Add(fmt::format("{} of layer {}", kLayerRoles[role].what, layer), unit, unit.matrix_bytes, use,
+    Add(fmt::format("{} of layer {}", kLayerRoles[role].what, layer), unit, unit.least_buffer, use,
         kv);
   }
 
@@ -56,7 +57,7 @@ class Needs {
     if (unit.tensors == 0) return;
     ScratchUse use;
     use.*role = use.first = true;
-    Need need{std::move(what), unit.device_bytes + kv, std::max(in_one_buffer, kv)};
+    Need need{std::move(what), unit.DeviceBytes(max_alloc_) + kv, std::max(in_one_buffer, kv)};
     for (const ScratchBuffer& buffer : DeviceScratch(in_.task.config, plan_, use)) {
       need.bytes += buffer.bytes();
       need.buffer = std::max(need.buffer, buffer.bytes());
@@ -66,6 +67,7 @@ class Needs {
 
   const PlanInput& in_;
   const Plan& plan_;
+  const std::uint64_t max_alloc_;
   std::vector<Need> needs_;
 };
 
@@ -73,7 +75,7 @@ class Needs {
 
 std::string LeastNeed(const PlanInput& input, const Plan& plan, std::uint64_t budget,
                       std::uint64_t max_alloc) {
-  const std::vector<Need> needs = Needs(input, plan).Run();
+  const std::vector<Need> needs = Needs(input, plan, max_alloc).Run();
   if (needs.empty()) return "the profile leaves nothing for it; see placement";
   const Need& least = *std::ranges::min_element(needs, {}, &Need::bytes);
   if (least.bytes > budget) {

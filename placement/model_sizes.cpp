@@ -1,14 +1,15 @@
 #include "placement/model_sizes.h"
 
+#include <algorithm>
+
 #include "memory/blocks.h"
 #include "memory/error.h"
-#include "memory/split_layout.h"
+#include "placement/device_parts.h"
 
 namespace tandem {
 namespace {
 
-constexpr std::uint64_t kHostAlign = 64;     // a cache line
-constexpr std::uint64_t kDeviceAlign = 256;  // cl_kernels/args.h, Weight
+constexpr std::uint64_t kHostAlign = 64;  // a cache line
 
 constexpr std::uint64_t RoundUp(std::uint64_t bytes, std::uint64_t align) {
   return (bytes + align - 1) / align * align;
@@ -39,19 +40,6 @@ Unit& UnitOf(const TensorInfo& tensor, ModelUnits& units) {
   }
 }
 
-namespace {
-
-// As runtime/weight_layout.h packs it: block formats lie split, the others as in a file.
-std::uint64_t DeviceBytes(const TensorInfo& tensor, std::uint64_t data, std::uint64_t scale) {
-  if (IsBlockFormat(tensor.dtype) && IsDeviceFormat(tensor.dtype)) {
-    data = SplitDataBytes(tensor.dtype, tensor.rows(), tensor.cols());
-    scale = SplitSideBytes(tensor.dtype, tensor.rows(), tensor.cols());
-  }
-  return RoundUp(data, kDeviceAlign) + RoundUp(scale, kDeviceAlign);
-}
-
-}  // namespace
-
 void Unit::Add(const TensorInfo& tensor) {
   ++tensors;
   const auto elements = static_cast<std::uint64_t>(tensor.elements());
@@ -72,11 +60,22 @@ void Unit::Add(const TensorInfo& tensor) {
           : 0;
   one_node_bytes += RoundUp(packed, kHostAlign) + RoundUp(scale, kHostAlign);
   split_bytes += (scale > 0 ? 2 : 1) * kHostAlign;  // each node's piece is rounded up by itself
-  const std::uint64_t on_device = DeviceBytes(tensor, data, scale);
+  const std::uint64_t on_device = SizesOnDevice(tensor, tensor.rows()).bytes();
   device_bytes += on_device;
-  if (on_device <= matrix_bytes) return;
-  matrix_bytes = on_device;
-  largest = &tensor;
+  matrix_bytes = std::max(matrix_bytes, on_device);
+  if (MayBeSplit(tensor)) splittable.push_back(&tensor);
+  if (LeastBuffer(tensor) <= least_buffer) return;
+  least_buffer = LeastBuffer(tensor);
+  least = &tensor;
+}
+
+std::uint64_t Unit::DeviceBytes(std::uint64_t max_alloc) const {
+  std::uint64_t bytes = device_bytes;
+  if (matrix_bytes <= max_alloc) return bytes;
+  for (const TensorInfo* t : splittable) {
+    bytes += BytesOnDevice(*t, max_alloc) - BytesOnDevice(*t, UINT64_MAX);
+  }
+  return bytes;
 }
 
 ModelUnits MeasureModel(const Config& config, const TensorList& tensors) {

@@ -22,10 +22,15 @@ struct Unit {
   std::uint64_t device_bytes = 0;
   std::uint64_t vector_bytes = 0;  // f32 vectors, of which the host keeps a copy in any case
   std::uint64_t matrix_bytes = 0;  // of the largest matrix with its scales, on the device
-  const TensorInfo* largest = nullptr;
+  // What must lie in one buffer at least, which must not exceed max_alloc_bytes, and of which
+  // matrix.
+  std::uint64_t least_buffer = 0;
+  const TensorInfo* least = nullptr;
+  std::vector<const TensorInfo*> splittable;  // the matrices that may lie in several buffers
 
-  // A matrix and its scales lie in one buffer, so this must not exceed max_alloc_bytes.
   void Add(const TensorInfo& tensor);
+  // device_bytes where no buffer is larger than max_alloc.
+  std::uint64_t DeviceBytes(std::uint64_t max_alloc) const;
   // With the rows of matrices shared out over so many nodes.
   std::uint64_t HostBytes(int nodes) const {
     return one_node_bytes + static_cast<std::uint64_t>(nodes - 1) * split_bytes;

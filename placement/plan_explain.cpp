@@ -21,6 +21,11 @@ struct Kind {
   std::function<void(Plan&, const UnitVisit&)> for_each;
 };
 
+// All but routed experts, which are not cut, lie on the first device.
+std::uint64_t OnDevice(const Plan& plan, const Unit& unit) {
+  return unit.DeviceBytes(plan.devices.empty() ? UINT64_MAX : plan.devices[0].max_alloc_bytes);
+}
+
 Kind RoleKind(const PlanInput& in, std::size_t role) {
   const std::string what = role == kAttention ? "attention and KV cache" : kLayerRoles[role].what;
   return {what, [&in, role](Plan& plan, const UnitVisit& visit) {
@@ -30,7 +35,7 @@ Kind RoleKind(const PlanInput& in, std::size_t role) {
               if (unit.tensors == 0) continue;
               const std::uint64_t kv = role == kAttention ? in.kv_layer_bytes : 0;
               visit(plan.layers[i].*kLayerRoles[role].place, in.wants.roles[i][role],
-                    unit.HostBytes(nodes) + kv, unit.device_bytes + kv);
+                    unit.HostBytes(nodes) + kv, OnDevice(plan, unit) + kv);
             }
           }};
 }
@@ -44,14 +49,14 @@ std::vector<Kind> Kinds(const PlanInput& in) {
                        for (std::size_t e = 0; e < plan.layers[i].experts.size(); ++e) {
                          const Unit& unit = in.task.units.layers[i].experts[e];
                          visit(plan.layers[i].experts[e], in.wants.experts[i][e],
-                               unit.HostBytes(nodes), unit.device_bytes);
+                               unit.HostBytes(nodes), OnDevice(plan, unit));
                        }
                      }
                    }});
   kinds.push_back({"head", [&in](Plan& plan, const UnitVisit& visit) {
                      visit(plan.head, in.wants.head,
                            in.task.units.head.HostBytes(static_cast<int>(plan.nodes.size())),
-                           in.task.units.head.device_bytes);
+                           OnDevice(plan, in.task.units.head));
                    }});
   return kinds;
 }

@@ -15,15 +15,17 @@ cl_int SlabOf(std::vector<cl_mem>& slabs, cl_mem buffer) {
   return index;
 }
 
-cl::ExpertEntry EntryOf(const MlpWeights& w, cl_int slab) {
-  const cl::Weight &gate = w.gate.device, &up = w.up.device, &down = w.down.device;
-  TANDEM_CHECK(gate.buffer == up.buffer && gate.buffer == down.buffer);
-  return {gate.offset, gate.scale_offset, up.offset, up.scale_offset,
-          down.offset, down.scale_offset, slab,      static_cast<cl_int>(gate.rows)};
+bool OneBuffer(const MlpWeights& w) {
+  const bool parts = w.gate.parts || w.up.parts || w.down.parts;
+  return !parts && w.gate.device.buffer == w.up.device.buffer &&
+         w.gate.device.buffer == w.down.device.buffer;
 }
 
-bool OneBuffer(const MlpWeights& w) {
-  return w.gate.device.buffer == w.up.device.buffer && w.gate.device.buffer == w.down.device.buffer;
+cl::ExpertEntry EntryOf(const MlpWeights& w, cl_int slab) {
+  const cl::Weight &gate = w.gate.device, &up = w.up.device, &down = w.down.device;
+  TANDEM_CHECK(OneBuffer(w));
+  return {gate.offset, gate.scale_offset, up.offset, up.scale_offset,
+          down.offset, down.scale_offset, slab,      static_cast<cl_int>(gate.rows)};
 }
 
 // A shared expert in the experts' formats runs beside them in the same launches.

@@ -8,12 +8,12 @@
 #include "memory/blocks.h"
 #include "memory/error.h"
 #include "memory/split_layout.h"
+#include "placement/device_parts.h"
 
 namespace tandem {
 namespace {
 
-constexpr std::uint64_t kHostAlign = 64;     // a cache line, and a 512-bit vector
-constexpr std::uint64_t kDeviceAlign = 256;  // satisfies CL_DEVICE_MEM_BASE_ADDR_ALIGN everywhere
+constexpr std::uint64_t kHostAlign = 64;                       // a cache line, and a 512-bit vector
 constexpr std::uint64_t kPieceBytes = std::uint64_t{4} << 20;  // fits L2 while it is checked
 
 constexpr std::uint64_t AlignUp(std::uint64_t n, std::uint64_t a) { return (n + a - 1) / a * a; }
@@ -53,34 +53,60 @@ void AddTasks(std::vector<LoadTask>& tasks, const LoadTask& whole) {
   }
 }
 
+// A part of a matrix on a device: so many rows, from row0 of the matrix on.
+struct PartRows {
+  std::int64_t row0 = 0;
+  std::int64_t rows = 0;
+};
+
 // Rows of a block format in pieces, each with its places in the codes and in every side array.
-void AddSplitTasks(std::vector<LoadTask>& tasks, const LoadTask& whole, std::uint64_t side_at) {
+void AddSplitTasks(std::vector<LoadTask>& tasks, const LoadTask& whole, std::uint64_t side_at,
+                   PartRows part) {
   const TensorInfo& t = *whole.tensor;
   const SplitRow row = SplitRowOf(t.dtype, t.cols());
   const std::uint64_t file_row = DataBytes(t.dtype, t.cols());
   const auto step = static_cast<std::int64_t>(std::max<std::uint64_t>(1, kPackBytes / file_row));
-  for (std::int64_t r = 0; r < t.rows(); r += step) {
+  for (std::int64_t r = 0; r < part.rows; r += step) {
     LoadTask task = whole;
-    task.split_rows = std::min(step, t.rows() - r);
-    task.offset = static_cast<std::uint64_t>(r) * file_row;
+    task.split_rows = std::min(step, part.rows - r);
+    task.offset = static_cast<std::uint64_t>(part.row0 + r) * file_row;
     task.bytes = static_cast<std::uint64_t>(task.split_rows) * file_row;
     task.device_offset += static_cast<std::uint64_t>(r) * row.data;
     for (int i = 0; i < 3; ++i) {
-      task.side_offset[i] = side_at + SplitSideOffset(t.dtype, t.rows(), t.cols(), i) +
+      task.side_offset[i] = side_at + SplitSideOffset(t.dtype, part.rows, t.cols(), i) +
                             static_cast<std::uint64_t>(r) * row.side[i];
     }
     tasks.push_back(task);
   }
 }
 
-struct DeviceSizes {
-  std::uint64_t data = 0;
-  std::uint64_t side = 0;  // scales of FP8, side arrays of block formats
-};
+// The same for a part of any format, which lies at `at`.
+void AddDeviceTasks(std::vector<LoadTask>& tasks, const TensorInfo& t, int device,
+                    const cl::Weight& at, PartRows part) {
+  const DeviceSizes sizes = SizesOnDevice(t, part.rows);
+  LoadTask data{&t, Piece::kData, 0, sizes.data, nullptr, 0, at.buffer, at.offset};
+  data.device_index = device;
+  if (IsBlockFormat(t.dtype)) return AddSplitTasks(tasks, data, at.scale_offset, part);
+  data.offset = DataBytes(t.dtype, part.row0 * t.cols());
+  AddTasks(tasks, data);
+  if (!t.has_scale) return;
+  LoadTask scale = data;
+  scale.piece = Piece::kScale;
+  scale.offset = static_cast<std::uint64_t>(part.row0 / kFp8Block * t.scale_cols()) * sizeof(float);
+  scale.bytes = sizes.side;
+  scale.device_offset = at.scale_offset;
+  AddTasks(tasks, scale);
+}
 
-DeviceSizes SizesOnDevice(const TensorInfo& t) {
-  if (!IsBlockFormat(t.dtype)) return {t.data.bytes, t.has_scale ? t.scale.bytes : 0};
-  return {SplitDataBytes(t.dtype, t.rows(), t.cols()), SplitSideBytes(t.dtype, t.rows(), t.cols())};
+// A matrix whose parts lie there.
+void SetOnDevice(const WantedMatrix& w, int device, std::vector<cl::Weight> parts) {
+  Matrix& m = *w.matrix;
+  m = {};
+  m.info = w.tensor;
+  m.place = Place::Device(device);
+  for (std::size_t i = 0; i + 1 < parts.size(); ++i) parts[i].next = &parts[i + 1];
+  m.device = parts[0];
+  if (parts.size() > 1) m.parts = std::make_shared<std::vector<cl::Weight>>(std::move(parts));
 }
 
 // One node's rows of one matrix: data, then scales.
@@ -155,31 +181,19 @@ std::vector<std::uint64_t> PackOnDevice(std::span<const WantedMatrix> wanted, in
   std::vector<std::uint64_t> used{offset};
   for (const WantedMatrix& w : wanted) {
     const TensorInfo& t = *w.tensor;
-    const DeviceSizes sizes = SizesOnDevice(t);
-    const std::uint64_t bytes =
-        AlignUp(sizes.data, kDeviceAlign) + AlignUp(sizes.side, kDeviceAlign);
-    if (used.back() > 0 && used.back() + bytes > max_bytes) used.push_back(0);
-    const std::uint64_t at = Take(used.back(), sizes.data, kDeviceAlign);
-    const std::uint64_t scale_at = Take(used.back(), sizes.side, kDeviceAlign);
-    if (buffers.empty()) continue;
-    cl_mem buffer = buffers[used.size() - 1];
-    *w.matrix = {};
-    w.matrix->info = &t;
-    w.matrix->place = Place::Device(device);
-    w.matrix->device = {buffer, at, scale_at, t.dtype, t.rows(), t.cols()};
-    if (tasks == nullptr) continue;
-    LoadTask data{&t, Piece::kData, 0, t.data.bytes, nullptr, 0, buffer, at};
-    data.device_index = device;
-    if (IsBlockFormat(t.dtype)) {
-      AddSplitTasks(*tasks, data, scale_at);
-      continue;
+    const std::int64_t step = RowsOfPart(t, max_bytes);
+    std::vector<cl::Weight> parts;
+    for (std::int64_t row0 = 0; row0 < t.rows(); row0 += step) {
+      const PartRows part{row0, std::min(step, t.rows() - row0)};
+      const DeviceSizes sizes = SizesOnDevice(t, part.rows);
+      if (used.back() > 0 && used.back() + sizes.bytes() > max_bytes) used.push_back(0);
+      const std::uint64_t at = Take(used.back(), sizes.data, kDeviceAlign);
+      const std::uint64_t scale_at = Take(used.back(), sizes.side, kDeviceAlign);
+      if (buffers.empty()) continue;
+      parts.push_back({buffers[used.size() - 1], at, scale_at, t.dtype, part.rows, t.cols()});
+      if (tasks != nullptr) AddDeviceTasks(*tasks, t, device, parts.back(), part);
     }
-    AddTasks(*tasks, data);
-    if (t.has_scale) {
-      LoadTask scale{&t, Piece::kScale, 0, t.scale.bytes, nullptr, 0, buffer, scale_at};
-      scale.device_index = device;
-      AddTasks(*tasks, scale);
-    }
+    if (!buffers.empty()) SetOnDevice(w, device, std::move(parts));
   }
   return used;
 }

@@ -63,8 +63,8 @@ std::vector<std::uint64_t> PackOnHost(std::span<const WantedMatrix> wanted, cons
                                       std::span<std::byte* const> bases,
                                       std::vector<LoadTask>* tasks);
 
-// The same in device buffers of at most `max_bytes`, from `offset` of the first on. A matrix lies
-// in one buffer.
+// The same in device buffers of at most `max_bytes`, from `offset` of the first on. A matrix above
+// that is cut as placement/device_parts.h says.
 std::vector<std::uint64_t> PackOnDevice(std::span<const WantedMatrix> wanted, int device,
                                         std::uint64_t max_bytes, std::uint64_t offset,
                                         std::span<const cl_mem> buffers,

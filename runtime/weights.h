@@ -27,12 +27,13 @@ struct HostShard {
   float* scale = nullptr;     // FP8: [ceil(rows / 128), ceil(cols / 128)] from row0 / 128 on
 };
 
-// A placed matrix: shards on the host, or a range of a device buffer. Non-owning.
+// A placed matrix: shards on the host, or a range of a device buffer, or of several. Non-owning.
 struct Matrix {
   const TensorInfo* info = nullptr;  // null: this layer has no such matrix
   Place place;
-  std::vector<HostShard> shards;  // one per node that holds rows
-  cl::Weight device;
+  std::vector<HostShard> shards;                   // one per node that holds rows
+  cl::Weight device;                               // the first part of it, which lists the others
+  std::shared_ptr<std::vector<cl::Weight>> parts;  // those; null: it lies in one buffer
 
   explicit operator bool() const { return info != nullptr; }
   DType dtype() const { return info->dtype; }

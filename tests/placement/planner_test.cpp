@@ -391,17 +391,21 @@ TEST(Planner, BuffersCanBeTooSmallWhereTheMemoryIsNot) {
 
 TEST(Planner, NoBufferIsLargerThanTheDeviceAllows) {
   Machine machine = test::GpuMachine(80);
-  machine.devices[0].max_alloc_bytes = kGiB;  // V3's head in bf16 takes 1.73 GiB
+  machine.devices[0].max_alloc_bytes = kGiB;  // V3's head in bf16 takes 1.73 GiB: it is cut
   Plan plan = MakePlan(test::V3(), V3Tensors(), machine, {}, Precision::kFast);
-  EXPECT_FALSE(plan.head.on_device());
+  EXPECT_TRUE(plan.head.on_device());
   EXPECT_TRUE(plan.layers[0].attention.on_device());
+  // What goes through heads is not: kv_b takes 16.01 MiB.
+  machine.devices[0].max_alloc_bytes = 16 * kMiB;
   Profile profile;
-  profile.head = Side::kDevice;
+  profile.attention = Side::kDevice;
   const auto run = [&] { MakePlan(test::V3(), V3Tensors(), machine, profile, Precision::kFast); };
   EXPECT_THAT(test::Refusal(run, ExitCode::kUnavailable),
-              AllOf(HasSubstr("lm_head.weight"), HasSubstr("1.00 GiB"), HasSubstr("1.73 GiB")));
+              AllOf(HasSubstr("kv_b_proj.weight"), HasSubstr("16.00 MiB"), HasSubstr("16.01 MiB"),
+                    HasSubstr("placement.attention")));
+  machine.devices[0].max_alloc_bytes = kGiB;
   // A KV cache above the largest buffer: 2M tokens of 576 values take 2.25 GiB a layer.
-  profile.head = Side::kAuto;
+  profile.attention = Side::kAuto;
   profile.context = 2 << 20;
   plan = MakePlan(test::V3(), V3Tensors(), machine, profile, Precision::kFast);
   EXPECT_FALSE(plan.layers[0].attention.on_device());

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <fstream>
 #include <map>
 #include <sstream>
 #include <string>
@@ -142,6 +143,20 @@ TEST_F(ClFaults, ThePlanKeepsToTheLargestBuffer) {
   EXPECT_EQ(enough.out, Sound("device").out);
   const Outcome little = Tandem("TANDEM_CL_MAX_ALLOC=1000000", RunArguments("device"));
   ExpectOneErrorLine(little, {"buffer", "976.56 KiB", name_, "nearest plans that fit"});
+}
+
+// The head takes 1 MiB and the dense MLP's matrices 128 KiB: they lie in parts.
+TEST_F(ClFaults, AMatrixAboveTheLargestBufferIsCut) {
+  const test::TempFolder folder;
+  std::ofstream(folder / "cut.yaml") << "placement:\n  attention: host\n  router: host\n"
+                                        "  dense: device\n  head: device\nworkload:\n  chunk: 8\n";
+  const std::string arguments = RunArguments((folder / "cut.yaml").string());
+  const Outcome whole = Tandem("", arguments);
+  EXPECT_EQ(whole.code, 0) << whole.err;
+  const Outcome cut = Tandem("TANDEM_CL_MAX_ALLOC=100000", arguments);
+  EXPECT_EQ(cut.code, 0) << cut.err;
+  EXPECT_EQ(cut.out, whole.out);
+  EXPECT_GT(cut.calls.at("clCreateBuffer"), whole.calls.at("clCreateBuffer") + 8);
 }
 
 // F58: a kernel that does nothing and says that it did.

@@ -1,0 +1,143 @@
+// ctest: opencl
+// Matrices above a device's largest buffer lie in several, and nothing else changes.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "model/open_model.h"
+#include "placement/device_parts.h"
+#include "placement/planner.h"
+#include "runtime/abilities.h"
+#include "runtime/engine.h"
+#include "runtime/weight_layout.h"
+#include "tests/support/golden.h"
+
+namespace tandem::test {
+namespace {
+
+constexpr std::uint64_t kMost = std::uint64_t{100} << 10;
+
+std::uint64_t WeightBytes(const Plan& plan) {
+  std::uint64_t bytes = 0;
+  for (const PlanItem& item : plan.items) {
+    const bool weights = item.what != "KV cache" && item.what != "scratch";
+    if (item.place.on_device() && weights) bytes += item.bytes;
+  }
+  return bytes;
+}
+
+class SplitBuffers : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!HaveDevice()) GTEST_SKIP() << "no OpenCL device";
+    profile_.context = 256;
+    profile_.chunk = 8;
+  }
+
+  // On a device whose largest buffer the plan knows to be so large; 0: as it is.
+  Engine Make(std::uint64_t most, Precision precision = Precision::kExact) const {
+    Model model = OpenModel(DemoDir());
+    Machine machine = ReadMachine(ProbeDevices::kYes);
+    if (most > 0) machine.devices[0].max_alloc_bytes = most;
+    Plan plan = MakePlan(model.config, model.tensors, machine, profile_,
+                         {.precision = precision, .statistics = nullptr, .abilities = kAbilities});
+    return Engine(std::move(model), std::move(plan));
+  }
+
+  std::vector<float> Logits(Engine& engine) const {
+    std::vector<std::int32_t> ids;
+    for (std::int32_t i = 0; i < 20; ++i) ids.push_back((i * 919 + 13) % 2048);
+    const std::int32_t s = engine.NewSequence();
+    std::vector<float> logits = Prefill(engine, s, ids, profile_.chunk.value());
+    for (int i = 0; i < 3; ++i) {  // and one row a step
+      const std::int32_t id = ArgMax({logits.data() + logits.size() - 2048, 2048});
+      const Row row{s, static_cast<std::int32_t>(engine.Length(s)), id, true};
+      const auto out = engine.Step({&row, 1});
+      logits.insert(logits.end(), out.begin(), out.end());
+    }
+    return logits;
+  }
+
+  Profile profile_ = Placement("device");
+};
+
+// All but attention, whose partial results take 2 MiB in one buffer however small the step is: the
+// head of 1 MiB and the dense MLP's matrices of 128 KiB are above the largest buffer.
+TEST_F(SplitBuffers, APlanForSmallBuffersGivesTheSameLogits) {
+  profile_.attention = profile_.router = Side::kHost;
+  profile_.experts_share = 0;
+  Engine whole = Make(0);
+  Engine split = Make(kMost);
+  EXPECT_TRUE(split.plan().head.on_device());
+  EXPECT_TRUE(split.plan().layers[0].dense.on_device());
+  EXPECT_EQ(split.bytes().devices[0].weights, WeightBytes(split.plan()));
+  const Worst worst = WorstDifference(Logits(split), Logits(whole));
+  EXPECT_EQ(worst.difference, 0) << worst;
+}
+
+// Attention with it: what only the loading needs to know. Experts in several buffers take a launch
+// for every two of them, so that their sums are rounded in another order, and the logits, of size
+// 14, with them.
+TEST_F(SplitBuffers, AllOnTheDeviceGivesNearlyTheSame) {
+  Engine whole = Make(0);
+  Model model = OpenModel(DemoDir());
+  Plan plan = whole.plan();
+  plan.devices[0].max_alloc_bytes = kMost;
+  Engine split(std::move(model), std::move(plan));
+  const Worst worst = WorstDifference(Logits(split), Logits(whole));
+  EXPECT_LE(worst.difference, 3e-5F) << worst;
+}
+
+TensorInfo Tensor(DType type, std::int64_t rows, std::int64_t cols) {
+  TensorInfo t;
+  t.shape = {rows, cols};
+  t.dtype = type;
+  t.role = Role::kDense;
+  t.part = Part::kUp;
+  t.has_scale = type == DType::kF8E4M3;
+  t.data.bytes = DataBytes(type, rows * cols);
+  if (t.has_scale) t.scale.bytes = t.scale_rows() * t.scale_cols() * sizeof(float);
+  return t;
+}
+
+// Every byte of a tensor has one destination, and no part is larger than its buffer.
+void CheckTasks(const std::vector<LoadTask>& tasks, const TensorInfo& t) {
+  std::uint64_t data = 0, scale = 0;
+  for (const LoadTask& task : tasks) {
+    std::uint64_t& next = task.piece == tandem::Piece::kData ? data : scale;
+    EXPECT_EQ(task.offset, next) << Name(t.dtype);
+    next += task.bytes;
+  }
+  EXPECT_EQ(data, t.data.bytes);
+  EXPECT_EQ(scale, t.scale.bytes);
+}
+
+TEST(WeightLayout, PartsFollowEachOtherInTheirBuffers) {
+  for (const DType type : {DType::kBF16, DType::kF8E4M3, DType::kQ4_K, DType::kQ5_0}) {
+    const TensorInfo t = Tensor(type, 700, 768);
+    Matrix matrix;
+    const WantedMatrix wanted[] = {{&matrix, &t}};
+    const std::uint64_t most = 2 * LeastBuffer(t);
+    const auto sizes = PackOnDevice(wanted, 0, most, 0, {}, nullptr);
+    ASSERT_EQ(sizes.size(), 3U);  // of 256, 256 and 188 rows
+    std::vector<cl_mem> buffers;
+    for (std::uintptr_t i = 1; i <= sizes.size(); ++i) {
+      buffers.push_back(reinterpret_cast<cl_mem>(i));  // only told apart
+    }
+    std::vector<LoadTask> tasks;
+    EXPECT_EQ(PackOnDevice(wanted, 0, most, 0, buffers, &tasks), sizes);
+    CheckTasks(tasks, t);
+    std::int64_t rows = 0;
+    std::size_t n = 0;
+    for (const cl::Weight* part = &matrix.device; part != nullptr; part = part->next, ++n) {
+      EXPECT_EQ(part->buffer, buffers[n]);
+      EXPECT_LE(sizes[n], most);
+      EXPECT_EQ(part->rows, n < 2 ? 256 : 188);
+      rows += part->rows;
+    }
+    EXPECT_EQ(rows, 700);
+  }
+}
+
+}  // namespace
+}  // namespace tandem::test
