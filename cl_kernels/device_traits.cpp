@@ -13,8 +13,13 @@ constexpr std::uint64_t kGpuGroup = 256;
 constexpr cl_device_info kComputeMajorNv = 0x4000;
 constexpr cl_device_info kComputeMinorNv = 0x4001;
 
+bool TakesGpuShapes(const ClDeviceInfo& info) {
+  return !info.is_cpu && info.local_mem_bytes >= kGpuLocalBytes &&
+         info.max_work_group_size >= kGpuGroup;
+}
+
 int NvCompute(const ClDevice& device) {
-  if (device.info().extensions.find("cl_nv_device_attribute_query") == std::string::npos) return 0;
+  if (!MayTakePtx(device.info())) return 0;
   cl_uint major = 0;
   cl_uint minor = 0;
   const bool known =
@@ -32,6 +37,10 @@ bool HasDenormals(const ClDevice& device) {
 }
 
 }  // namespace
+
+bool MayTakePtx(const ClDeviceInfo& info) {
+  return info.extensions.find("cl_nv_device_attribute_query") != std::string::npos;
+}
 
 std::string DeviceTraits::Options() const {
   return fmt::format(
@@ -64,13 +73,15 @@ DeviceTraits GpuTraits(std::int64_t compute_units) {
   return traits;
 }
 
+DeviceTraits TableTraits(const ClDeviceInfo& info) {
+  return TakesGpuShapes(info) ? GpuTraits(info.compute_units) : CpuTraits(info.compute_units);
+}
+
 DeviceTraits TraitsOf(const ClDevice& device) {
   const ClDeviceInfo& info = device.info();
-  const bool gpu_shapes = !info.is_cpu && info.local_mem_bytes >= kGpuLocalBytes &&
-                          info.max_work_group_size >= kGpuGroup;
-  DeviceTraits traits = gpu_shapes ? GpuTraits(info.compute_units) : CpuTraits(info.compute_units);
+  DeviceTraits traits = TableTraits(info);
   traits.denormals = traits.denormals && HasDenormals(device);
-  traits.nv_compute = gpu_shapes ? NvCompute(device) : 0;
+  traits.nv_compute = TakesGpuShapes(info) ? NvCompute(device) : 0;
   // PoCL keeps the machine code of its kernels on disk itself; asking it for binaries makes it
   // compile every kernel at once, in a slower general form.
   traits.cache_binaries = info.platform != "Portable Computing Language";

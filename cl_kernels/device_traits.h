@@ -26,8 +26,8 @@ struct DeviceTraits {
   bool cache_binaries = true;  // CL_PROGRAM_BINARIES are worth keeping on disk
   // Up to so many rows the few-rows form runs, max_rows at a time; beyond, the tiles.
   std::int64_t few_rows_max = INT64_MAX;
-  // Rows of x that linear_batch.cl takes, where nv_compute is at least 80 and bf16 may be used: on an
-  // H100 fewer are quicker by few_rows.cl, and more by gemm.cl.
+  // Rows of x that linear_batch.cl takes, where nv_compute is at least 80 and bf16 may be used: on
+  // an H100 fewer are quicker by few_rows.cl, and more by gemm.cl.
   std::int64_t batch_rows_min = 3;
   std::int64_t batch_rows_max = 32;
   // One row of x by one_row.cl, where nv_compute is at least 70.
@@ -47,6 +47,10 @@ struct DeviceTraits {
 
 DeviceTraits CpuTraits(std::int64_t compute_units);
 DeviceTraits GpuTraits(std::int64_t compute_units);
+// The shapes of the table for a device that is not open, without its instructions.
+DeviceTraits TableTraits(const ClDeviceInfo& info);
+// Whether it may have an nv_compute: TraitsOf asks the open device.
+bool MayTakePtx(const ClDeviceInfo& info);
 DeviceTraits TraitsOf(const ClDevice& device);
 
 }  // namespace tandem::cl

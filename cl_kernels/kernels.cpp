@@ -1,6 +1,5 @@
 #include "cl_kernels/kernels.h"
 
-#include <cstdlib>
 #include <utility>
 
 #include "cl_kernels/argmax.h"
@@ -20,20 +19,37 @@
 #include "cl_kernels/rmsnorm.h"
 #include "cl_kernels/rope.h"
 #include "cl_kernels/router.h"
+#include "cl_kernels/tunables.h"
+#include "memory/file.h"
 
 namespace tandem::cl {
 
+namespace {
+
+TunedShapes ShapesBeside(const std::filesystem::path& cache_dir, const ClDeviceInfo& device) {
+  if (cache_dir.empty()) return {};
+  return Checked(LoadShapes(cache_dir.parent_path() / "shapes", device), device);
+}
+
+}  // namespace
+
 struct Kernels::Impl {
+  TunedShapes shapes;
   Programs programs;
 };
 
 Kernels::Kernels(const ClDevice& device, std::filesystem::path cache_dir)
-    : Kernels(device, std::move(cache_dir), TraitsOf(device)) {}
+    : Kernels(device, cache_dir, ShapesBeside(cache_dir, device.info())) {}
+
+Kernels::Kernels(const ClDevice& device, std::filesystem::path cache_dir, TunedShapes shapes)
+    : Kernels(device, std::move(cache_dir), WithShapes(TraitsOf(device), shapes.changes, "shape")) {
+  impl_->shapes = std::move(shapes);
+}
 
 Kernels::Kernels(const ClDevice& device, std::filesystem::path cache_dir,
                  const DeviceTraits& traits)
     : device_(device),
-      impl_(std::make_unique<Impl>(Impl{Programs(device, traits, std::move(cache_dir))})) {}
+      impl_(std::make_unique<Impl>(Impl{{}, Programs(device, traits, std::move(cache_dir))})) {}
 
 Kernels::~Kernels() = default;
 
@@ -53,6 +69,8 @@ void Kernels::Prepare(const std::vector<DType>& weight_formats, DType kv_type, b
 void Kernels::PreparePanels(DType format) { impl_->programs.Build(Program::kPanels, format); }
 
 const DeviceTraits& Kernels::traits() const { return impl_->programs.traits(); }
+
+const TunedShapes& Kernels::shapes() const { return impl_->shapes; }
 
 const std::vector<std::string>& Kernels::refusals() const { return impl_->programs.refusals(); }
 
@@ -85,12 +103,6 @@ void Kernels::MlaQuery(const MlaQueryArgs& a) { LaunchMlaQuery(impl_->programs, 
 void Kernels::MlaAttention(const MlaAttentionArgs& a) { LaunchMlaAttention(impl_->programs, a); }
 void Kernels::MlaOutput(const MlaOutputArgs& a) { LaunchMlaOutput(impl_->programs, a); }
 
-std::filesystem::path DefaultCacheDir() {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  if (cache != nullptr && *cache != '\0') return std::filesystem::path(cache) / "tandem" / "cl";
-  const char* home = std::getenv("HOME");
-  if (home == nullptr || *home == '\0') return {};
-  return std::filesystem::path(home) / ".cache" / "tandem" / "cl";
-}
+std::filesystem::path DefaultCacheDir() { return CacheFolder("cl"); }
 
 }  // namespace tandem::cl

@@ -7,6 +7,7 @@
 
 #include "cl_kernels/args.h"
 #include "memory/cl_device.h"
+#include "memory/tuned_shapes.h"
 
 namespace tandem::cl {
 
@@ -19,6 +20,7 @@ struct DeviceTraits;
 // Not thread-safe: one thread enqueues.
 class Kernels {
  public:
+  // Shapes are the table's, or where there is a cache those of the folder "shapes" beside it.
   Kernels(const ClDevice& device, std::filesystem::path cache_dir);
   // With other shapes than TraitsOf(device) chooses, for tests and tuning.
   Kernels(const ClDevice& device, std::filesystem::path cache_dir, const DeviceTraits& traits);
@@ -59,11 +61,14 @@ class Kernels {
 
   const ClDevice& device() const { return device_; }
   const DeviceTraits& traits() const;
+  // What a file had to say to traits(); none where they were given.
+  const TunedShapes& shapes() const;
   // Forms that the driver refused, and why: a line each. Generic ones take their place.
   const std::vector<std::string>& refusals() const;
 
  private:
   struct Impl;
+  Kernels(const ClDevice& device, std::filesystem::path cache_dir, TunedShapes shapes);
   const ClDevice& device_;
   std::unique_ptr<Impl> impl_;
 };

@@ -9,6 +9,7 @@
 #include <array>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <optional>
 #include <utility>
@@ -199,6 +200,14 @@ void PReadFully(PReadFunction read, int fd, const std::string& path, std::uint64
 
 void File::PReadExact(std::uint64_t offset, std::span<std::byte> dst) const {
   PReadFully(::pread, fd_, path_, offset, dst);
+}
+
+std::filesystem::path CacheFolder(std::string_view name) {
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  if (cache != nullptr && *cache != '\0') return std::filesystem::path(cache) / "tandem" / name;
+  const char* home = std::getenv("HOME");
+  if (home == nullptr || *home == '\0') return {};
+  return std::filesystem::path(home) / ".cache" / "tandem" / name;
 }
 
 std::string ReadWholeFile(const File& file, std::uint64_t max_bytes) {

@@ -47,6 +47,9 @@ class File {
 // "..", no separator, no NUL, no URL.
 bool IsPlainFileName(std::string_view name);
 
+// $XDG_CACHE_HOME/tandem/<name> (or ~/.cache/tandem/<name>); empty where neither variable is set.
+std::filesystem::path CacheFolder(std::string_view name);
+
 // The text of a file. Throws CheckpointError if it is larger than max_bytes.
 std::string ReadWholeFile(const File& file, std::uint64_t max_bytes);
 std::string ReadWholeFile(const std::filesystem::path& path, std::uint64_t max_bytes);

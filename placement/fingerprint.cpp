@@ -59,7 +59,9 @@ std::string DeviceText(const Device& device) {
 std::string HostFingerprint(const Machine& machine) { return HashText(HostText(machine)); }
 
 std::string DeviceFingerprint(const Machine& machine, const Device& device) {
-  return HashText(HostText(machine) + DeviceText(device));
+  std::string text = HostText(machine) + DeviceText(device);
+  if (!device.kernel_shapes.empty()) Add(text, "shapes", device.kernel_shapes);
+  return HashText(text);
 }
 
 std::string Fingerprint(const Machine& machine) {

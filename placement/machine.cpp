@@ -1,6 +1,9 @@
 #include "placement/machine.h"
 
+#include <fmt/ranges.h>
+
 #include "memory/cl_device.h"
+#include "memory/tuned_shapes.h"
 #include "placement/limits.h"
 #include "placement/rates_store.h"
 #include "placement/topology.h"
@@ -26,6 +29,8 @@ Device FromCl(const ClDeviceInfo& info, const std::vector<Node>& nodes) {
   device.memory_bytes = info.global_mem_bytes;
   device.max_alloc_bytes = info.max_alloc_bytes;
   device.compute_units = info.compute_units;
+  const TunedShapes shapes = LoadShapes(ShapesFolder(), info);
+  device.kernel_shapes = fmt::format("{}", fmt::join(shapes.changes, ","));
   return device;
 }
 

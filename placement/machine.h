@@ -38,6 +38,7 @@ struct Device {
   std::uint64_t memory_bytes = 0;
   std::uint64_t max_alloc_bytes = 0;
   std::uint32_t compute_units = 0;
+  std::string kernel_shapes;  // other than the program's table has, which rates depend on
 };
 
 // What there is to place on. Plain data, so that a plan can be made for an invented machine.
@@ -58,7 +59,8 @@ struct Machine {
 // not what is free now. 16 hexadecimal digits. A machine whose devices were not looked for has
 // another fingerprint than the same one with them; the parts below do not.
 std::string Fingerprint(const Machine& machine);
-// The same of the CPU side alone, and of one device on it: rates are stored by these.
+// The same of the CPU side alone, and of one device on it with the shapes of its kernels: rates are
+// stored by these.
 std::string HostFingerprint(const Machine& machine);
 std::string DeviceFingerprint(const Machine& machine, const Device& device);
 

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <string_view>
@@ -147,13 +146,7 @@ DeviceRates LoadDevice(const fs::path& folder, const Machine& machine, const Dev
 
 }  // namespace
 
-fs::path RatesFolder() {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  if (cache != nullptr && *cache != '\0') return fs::path(cache) / "tandem" / "rates";
-  const char* home = std::getenv("HOME");
-  if (home != nullptr && *home != '\0') return fs::path(home) / ".cache" / "tandem" / "rates";
-  return {};
-}
+fs::path RatesFolder() { return CacheFolder("rates"); }
 
 std::optional<Rates> LoadRates(const fs::path& folder, const Machine& machine,
                                std::vector<std::string>& why) {

@@ -6,11 +6,11 @@
 #include <cctype>
 
 #include "cl_kernels/device_traits.h"
+#include "cl_kernels/tunables.h"
 #include "memory/error.h"
-#include "runtime/bench.h"
 #include "runtime/bench_kernels_cases.h"
 #include "runtime/bench_kernels_rate.h"
-#include "runtime/bench_kernels_traits.h"
+#include "runtime/bench_kernels_time.h"
 #include "runtime/clock.h"
 #include "runtime/device_read.h"
 
@@ -19,15 +19,7 @@ namespace {
 
 constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 
-// How long and how often.
-struct Effort {
-  double batch_s = 2e-3;
-  int batches = 5;
-  double long_call_s = 0.1;  // one such call is a batch, and two of them are enough
-  double budget_s = 0;       // of everything; 0: no end
-};
-
-Effort EffortFor(const ClDeviceInfo& device, bool quick) {
+KernelEffort EffortFor(const ClDeviceInfo& device, bool quick) {
   if (quick) return {1e-4, 3, 0.02, 0};
   if (device.is_cpu) return {2e-3, 5, 0.02, 20};
   return {};
@@ -59,11 +51,13 @@ class KernelBench {
         options_(options),
         progress_(progress),
         effort_(EffortFor(device.info(), options.quick)),
+        timer_(device, effort_, [this] { Check(); }),
         native_(device, cl::DefaultCacheDir()),
         memory_(device, WeightBytesFor(device.info(), options.quick)) {
     cl::DeviceTraits traits = native_.traits();
+    report_.shapes = native_.shapes();
     if (!options.with.empty()) {
-      traits = WithTraits(traits, options.with, device.info().max_work_group_size);
+      traits = cl::WithShapes(traits, options.with, device.info(), "--with");
       report_.second = fmt::format("{}", fmt::join(options.with, ","));
     } else if (traits.nv_compute > 0) {
       traits.nv_compute = 0;
@@ -152,7 +146,7 @@ class KernelBench {
     limits.matrix_flops_per_s = rate.Measure();
     const ClBuffer values = memory_.Values(128);
     const cl::AddArgs add{All(values), {values.get(), 64}, 64};
-    limits.launch_s = Time({{InTurn([&](std::size_t) { native_.Add(add); })}}).front().seconds;
+    limits.launch_s = timer_.Time({InTurn([&](std::size_t) { native_.Add(add); })}).front().seconds;
   }
 
   void One(const KernelCase& c) {
@@ -163,63 +157,15 @@ class KernelBench {
     if (!why.empty()) return report_.left_out.push_back({Line(c), why});
     try {
       KernelFinding finding{c.kernel, c.shape, c.format, c.bytes, c.flops, {}, {}};
-      std::vector<Form> forms{{c.prepare(native_)}};
-      if (c.has_second && second_) forms.push_back({c.prepare(*second_)});
-      const std::vector<KernelTime> times = Time(std::move(forms));
+      std::vector<KernelRun> forms{c.prepare(native_).run};
+      if (c.has_second && second_) forms.push_back(c.prepare(*second_).run);
+      const std::vector<KernelTime> times = timer_.Time(std::move(forms));
       finding.time = times.front();
       if (times.size() > 1) finding.second = times.back();
       report_.findings.push_back(std::move(finding));
     } catch (const OpenClError& e) {
       report_.failed.push_back({Line(c), e.what()});
     }
-  }
-
-  double Batch(const KernelRun& run, int calls) const {
-    Check();
-    device_.Finish();
-    const double start = Now();
-    run(calls);
-    device_.Finish();
-    return Now() - start;
-  }
-
-  // Calls of one form that fill a batch.
-  struct Form {
-    KernelRun run;
-    int calls = 1;
-    std::vector<double> batches = {};
-  };
-
-  void FirstBatch(Form& form) const {
-    constexpr int kMostCalls = 4096;
-    Batch(form.run, 1);  // compiles
-    double seconds = Batch(form.run, form.calls);
-    while (seconds < effort_.batch_s && form.calls < kMostCalls) {
-      const double wanted = 1.25 * effort_.batch_s / seconds * form.calls;
-      form.calls = static_cast<int>(std::clamp(wanted, form.calls + 1.0, 16.0 * form.calls));
-      seconds = Batch(form.run, form.calls);
-    }
-    form.batches = {seconds};
-  }
-
-  // The forms take turns, so that a device that slows down slows both.
-  std::vector<KernelTime> Time(std::vector<Form> forms) const {
-    bool is_long = false;
-    for (Form& form : forms) {
-      FirstBatch(form);
-      is_long = is_long || form.batches.front() > effort_.long_call_s;
-    }
-    const int count = is_long ? 2 : effort_.batches;
-    for (int i = 1; i < count; ++i) {
-      for (Form& form : forms) form.batches.push_back(Batch(form.run, form.calls));
-    }
-    std::vector<KernelTime> times;
-    for (const auto& [run, calls, batches] : forms) {
-      const auto [least, most] = std::ranges::minmax(batches);
-      const double median = Median(batches);
-      times.push_back({median / calls, (most - least) / median});
-    }
-    return times;
   }
 
   void Judge(KernelFinding& f) const {
@@ -237,7 +183,8 @@ class KernelBench {
   const ClDevice& device_;
   const KernelBenchOptions& options_;
   ProgressSink* progress_;
-  Effort effort_;
+  KernelEffort effort_;
+  KernelTimer timer_;
   cl::Kernels native_;
   std::optional<cl::Kernels> second_;
   BenchMemory memory_;

@@ -7,13 +7,14 @@
 #include <vector>
 
 #include "memory/cl_device.h"
+#include "memory/tuned_shapes.h"
 #include "runtime/progress.h"
 
 namespace tandem {
 
 struct KernelBenchOptions {
   std::string only;  // what "kernel shape format" must hold, in any case; empty: everything
-  std::vector<std::string> with;  // shapes to compare: WithTraits of bench_kernels_traits.h
+  std::vector<std::string> with;  // shapes to compare: cl_kernels/tunables.h
   bool quick = false;             // small shapes and short batches, for tests: a few seconds
 };
 
@@ -55,6 +56,7 @@ struct KernelReport {
   // What stands beside: "wide_rows=2" where it was asked for, else "generic", without vendor
   // instructions, where the device has any; else empty.
   std::string second;
+  TunedShapes shapes;  // that the device ran with
   std::vector<KernelFinding> findings;
   struct Omission {
     std::string what, why;

@@ -15,6 +15,16 @@ namespace tandem {
 // Makes so many calls, back to back.
 using KernelRun = std::function<void(int)>;
 
+// A kernel with its memory.
+struct PreparedKernel {
+  PreparedKernel(KernelRun r) : run(std::move(r)) {}  // NOLINT: cases give a run
+  PreparedKernel(KernelRun r, const ClBuffer& out) : run(std::move(r)), result(&out) {}
+
+  KernelRun run;
+  const ClBuffer* result =
+      nullptr;  // f32 that the first call writes, which `run` keeps; null: none
+};
+
 // One kernel in one shape and format.
 struct KernelCase {
   std::string kernel, shape, format;
@@ -23,7 +33,7 @@ struct KernelCase {
   bool has_second = true;  // works with other traits than the device's
   std::string left_out;    // why it cannot be measured here; empty: it can
   // Memory for it, which the result owns. The BenchMemory and the kernels must outlive that.
-  std::function<KernelRun(cl::Kernels&)> prepare;
+  std::function<PreparedKernel(cl::Kernels&)> prepare;
 };
 
 // one(i) for the calls i = 0, 1, ... of all batches.

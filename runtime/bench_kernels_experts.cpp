@@ -186,9 +186,10 @@ KernelCase ExpertsCase(BenchMemory& memory, const Layer& layer) {
   c.prepare = [layer, &memory](cl::Kernels& kernels) {
     const auto s = PrepareExperts(memory, kernels, layer);
     const auto sets = static_cast<std::size_t>(layer.routing.sets);
-    return InTurn([s, sets, &kernels](std::size_t i) {
+    const auto one = [s, sets, &kernels](std::size_t i) {
       RunExperts(kernels, *s, static_cast<std::int64_t>(i % sets));
-    });
+    };
+    return PreparedKernel(InTurn(one), s->y);
   };
   return c;
 }

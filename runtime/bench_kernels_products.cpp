@@ -48,10 +48,11 @@ KernelCase LinearCase(BenchMemory& memory, DType type, std::int64_t N, std::int6
                              static_cast<std::uint64_t>(rows * std::max(N, K)) * sizeof(float));
   c.prepare = [=, &memory](cl::Kernels& kernels) {
     const auto state = PrepareLinear(memory, type, N, K, rows);
-    return InTurn([state, &kernels](std::size_t i) {
+    const auto one = [state, &kernels](std::size_t i) {
       state->args.w = state->matrices[i % state->matrices.size()];
       kernels.Linear(state->args);
-    });
+    };
+    return PreparedKernel(InTurn(one), state->y);
   };
   return c;
 }

@@ -24,7 +24,7 @@ KernelCase RmsNormCase(BenchMemory& memory, std::int64_t T, std::int64_t D) {
     const auto s = std::make_shared<State>(
         State{memory.Values(T * D), memory.Values(D), memory.Values(T * D)});
     const cl::RmsNormArgs a{All(s->x), D, All(s->w), All(s->y), D, T, D, 1e-6F};
-    return InTurn([s, a, &kernels](std::size_t) { kernels.RmsNorm(a); });
+    return PreparedKernel(InTurn([s, a, &kernels](std::size_t) { kernels.RmsNorm(a); }), s->y);
   };
   return c;
 }

@@ -25,6 +25,7 @@ void AddPlanCommand(CLI::App& app, Command& chosen);
 void AddBenchCommand(CLI::App& app, Command& chosen);
 void AddBenchKernelsCommand(CLI::App& bench, Command& chosen);
 void AddTuneCommand(CLI::App& app, Command& chosen);
+void AddTuneKernelsCommand(CLI::App& tune, Command& chosen);
 void AddCalibrateCommand(CLI::App& app, Command& chosen);
 void AddConvertCommand(CLI::App& app, Command& chosen);
 void AddVerifyCommand(CLI::App& app, Command& chosen);

@@ -142,6 +142,13 @@ SamplerOptions Resolve(const SamplerFlags& flags) {
   return options;
 }
 
+void RefuseFlagsOf(const CLI::App& upper, const std::string& upper_name, const std::string& name) {
+  for (const CLI::Option* option : upper.get_options()) {
+    if (option->count() == 0) continue;
+    Throw<UsageError>("{}: an option of `{}`, not of `{}`", option->get_name(), upper_name, name);
+  }
+}
+
 void PrintWarning(const std::string& text) { fmt::print(stderr, "tandem: warning: {}\n", text); }
 
 namespace {

@@ -43,6 +43,10 @@ SamplerOptions Resolve(const SamplerFlags& flags);
 // plan go into the engine.
 Engine LoadEngine(Session& session, bool quiet);
 
+// For a command below another, `tandem bench --depth 8 kernels`: what belongs to the upper one
+// would be ignored. Throws UsageError.
+void RefuseFlagsOf(const CLI::App& upper, const std::string& upper_name, const std::string& name);
+
 // "tandem: warning: ..." on standard error.
 void PrintWarning(const std::string& text);
 

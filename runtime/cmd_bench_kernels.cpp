@@ -12,6 +12,7 @@
 #include "memory/error.h"
 #include "placement/byte_size.h"
 #include "runtime/bench_kernels.h"
+#include "runtime/choose_device.h"
 #include "runtime/cli.h"
 #include "runtime/cli_options.h"
 #include "runtime/interrupt.h"
@@ -41,22 +42,6 @@ struct KernelFlags {
   bool json = false;
   bool quiet = false;
 };
-
-// The one that the user names; else the first that is no CPU, else the first.
-ClDeviceInfo ChooseDevice(std::optional<int> wanted) {
-  const ClProbe probe = ProbeClDevices();
-  const std::string why = probe.problem.empty() ? "" : "; " + probe.problem;
-  if (probe.devices.empty()) Throw<OpenClError>("no OpenCL device to measure{}", why);
-  if (wanted) {
-    for (const ClDeviceInfo& info : probe.devices) {
-      if (info.index == *wanted) return info;
-    }
-    Throw<OpenClError>("--device {}: {} OpenCL device(s) found{}; see `tandem devices`", *wanted,
-                       probe.devices.size(), why);
-  }
-  const auto gpu = std::ranges::find(probe.devices, false, &ClDeviceInfo::is_cpu);
-  return gpu == probe.devices.end() ? probe.devices.front() : *gpu;
-}
 
 // Three digits that count: "0.0123", "4.56", "1234".
 std::string Short(double value) {
@@ -90,8 +75,10 @@ std::vector<std::string> Cells(const KernelFinding& f) {
   return cells;
 }
 
-void PrintLimits(const ClDeviceInfo& device, const KernelLimits& limits) {
-  fmt::print("device {}: {}, driver {}\n", device.index, device.name, device.driver_version);
+void PrintLimits(const ClDeviceInfo& device, const TunedShapes& shapes,
+                 const KernelLimits& limits) {
+  fmt::print("device {}: {}, driver {}; kernel shapes {}\n", device.index, device.name,
+             device.driver_version, ToText(shapes));
   const std::string after = limits.read_bytes_per_s_after > 0
                                 ? Short(limits.read_bytes_per_s_after * 1e-9) + " GB/s"
                                 : "not measured";
@@ -107,7 +94,7 @@ void PrintOmissions(const char* title, const std::vector<KernelReport::Omission>
 }
 
 void PrintText(const ClDeviceInfo& device, const KernelReport& report) {
-  PrintLimits(device, report.limits);
+  PrintLimits(device, report.shapes, report.limits);
   constexpr auto kRight = Table::Align::kRight;
   const bool beside = !report.second.empty();
   Table table({{"kernel"},
@@ -124,6 +111,10 @@ void PrintText(const ClDeviceInfo& device, const KernelReport& report) {
   fmt::print("{}", table.ToText());
   PrintOmissions("Left out", report.left_out);
   PrintOmissions("Failed", report.failed);
+}
+
+Json ToJson(const TunedShapes& shapes) {
+  return {{"changes", shapes.changes}, {"measured", shapes.when}, {"problem", shapes.problem}};
 }
 
 Json ToJson(const KernelTime& time) { return {{"seconds", time.seconds}, {"spread", time.spread}}; }
@@ -159,6 +150,7 @@ void PrintJson(const ClDeviceInfo& device, const KernelReport& report) {
       {"device",
        {{"index", device.index}, {"name", device.name}, {"driver_version", device.driver_version}}},
       {"version", TANDEM_VERSION},
+      {"kernel_shapes", ToJson(report.shapes)},
       {"limits",
        {{"read_bytes_per_s_before", l.read_bytes_per_s_before},
         {"read_bytes_per_s_after", l.read_bytes_per_s_after},
@@ -174,10 +166,11 @@ void PrintJson(const ClDeviceInfo& device, const KernelReport& report) {
 }
 
 void RunBenchKernels(const KernelFlags& flags) {
-  const ClDevice device(ChooseDevice(flags.device));
+  const ClDevice device(ChooseClDevice(flags.device));
   const InterruptGuard guard;
   ProgressBar progress(ProgressBar::StyleOf(flags.quiet), stderr, Interrupted);
   const KernelReport report = BenchKernels(device, flags.bench, &progress);
+  if (const std::string warning = WarningOf(report.shapes); !warning.empty()) PrintWarning(warning);
   if (!report.findings.empty() || !report.interrupted) {
     flags.json ? PrintJson(device.info(), report) : PrintText(device.info(), report);
   }
@@ -186,15 +179,6 @@ void RunBenchKernels(const KernelFlags& flags) {
   Throw<OpenClError>("{} of {} kernels failed on '{}', the first: {}: {}", report.failed.size(),
                      report.findings.size() + report.failed.size(), device.info().name,
                      report.failed.front().what, report.failed.front().why);
-}
-
-// `tandem bench --depth 8 kernels`: what belongs to the model's bench would be ignored.
-void RefuseFlagsOfBench(const CLI::App& bench) {
-  for (const CLI::Option* option : bench.get_options()) {
-    if (option->count() == 0) continue;
-    Throw<UsageError>("{}: an option of `tandem bench`, not of `tandem bench kernels`",
-                      option->get_name());
-  }
 }
 
 }  // namespace
@@ -223,7 +207,7 @@ void AddBenchKernelsCommand(CLI::App& bench, Command& chosen) {
   command->add_flag("-q,--quiet", flags->quiet, "no progress");
   command->footer(kExamples);
   command->callback([flags, &bench, &chosen] {
-    RefuseFlagsOfBench(bench);
+    RefuseFlagsOf(bench, "tandem bench", "tandem bench kernels");
     chosen = [flags] { RunBenchKernels(*flags); };
   });
 }

@@ -4,7 +4,9 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "cl_kernels/tunables.h"
 #include "memory/cl_device.h"
+#include "memory/tuned_shapes.h"
 #include "placement/byte_size.h"
 #include "placement/machine.h"
 #include "runtime/cli.h"
@@ -15,6 +17,18 @@ namespace tandem {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+TunedShapes ShapesOf(const ClDeviceInfo& device) {
+  return cl::Checked(LoadShapes(ShapesFolder(), device), device);
+}
+
+Json ShapesJson(const ClDeviceInfo& device) {
+  const TunedShapes shapes = ShapesOf(device);
+  return {{"changes", shapes.changes},
+          {"measured", shapes.when},
+          {"file", shapes.file.string()},
+          {"problem", shapes.problem}};
+}
 
 Json ToJson(const ClDeviceInfo& d) {
   return {{"index", d.index},
@@ -31,7 +45,8 @@ Json ToJson(const ClDeviceInfo& d) {
           {"local_mem_bytes", d.local_mem_bytes},
           {"compute_units", d.compute_units},
           {"clock_mhz", d.clock_mhz},
-          {"max_work_group_size", d.max_work_group_size}};
+          {"max_work_group_size", d.max_work_group_size},
+          {"kernel_shapes", ShapesJson(d)}};
 }
 
 Json ToJson(const Node& node) {
@@ -72,6 +87,11 @@ void PrintOpenCl(const ClProbe& probe) {
                std::to_string(d.compute_units)});
   }
   fmt::print("{}", table.ToText());
+  for (const ClDeviceInfo& d : probe.devices) {
+    const TunedShapes shapes = ShapesOf(d);
+    fmt::print("kernel shapes of device {}: {}\n", d.index, ToText(shapes));
+    if (!shapes.problem.empty()) fmt::print("  {}\n", WarningOf(shapes));
+  }
 }
 
 void PrintCpu(const Machine& machine) {

@@ -21,11 +21,13 @@ constexpr const char* kExamples =
 profiles that fit, then more or fewer experts on the device, roles on the other side, other numbers
 of threads and rows. A change is kept if, in three to seven pairs of measurements in alternation, the
 median gain is above 2 % and above the median deviation of the pairs. Only what the profile and the flags leave
-open is varied. Ctrl-C ends it and keeps the best so far; --resume goes on.
+open is varied. Ctrl-C ends it and keeps the best so far; --resume goes on. `tandem tune kernels`
+tries other shapes of the OpenCL kernels instead, and needs no model.
 Examples:
   tandem tune --model DIR --for agent --minutes 10 -o agent.yaml
   tandem run --model DIR --profile agent.yaml --prompt "Once upon a time"
-  tandem tune --model DIR --resume tune.json -o tuned.yaml)";
+  tandem tune --model DIR --resume tune.json -o tuned.yaml
+  tandem tune kernels)";
 
 struct TuneFlags {
   SessionOptions session;
@@ -115,7 +117,11 @@ void AddTuneCommand(CLI::App& app, Command& chosen) {
   AddPlacementOptions(*command, flags->session);
   command->add_flag("-q,--quiet", flags->quiet, "no progress and no table");
   command->footer(kExamples);
-  command->callback([flags, &chosen] { chosen = [flags] { Tune(*flags); }; });
+  AddTuneKernelsCommand(*command, chosen);
+  // Runs after the callback of `kernels`, too.
+  command->callback([flags, command, &chosen] {
+    if (command->get_subcommands().empty()) chosen = [flags] { Tune(*flags); };
+  });
 }
 
 }  // namespace tandem

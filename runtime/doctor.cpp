@@ -38,6 +38,9 @@ std::vector<Finding> Examine(const DoctorOptions& options) {
   for (const Device& device : machine.devices) {
     if (!device.shares_cores) findings.push_back(CheckPcie(device, ""));
   }
+  for (const ClDeviceInfo& device : ProbeClDevices().devices) {
+    findings.push_back(CheckShapes(device));
+  }
   for (Finding& f : std::vector<Finding>{
            CheckInstructionSets(), CheckCores(machine, ""), CheckCpuQuota(machine),
            CheckGovernor(""), CheckMemory(machine), CheckCgroupMemory(""), CheckHugePages(""),
@@ -46,7 +49,8 @@ std::vector<Finding> Examine(const DoctorOptions& options) {
     findings.push_back(std::move(f));
   }
   if (options.kernels)
-    std::ranges::move(CheckKernels(WholeScope(), kKernelTest), std::back_inserter(findings));
+    std::ranges::move(CheckKernels(WholeScope(), kKernelTest, options.progress),
+                      std::back_inserter(findings));
   if (options.disk) findings.push_back(DiskOf(options.disk_path));
   return findings;
 }

@@ -5,9 +5,11 @@
 #include <string>
 #include <vector>
 
+#include "memory/cl_device.h"
 #include "memory/cl_wait.h"
 #include "memory/error.h"
 #include "placement/machine.h"
+#include "runtime/progress.h"
 #include "runtime/self_test.h"
 
 namespace tandem {
@@ -42,9 +44,13 @@ using MayOpen = std::function<bool(const std::string& path)>;
 Finding CheckOpenCl(const Machine& machine, bool require_device);
 Finding CheckDeviceFiles(const std::string& root, const MayOpen& may_open);
 Finding CheckPcie(const Device& device, const std::string& root);
+Finding CheckShapes(const ClDeviceInfo& device);
 
 // Runs the kernels of every device for so long and compares with the CPU: a finding a family.
-std::vector<Finding> CheckKernels(const SelfTestScope& scope, Seconds time);
+// `progress`, which may be null, is told what comes next. Throws as ThrowInterrupted once it is
+// cancelled.
+std::vector<Finding> CheckKernels(const SelfTestScope& scope, Seconds time,
+                                  ProgressSink* progress = nullptr);
 
 // Checks of files.
 Finding CheckCacheFolder();
@@ -57,7 +63,8 @@ struct DoctorOptions {
   bool require_device = false;
   bool kernels = false;  // CheckKernels
   bool disk = true;
-  std::string disk_path;  // empty: the current folder, where a failure is only a warning
+  std::string disk_path;             // empty: the current folder, where a failure is only a warning
+  ProgressSink* progress = nullptr;  // of the kernels
 };
 // All of them, on this machine.
 std::vector<Finding> Examine(const DoctorOptions& options);

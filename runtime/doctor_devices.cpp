@@ -5,6 +5,8 @@
 #include <cctype>
 #include <filesystem>
 
+#include "cl_kernels/tunables.h"
+#include "memory/tuned_shapes.h"
 #include "placement/byte_size.h"
 #include "placement/system_files.h"
 #include "runtime/doctor.h"
@@ -96,6 +98,20 @@ Finding CheckPcie(const Device& device, const std::string& root) {
                            100.0 * static_cast<double>(*width) / static_cast<double>(*most));
   f.fix = fmt::format("sudo lspci -vv -s {} | grep Lnk; seat the card in a slot with {} lanes",
                       device.pci_address, *most);
+  return f;
+}
+
+Finding CheckShapes(const ClDeviceInfo& device) {
+  Finding f{fmt::format("kernel shapes of device {}", device.index)};
+  const TunedShapes shapes = cl::Checked(LoadShapes(ShapesFolder(), device), device);
+  f.found = ToText(shapes);
+  if (shapes.problem.empty()) return f;
+  f.health = Health::kWarn;
+  f.found = fmt::format("{}: {}", shapes.file.string(), shapes.problem);
+  f.expected = "shapes for this device, driver and program; the table serves until then";
+  f.fix =
+      fmt::format("tandem tune kernels --device {0}, or tandem tune kernels --device {0} --reset",
+                  device.index);
   return f;
 }
 

@@ -106,6 +106,8 @@ EngineBytes Engine::bytes() const {
 std::vector<std::string> Engine::Warnings() const {
   std::vector<std::string> warnings;
   for (const auto& device : impl_->devices) {
+    std::string shapes = WarningOf(device->kernels.shapes());
+    if (!shapes.empty()) warnings.push_back(std::move(shapes));
     const std::vector<std::string>& refusals = device->kernels.refusals();
     warnings.insert(warnings.end(), refusals.begin(), refusals.end());
   }

@@ -1,11 +1,12 @@
 #include "runtime/self_test.h"
 
-#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <optional>
 
 #include "cl_kernels/device_traits.h"
 #include "cl_kernels/program_cache.h"
@@ -17,7 +18,7 @@
 namespace tandem {
 namespace {
 
-constexpr int kTestNumber = 1;  // raise when the test tests more than before
+constexpr int kTestNumber = 2;  // raise when the test tests more than before
 
 std::string Names(const std::vector<DType>& types) {
   std::string names;
@@ -32,11 +33,12 @@ std::string KeyOf(const cl::Kernels& kernels, const SelfTestScope& scope) {
   for (const cl::Program program : cl::kPrograms) text += cl::TextOf(program);
   return fmt::format(
       "self-test {}\ndevice {}\nvendor {}\ndriver {}\nplatform {} {}\npci {}\noptions {}\n"
-      "programs {:016x}\nformats{}\npanels{}\nkv{}\n{} {} {} {}\n",
+      "shapes {}\nprograms {:016x}\nformats{}\npanels{}\nkv{}\n{} {} {} {} {}\n",
       kTestNumber, info.name, info.vendor, info.driver_version, info.platform,
       info.platform_version, info.pci_address, kernels.traits().Options(),
-      std::hash<std::string>()(text), Names(scope.formats), Names(scope.panel_formats),
-      Names(scope.kv_types), scope.mla, scope.heads, scope.experts, scope.bf16);
+      fmt::join(kernels.shapes().changes, ","), std::hash<std::string>()(text),
+      Names(scope.formats), Names(scope.panel_formats), Names(scope.kv_types), scope.mla,
+      scope.heads, scope.experts, scope.bf16, scope.hand_over);
 }
 
 std::vector<DType> OnDevices(const std::vector<DType>& formats) {
@@ -74,7 +76,7 @@ SelfTestScope WholeScope() {
 
 SelfTestScope ScopeOf(const Weights& weights, const Plan& plan, int device,
                       const std::vector<DType>& formats) {
-  SelfTestScope scope{formats, {}, {}, false, false, false, plan.bf16_many_rows};
+  SelfTestScope scope{formats, {}, {}, false, false, false, plan.bf16_many_rows, false};
   const bool copies = device == 0 && (plan.stream_prefill || plan.cache.slots > 0);
   for (std::size_t i = 0; i < plan.layers.size(); ++i) {
     const LayerPlan& layer = plan.layers[i];
@@ -83,6 +85,7 @@ SelfTestScope ScopeOf(const Weights& weights, const Plan& plan, int device,
       (w.attention.kv_a ? scope.mla : scope.heads) = true;
     for (std::size_t e = 0; e < w.experts.size(); ++e) {
       if (layer.experts[e] == Place::Device(device) || copies) scope.experts = true;
+      if (device == 0) scope.hand_over = true;
       if (!copies || layer.experts[e].on_device()) continue;
       for (const Matrix* m : {&w.experts[e].gate, &w.experts[e].up, &w.experts[e].down}) {
         const bool known = std::ranges::count(scope.panel_formats, m->dtype()) > 0;
@@ -95,22 +98,37 @@ SelfTestScope ScopeOf(const Weights& weights, const Plan& plan, int device,
 }
 
 std::vector<SelfTestRow> RunSelfTest(cl::Kernels& kernels, const SelfTestScope& scope,
-                                     unsigned seed) {
+                                     unsigned seed, const SelfTestStage& stage) {
   SelfTestCases cases(kernels, seed);
   std::vector<DType> formats = OnDevices(scope.formats);
+  const auto begin = [&](const char* family, std::optional<DType> format = std::nullopt) {
+    if (stage) stage(format ? fmt::format("{} in {}", family, Name(*format)) : family);
+  };
+  begin("what is done row by row");
   cases.RowWise();
   if (scope.experts) cases.Router();
-  for (const DType format : formats) cases.Products(format, scope.bf16);
+  if (scope.hand_over) cases.HandOver();
   for (const DType format : formats) {
+    begin("products", format);
+    cases.Products(format, scope.bf16);
+  }
+  for (const DType format : formats) {
+    if (scope.experts) begin("experts", format);
     if (scope.experts) cases.Experts(format, scope.bf16);
   }
-  for (const DType format : OnDevices(scope.panel_formats)) cases.Panels(format);
+  for (const DType format : OnDevices(scope.panel_formats)) {
+    begin("panels", format);
+    cases.Panels(format);
+  }
   for (const DType kv_type : scope.kv_types) {
     if (scope.mla && !formats.empty()) {
+      begin("MLA with a cache", kv_type);
       cases.Mla(kv_type, formats, scope.bf16);
       formats.resize(1);  // the products with W_UK and W_UV do not see the cache
     }
-    if (scope.heads && kv_type != DType::kF8E4M3) cases.Heads(kv_type);
+    if (!scope.heads || kv_type == DType::kF8E4M3) continue;
+    begin("attention with a cache", kv_type);
+    cases.Heads(kv_type);
   }
   return cases.TakeRows();
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -35,7 +36,8 @@ struct SelfTestScope {
   bool mla = true;    // attention over the latent cache
   bool heads = true;  // attention over keys of several heads
   bool experts = true;
-  bool bf16 = true;  // products of many rows may round to bf16
+  bool bf16 = true;       // products of many rows may round to bf16
+  bool hand_over = true;  // layers pass to the host and back
 };
 // Every family in every format that devices have.
 SelfTestScope WholeScope();
@@ -43,10 +45,13 @@ SelfTestScope WholeScope();
 SelfTestScope ScopeOf(const Weights& weights, const Plan& plan, int device,
                       const std::vector<DType>& formats);
 
+// Called before each part of the test, "products in Q4_K"; it may throw to end the test.
+using SelfTestStage = std::function<void(const std::string& what)>;
+
 // Runs and judges every kernel family of the scope; `seed`: which numbers. Throws what the kernels
 // throw where one does not even run.
 std::vector<SelfTestRow> RunSelfTest(cl::Kernels& kernels, const SelfTestScope& scope,
-                                     unsigned seed = 1);
+                                     unsigned seed = 1, const SelfTestStage& stage = {});
 
 // Throws OpenClError that names the device and the first family that fails.
 void RequirePassed(std::span<const SelfTestRow> rows, const ClDeviceInfo& device);

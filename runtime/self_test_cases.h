@@ -44,6 +44,7 @@ class SelfTestCases {
   void Heads(DType kv_type);  // attention over keys of several heads
   void Router();
   void RowWise();
+  void HandOver();
 
   std::vector<SelfTestRow> TakeRows() { return std::move(rows_); }
 
@@ -80,6 +81,8 @@ class SelfTestCases {
   void MlaOf(const MlaShape& shape, DType kv_type, DType format, bool bf16);
   MlaRun MakeMla(const MlaShape& shape, DType format);
   Floats RunMla(const MlaShape& shape, const MlaRun& run, DType kv_type, bool bf16);
+  void PublishAndTake(std::int64_t T, std::int64_t D);
+  void AddDelivered(bool came);
   void RmsNorm();
   void Rope();
   void Swiglu();

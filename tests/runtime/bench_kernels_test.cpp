@@ -17,7 +17,6 @@
 #include "memory/split_layout.h"
 #include "runtime/bench_kernels_cases.h"
 #include "runtime/bench_kernels_rate.h"
-#include "runtime/bench_kernels_traits.h"
 #include "tests/support/cl_fixture.h"
 #include "tests/support/temp_folder.h"
 
@@ -81,22 +80,6 @@ TEST_F(BenchKernelsTest, OtherShapesStandBeside) {
   ASSERT_EQ(report.findings.size(), 1U);
   ASSERT_TRUE(report.findings[0].second.has_value());
   EXPECT_GT(report.findings[0].second->seconds, 0);
-}
-
-TEST(WithTraits, ChangesWhatItNamesAndNothingElse) {
-  const cl::DeviceTraits before = cl::GpuTraits(4);
-  cl::DeviceTraits want = before;
-  want.teams = 4;
-  want.wide_rows = 2;
-  const cl::DeviceTraits got = WithTraits(before, {"teams=4", "wide_rows=2"}, 1024);
-  EXPECT_EQ(got.Options(), want.Options());
-  EXPECT_EQ(WithTraits(before, {"few_rows_max=17"}, 1024).few_rows_max, 17);
-  EXPECT_EQ(WithTraits(before, {"wide_min_groups=9"}, 1024).wide_min_groups, 9);
-  for (const char* bad : {"", "teams", "teams=", "teams=3", "teams=8x", "team=8", "few_rows_max=0",
-                          "few_rows_max=-1", "nv_compute=90"}) {
-    EXPECT_THROW(WithTraits(before, {bad}, 1024), UsageError) << bad;
-  }
-  EXPECT_THROW(WithTraits(before, {"teams=16"}, 256), UsageError);
 }
 
 // Wants to stop once the first kernel is being timed.
