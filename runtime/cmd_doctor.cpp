@@ -23,9 +23,9 @@ command that fixes it. Nothing of the system is changed. OpenCL drivers are look
 process, so that one that crashes is a finding. The disk check reads up to 256 MiB of the largest
 file in the folder, past the page cache where the file system can; if none has 64 MiB, it writes a
 temporary one of that size. --gpu runs every kernel on every OpenCL device, in every format of
-weights and of the KV cache, and compares with the CPU: 10 seconds a device after compiling, which
-takes a minute and more the first time; it says what it is at, and Ctrl-C ends it. Loading a model
-does the same once for what that model uses.
+weights and of the KV cache, and compares with the CPU, for 10 seconds a device, or once where that
+takes longer: the first time programs are compiled, a minute and more. It says what it is at, and
+Ctrl-C ends it. Loading a model does the same once for what that model uses.
 Exit codes: 0 nothing failed (warnings are no failure), 69 no OpenCL device and --require-device, or
 a device that computes wrong numbers or does not run a kernel (--gpu), 71 too little memory, 66 or
 74 no such file for --disk or it cannot be read, 78 TANDEM_FORCE_ISA cannot be used.
