@@ -19,7 +19,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kPairs = 7;
-constexpr double kLeastCase = 0.9;  // of a case: what is lost elsewhere for a gain on the whole
+constexpr double kLeastCase = 0.9;      // of a case: what is lost elsewhere for a gain on the whole
+constexpr double kClearlySlower = 0.7;  // one such case is enough
 
 struct Stopped {};
 
@@ -108,7 +109,7 @@ void KernelTuner::CheckSame(cl::Kernels& candidate, const KernelCase& c) {
 }
 
 void KernelTuner::Measure(cl::Kernels& base, cl::Kernels& candidate,
-                          const std::vector<KernelCase>& cases, KernelTrial& trial) {
+                          const std::vector<KernelCase>& cases, KernelTrial& trial, bool may_stop) {
   std::vector<Comparison> all;
   trial.worst = 1e9;
   for (const KernelCase& c : cases) {
@@ -120,8 +121,9 @@ void KernelTuner::Measure(cl::Kernels& base, cl::Kernels& candidate,
       one.ratios.push_back(batches[0][i] / batches[1][i]);
     }
     trial.worst = std::min(trial.worst, one.median());
+    if (may_stop && trial.worst < kClearlySlower) break;
   }
-  trial.cases = cases.size();
+  trial.cases = all.size();
   trial.pairs = GeometricMeans(all);
   trial.kept = trial.pairs.Helps() && trial.worst >= kLeastCase;
 }
@@ -139,7 +141,7 @@ void KernelTuner::Try(const ShapeAxis& axis, std::int64_t value) {
   if (progress_ != nullptr) progress_->Begin("trying " + trial.change, 0);
   auto candidate = std::make_shared<cl::Kernels>(device_, CandidateCache(), traits);
   try {
-    Measure(*best_, *candidate, cases, trial);
+    Measure(*best_, *candidate, cases, trial, /*may_stop=*/true);
     say_(fmt::format("{:>8}  {:<7}  {:<18}  {} cases, worst {}", Percent(trial.pairs.median()),
                      trial.kept ? "kept" : "dropped", trial.change, trial.cases,
                      Percent(trial.worst)));
@@ -168,7 +170,7 @@ bool KernelTuner::Pass() {
 bool KernelTuner::WinsAsAWhole(KernelTuneResult& result) {
   KernelTrial total;
   if (progress_ != nullptr) progress_->Begin("comparing start and end", 0);
-  Measure(*start_, *best_, cases_.For(WholeWork()), total);
+  Measure(*start_, *best_, cases_.For(WholeWork()), total, /*may_stop=*/false);
   if (progress_ != nullptr) progress_->End();
   result.total = std::move(total.pairs);
   if (result.total.median() > 1) return true;

@@ -58,7 +58,7 @@ class KernelTuner {
   bool Pass();  // whether it kept anything
   void Try(const ShapeAxis& axis, std::int64_t value);
   void Measure(cl::Kernels& base, cl::Kernels& candidate, const std::vector<KernelCase>& cases,
-               KernelTrial& trial);
+               KernelTrial& trial, bool may_stop);
   void CheckSame(cl::Kernels& candidate, const KernelCase& c);
   bool WinsAsAWhole(KernelTuneResult& result);
   bool PassesSelfTest();
