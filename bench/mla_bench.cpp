@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/bare_mma.h"
 #include "cl_kernels/device_traits.h"
 #include "cl_kernels/kernels.h"
 #include "memory/cl_device.h"
@@ -26,32 +27,6 @@ constexpr std::size_t kMiB = std::size_t{1} << 20;
 constexpr std::int64_t kBlock = 64;
 constexpr std::int64_t kR = 512;
 constexpr std::int64_t kD = 64;
-
-// Eight chains of products in registers.
-constexpr const char* kBareMma = R"CLC(
-kernel __attribute__((reqd_work_group_size(256, 1, 1))) void bare(global float* out, int rounds) {
-  float c[8][4];
-  uint a[4];
-  uint b[2];
-  for (int i = 0; i < 4; ++i) a[i] = get_global_id(0) & 0x3f003f;
-  for (int i = 0; i < 2; ++i) b[i] = get_local_id(0) & 0x3f003f;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) c[i][0] = c[i][1] = c[i][2] = c[i][3] = 0.0f;
-  for (int r = 0; r < rounds; ++r) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
-                   "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                   : "+f"(c[i][0]), "+f"(c[i][1]), "+f"(c[i][2]), "+f"(c[i][3])
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-    }
-  }
-  float sum = 0.0f;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) sum += c[i][0] + c[i][1] + c[i][2] + c[i][3];
-  out[get_global_id(0)] = sum;
-}
-)CLC";
 
 ClDeviceInfo ChooseDevice() {
   const ClProbe probe = ProbeClDevices();
@@ -91,7 +66,7 @@ class Machine {
         rows_(device_.Allocate(kMiB)) {
     Fill();
     read_ = MeasureRead();
-    mma_ = traits_.nv_compute >= 80 ? MeasureMma() : 0;
+    mma_ = traits_.nv_compute >= 80 ? BareMmaRate(device_) : 0;
     fmt::print(
         "device {}, driver {}\nstreaming read {:.0f} GB/s, bare mma.sync bf16 {:.0f} TFLOP/s\n",
         device_.info().name, device_.info().driver_version, read_ * 1e-9, mma_ * 1e-12);
@@ -256,29 +231,6 @@ class Machine {
     double best = 0;
     for (int round = 0; round < 5; ++round) best = std::max(best, read.Measure());
     return best;
-  }
-
-  double MeasureMma() const {
-    const char* text = kBareMma;
-    cl_int error = CL_SUCCESS;
-    const ClProgramHandle program(
-        clCreateProgramWithSource(device_.context(), 1, &text, nullptr, &error));
-    ClCheck(error, "clCreateProgramWithSource");
-    ClCheck(clBuildProgram(program.get(), 0, nullptr, "", nullptr, nullptr), "clBuildProgram");
-    const ClKernelHandle kernel(clCreateKernel(program.get(), "bare", &error));
-    ClCheck(error, "clCreateKernel");
-    const cl_mem out = values_.get();
-    const cl_int rounds = 4096;
-    ClCheck(clSetKernelArg(kernel.get(), 0, sizeof(out), &out), "clSetKernelArg");
-    ClCheck(clSetKernelArg(kernel.get(), 1, sizeof(rounds), &rounds), "clSetKernelArg");
-    const std::size_t local = 256;
-    const std::size_t global = local * 4 * static_cast<std::size_t>(Units());
-    const double s = Seconds([&] {
-      ClCheck(clEnqueueNDRangeKernel(device_.queue(), kernel.get(), 1, nullptr, &global, &local, 0,
-                                     nullptr, nullptr),
-              "clEnqueueNDRangeKernel");
-    });
-    return static_cast<double>(global / 32) * rounds * 8 * 4096 / s;
   }
 
   ClDevice device_;

@@ -13,6 +13,7 @@
 #include "cl_kernels/kv_append.h"
 #include "cl_kernels/linear.h"
 #include "cl_kernels/mla.h"
+#include "cl_kernels/mla_expanded.h"
 #include "cl_kernels/panel_split.h"
 #include "cl_kernels/panels.h"
 #include "cl_kernels/programs.h"
@@ -63,6 +64,7 @@ void Kernels::Prepare(const std::vector<DType>& weight_formats, DType kv_type, b
   if (kv_type != DType::kF8E4M3) impl_->programs.Build(Program::kKvCache, kv_type);
   impl_->programs.Build(Program::kMla, kv_type);
   if (kv_type != DType::kF32) impl_->programs.Build(Program::kMlaWgmma, kv_type);
+  if (many_rows) PrepareMlaExpanded(impl_->programs);
   impl_->programs.Build(Program::kRows, DType::kF32);
 }
 
@@ -102,6 +104,10 @@ void Kernels::MlaAppend(const MlaAppendArgs& a) { LaunchMlaAppend(impl_->program
 void Kernels::MlaQuery(const MlaQueryArgs& a) { LaunchMlaQuery(impl_->programs, a); }
 void Kernels::MlaAttention(const MlaAttentionArgs& a) { LaunchMlaAttention(impl_->programs, a); }
 void Kernels::MlaOutput(const MlaOutputArgs& a) { LaunchMlaOutput(impl_->programs, a); }
+void Kernels::MlaExpanded(const MlaExpandedArgs& a) { LaunchMlaExpanded(impl_->programs, a); }
+bool Kernels::MlaExpandedPays(const MlaExpandedArgs& a) {
+  return cl::MlaExpandedPays(impl_->programs, a);
+}
 
 std::filesystem::path DefaultCacheDir() { return CacheFolder("cl"); }
 

@@ -54,6 +54,9 @@ class Kernels {
   void MlaQuery(const MlaQueryArgs& a);
   void MlaAttention(const MlaAttentionArgs& a);
   void MlaOutput(const MlaOutputArgs& a);
+  void MlaExpanded(const MlaExpandedArgs& a);
+  // Whether a device is quicker with it than with the absorbed form, the rows being enough.
+  bool MlaExpandedPays(const MlaExpandedArgs& a);
 
   void HandOverPublish(const HandOverPublishArgs& a);
   void HandOverTake(const HandOverTakeArgs& a);

@@ -77,6 +77,36 @@ struct MlaOutputArgs {
   bool bf16 = false;  // as in MlaQueryArgs
 };
 
+// MLA in its expanded form, for many rows of one sequence: keys and values of all heads are made of
+// the latents, in runs of as many keys as the scratch has room for, and each run's result is joined
+// with what the runs before have left in out and lse.
+//   out[t, h, :] = sum_j softmax_j(scale q[t, h] . K_j,h) V_j,h      j < n_keys[t]
+//   K_j,h = W_UK[h] latent_j | rope_j      V_j,h = W_UV[h] latent_j
+struct MlaExpandedArgs {
+  Span q;  // f32 [T, H, nope + d], rows q_stride apart, d not yet rotated
+  std::int64_t q_stride = 0;
+  Span cos_sin;
+  cl_mem kv = nullptr;
+  DType kv_type = DType::kF16;
+  Span tables;                // i32, from the sequence's first block on
+  Span n_keys;                // i32 [T], of no row less than of the row before
+  std::int64_t max_keys = 0;  // the last of n_keys, known to the host
+  HeadWeights w;
+  std::int64_t T = 0, H = 0, R = 0, d = 0, nope = 0, dv = 0;
+  float scale = 0;
+  Span latents;  // scratch of latents_floats f32: MlaLatentFloats for a key of a run
+  std::int64_t latents_floats = 0;
+  Span expanded;  // scratch of expanded_floats f32: H (nope + dv) for a key, half that in bf16
+  std::int64_t expanded_floats = 0;
+  Span lse;  // f32 [T, H], natural logarithm
+  Span out;  // f32 [T, H, dv], rows out_stride apart
+  std::int64_t out_stride = 0;
+  bool bf16 = false;  // q, keys, values and probabilities may be rounded to bf16
+};
+
+// Floats of MlaExpandedArgs::latents for a key: latent and rope.
+constexpr std::int64_t MlaLatentFloats(std::int64_t R, std::int64_t d) { return R + d; }
+
 // Runs of keys that fill a device: T * H * splits is at most max(T * H, kMlaParts + T * H).
 inline constexpr std::int64_t kMlaParts = 16 * 528;
 std::int64_t MlaSplits(std::int64_t T, std::int64_t H, std::int64_t max_keys,

@@ -7,6 +7,7 @@
 //   mla_output_mma                                     groups (ceil(dv/128), ceil(T/128), H); at
 //   most
 //                                                      MERGED_SPLITS splits
+//   mla_expand_mma_transposed, mla_expand_mma_straight   groups (ceil(N/128), ceil(T/128), H)
 //   all: local (256, 1, 1); R, nope and dv are multiples of 8; aligned: rows of x lie on 16 bytes
 //
 // 64 values of k at a time lie in local memory in bf16, in chunks of 16 bytes that are swapped so
@@ -220,5 +221,51 @@ kernel __attribute__((reqd_work_group_size(MMA_ITEMS, 1, 1))) void mla_output_mm
   head_tile(acc, x_tile, w_tile, &x, m, (long)h * head_rows + row0, c0, dv, R, 0);
   store_head(acc, out + out_offset + t0 * out_stride + (long)h * dv, out_stride, rows, c0, dv);
 }
+
+// y[t, h, n] = sum_{r < R} x[t, r] w[h * head_rows + n, r], or for transposed weights
+//              sum_{r < R} x[t, r] w[h * head_rows + r, n]      n < N, t < T
+// in bf16, rows y_stride and heads y_head apart: keys and values of mla_expanded.cl, made of
+// latents. N and both strides are even.
+#define EXPAND_MMA(NAME, TRANSPOSED)                                                            \
+  kernel __attribute__((reqd_work_group_size(MMA_ITEMS, 1, 1))) void NAME(                      \
+      const global float* x, long x_offset, const global uchar* w, ulong w_offset,              \
+      ulong scale_offset, long w_rows, global float* y, long y_offset, long y_first,            \
+      long y_stride, long y_head, int T, int R, int N, int head_rows, int aligned) {            \
+    local uchar x_tile[TILE * TILE_K * 2] __attribute__((aligned(128)));                        \
+    local uchar w_tile[TILE * TILE_K * 2] __attribute__((aligned(128)));                        \
+    const long h = get_group_id(2);                                                             \
+    const int t0 = (int)get_group_id(1) * TILE;                                                 \
+    const int rows = min(TILE, T - t0);                                                         \
+    const int c0 = (int)get_group_id(0) * TILE;                                                 \
+    const head_rows_t from = {x + x_offset + (long)t0 * R, R, rows, aligned, 0, 1, 0};          \
+    const matrix_t m = matrix_at(w, w_offset, scale_offset, w_rows, TRANSPOSED ? N : R);        \
+    float acc[64];                                                                              \
+    head_tile(acc, x_tile, w_tile, &from, m, h * head_rows, c0, N, R, TRANSPOSED);              \
+    store_bf16(acc, (global ushort*)(y + y_offset) + y_first + t0 * y_stride + h * y_head,      \
+               y_stride, rows, c0, N);                                                          \
+  }
+
+// As store_head.
+INLINE void store_bf16(const float* acc, global ushort* y, long y_stride, int rows, int c0, int N) {
+  const int lane = (int)get_local_id(0) % 32;
+  const int warp = (int)get_local_id(0) / 32;
+#pragma unroll
+  for (int m = 0; m < 4; ++m) {
+#pragma unroll
+    for (int half8 = 0; half8 < 2; ++half8) {
+      const int row = warp % 2 * 64 + m * 16 + half8 * 8 + lane / 4;
+      if (row < rows) {
+#pragma unroll
+        for (int n = 0; n < 4; ++n) {
+          const int column = c0 + warp / 2 * 32 + n * 8 + lane % 4 * 2;
+          const float* const v = acc + (m * 4 + n) * 4 + half8 * 2;
+          if (column < N) *(global uint*)(y + row * y_stride + column) = bf16_pair(v[0], v[1]);
+        }
+      }
+    }
+  }
+}
+EXPAND_MMA(mla_expand_mma_transposed, 1)
+EXPAND_MMA(mla_expand_mma_straight, 0)
 
 #endif  // NV_COMPUTE

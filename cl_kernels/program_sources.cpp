@@ -8,8 +8,9 @@ namespace source {  // written by embed_cl.cmake
 extern const std::string_view common, weights, units, few_rows, matmul, linear, linear_args,
     linear_batch, linear_batch_parts, head_linear, experts, one_row, one_row_experts, attention,
     kv_append, rmsnorm, rope, elementwise, group, argmax, router, hand_over, mma, mla_cache,
-    mla_append, mla_attention, mla_heads, mla_heads_mma, mla_mma, mla_parts, mla_wgmma, panels,
-    panel_split, gemm_decode, gemm_parts, gemm_tile, gemm, gemm_wide, gemm_wgmma, gemm_tile_wgmma;
+    mla_append, mla_attention, mla_heads, mla_heads_mma, mla_latents, mla_expanded,
+    mla_expanded_mma, mla_expanded_wgmma, mla_mma, mla_parts, mla_wgmma, panels, panel_split,
+    gemm_decode, gemm_parts, gemm_tile, gemm, gemm_wide, gemm_wgmma, gemm_tile_wgmma;
 }  // namespace source
 
 namespace {
@@ -37,9 +38,11 @@ std::string LinearBatch() {
 }  // namespace
 
 std::string_view NameOf(Program program) {
-  constexpr std::string_view kNames[] = {
-      "matmul",     "kv_cache",         "mla",       "mla_heads",    "panels", "gemm", "gemm_wide",
-      "gemm_wgmma", "gemm_tiles_wgmma", "mla_wgmma", "linear_batch", "rows"};
+  constexpr std::string_view kNames[] = {"matmul",       "kv_cache",     "mla",
+                                         "mla_heads",    "panels",       "gemm",
+                                         "gemm_wide",    "gemm_wgmma",   "gemm_tiles_wgmma",
+                                         "mla_wgmma",    "mla_expanded", "mla_expanded_wgmma",
+                                         "linear_batch", "rows"};
   return kNames[static_cast<std::size_t>(program)];
 }
 
@@ -55,8 +58,8 @@ std::string TextOf(Program program) {
     case Program::kKvCache:
       return fmt::format("{}{}{}", common, kv_append, attention);
     case Program::kMla:
-      return fmt::format("{}{}{}{}{}{}", common, mla_cache, mla_append, mla_attention, mla_parts,
-                         mla_mma);
+      return fmt::format("{}{}{}{}{}{}{}", common, mla_cache, mla_append, mla_latents,
+                         mla_attention, mla_parts, mla_mma);
     case Program::kMlaHeads:
       return fmt::format("{}{}{}{}{}", common, weights, mma, mla_heads, mla_heads_mma);
     case Program::kPanels:
@@ -76,6 +79,11 @@ std::string TextOf(Program program) {
       return fmt::format("{}{}{}{}{}", common, mma, gemm_decode, gemm_parts, gemm_wgmma);
     case Program::kMlaWgmma:
       return fmt::format("{}{}{}{}{}", common, mla_cache, mla_attention, mla_parts, mla_wgmma);
+    case Program::kMlaExpanded:
+      return fmt::format("{}{}{}{}", common, mma, mla_expanded, mla_expanded_mma);
+    case Program::kMlaExpandedWgmma:
+      return fmt::format("{}{}{}{}{}", common, mma, mla_expanded, mla_expanded_wgmma,
+                         mla_expanded_mma);
     case Program::kRows:
       return fmt::format("{}{}{}{}{}{}{}{}", common, rmsnorm, rope, elementwise, group, argmax,
                          router, hand_over);
@@ -98,6 +106,8 @@ std::string TypeOption(Program program, DType type) {
     case Program::kMla:
     case Program::kMlaWgmma:
       return fmt::format(" -DKVTYPE={}", static_cast<int>(type));
+    case Program::kMlaExpanded:
+    case Program::kMlaExpandedWgmma:
     case Program::kRows:
       break;
   }

@@ -12,28 +12,32 @@ namespace tandem::cl {
 // The .cl files are compiled in a few programs, by what they are typed by: a program costs a second
 // on some drivers, a kernel in it little.
 enum class Program : int {
-  kMatmul,          // per weight format: linear, head_linear, experts
-  kKvCache,         // per KV type: kv_append, attention
-  kMla,             // per KV type: mla_append, mla_attention, mla_mma
-  kMlaHeads,        // per weight format: mla_heads
-  kPanels,          // per block format: panels, panel_split
-  kGemm,            // per weight format: gemm, in two shapes
-  kGemmWide,        // bf16: gemm_wide
-  kGemmWgmma,       // bf16: gemm_wgmma, whose binary is patched (program_patch.h)
-  kGemmTilesWgmma,  // per weight format but bf16: gemm, patched
-  kMlaWgmma,        // per KV type: mla_wgmma, whose binary is patched
-  kLinearBatch,     // per weight format: linear_batch
-  kRows,            // f32 only: rmsnorm, rope, elementwise, router, hand_over
+  kMatmul,            // per weight format: linear, head_linear, experts
+  kKvCache,           // per KV type: kv_append, attention
+  kMla,               // per KV type: mla_append, mla_attention, mla_mma
+  kMlaHeads,          // per weight format: mla_heads
+  kPanels,            // per block format: panels, panel_split
+  kGemm,              // per weight format: gemm, in two shapes
+  kGemmWide,          // bf16: gemm_wide
+  kGemmWgmma,         // bf16: gemm_wgmma, whose binary is patched (program_patch.h)
+  kGemmTilesWgmma,    // per weight format but bf16: gemm, patched
+  kMlaWgmma,          // per KV type: mla_wgmma, whose binary is patched
+  kMlaExpanded,       // one for all: mla_expanded, mla_expanded_mma
+  kMlaExpandedWgmma,  // the same, patched
+  kLinearBatch,       // per weight format: linear_batch
+  kRows,              // f32 only: rmsnorm, rope, elementwise, router, hand_over
 };
 inline constexpr std::array kPrograms{
     Program::kMatmul,         Program::kKvCache,  Program::kMla,         Program::kMlaHeads,
     Program::kPanels,         Program::kGemm,     Program::kGemmWide,    Program::kGemmWgmma,
-    Program::kGemmTilesWgmma, Program::kMlaWgmma, Program::kLinearBatch, Program::kRows};
+    Program::kGemmTilesWgmma, Program::kMlaWgmma, Program::kMlaExpanded, Program::kMlaExpandedWgmma,
+    Program::kLinearBatch,    Program::kRows,
+};
 
 // True where the binary is patched (program_patch.h).
 constexpr bool IsPatched(Program program) {
   return program == Program::kGemmWgmma || program == Program::kGemmTilesWgmma ||
-         program == Program::kMlaWgmma;
+         program == Program::kMlaWgmma || program == Program::kMlaExpandedWgmma;
 }
 
 // "matmul", ...: for messages.

@@ -14,7 +14,9 @@ constexpr int kCacheFormat = 1;  // raise when a binary's meaning changes but no
 
 // One entry per program, whatever type the caller names, for programs without a type.
 DType KeyType(Program program, DType type) {
-  return program == Program::kRows ? DType::kF32 : type;
+  const bool typed = program != Program::kRows && program != Program::kMlaExpanded &&
+                     program != Program::kMlaExpandedWgmma;
+  return typed ? type : DType::kF32;
 }
 
 // Two work-groups of gemm's 256 items share a multiprocessor only with at most 128 registers an
@@ -202,7 +204,7 @@ bool Programs::BuildWithPtx(Program program, DType type, ClProgramHandle& slot) 
 }
 
 cl_program Programs::Get(Program program, DType type) {
-  TANDEM_CHECK(program == Program::kRows || IsWeightFormat(type));
+  TANDEM_CHECK(IsWeightFormat(KeyType(program, type)));
   TANDEM_CHECK(program != Program::kKvCache || type != DType::kF8E4M3);
   ClProgramHandle& slot = programs_[{program, KeyType(program, type)}];
   if (slot) return slot.get();

@@ -43,6 +43,17 @@ inline std::int64_t DeviceMlaRows(const Config& c, std::int64_t max_rows) {
 }
 inline constexpr std::int64_t kDeviceMlaParts = 16 * 528;
 
+// The expanded form on a device makes keys and values of as many whole blocks of keys at a time as
+// the absorbed form's queries and partial results have room for (runtime/mla_device.cpp), of one at
+// the least: its latents and roped keys, and what is made of them.
+struct DeviceExpandedFloats {
+  explicit DeviceExpandedFloats(const Config& c)
+      : latents(64 * c.kv_width()),
+        expanded(64 * c.num_attention_heads * (c.qk_nope_head_dim + c.v_head_dim)) {}
+  std::int64_t latents;
+  std::int64_t expanded;
+};
+
 // The expanded form's room for a ticket of `rows` rows: W_UK of a k_b brought into rows, latents in
 // three forms, what is made of them, and maxima and sums.
 std::int64_t ExpandedFloats(const Config& c, std::int64_t rows);

@@ -230,9 +230,10 @@ void AddDeviceAttention(List& list, const Config& c, const Plan& plan, const Siz
   list.Add("attention_out", s.T * s.out);
   if (c.attention != AttentionKind::kMla) return;
   const std::int64_t rows = DeviceMlaRows(c, plan.max_rows) * c.num_attention_heads;
-  list.Add("absorbed_q", rows * c.kv_width());
-  list.Add("attention_parts", (kDeviceMlaParts + rows) * c.kv_lora_rank);
-  list.Add("attention_lse", kDeviceMlaParts + rows);
+  const DeviceExpandedFloats block(c);  // the expanded form takes the same room for its keys
+  list.Add("absorbed_q", std::max(rows * c.kv_width(), block.latents));
+  list.Add("attention_parts", std::max((kDeviceMlaParts + rows) * c.kv_lora_rank, block.expanded));
+  list.Add("attention_lse", kDeviceMlaParts + plan.max_rows * c.num_attention_heads);
 }
 
 // Inputs of products of many rows, rounded to bf16: the widest one.

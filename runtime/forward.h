@@ -123,7 +123,9 @@ class Attention {
   void MhaOnDevice(int layer);
   void MlaOnDevice(int layer);
   void ProjectMla(int layer);
-  void AttendMla(int layer, std::int64_t t0, std::int64_t T);
+  std::int64_t MlaRunEnd(std::int64_t t0) const;
+  void AbsorbedMla(int layer, std::int64_t t0, std::int64_t T);
+  cl::MlaExpandedArgs MlaExpandedOf(int layer, std::int64_t t0, std::int64_t T) const;
 
   Forward& f_;
   HostActivation q_, q_a_, z_, out_;                                                 // host
