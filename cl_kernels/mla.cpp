@@ -12,7 +12,6 @@ namespace {
 // As in the .cl files.
 constexpr std::int64_t kMaxR = 512;
 constexpr std::int64_t kMaxD = 64;
-constexpr std::int64_t kMaxSplits = 512;
 constexpr std::int64_t kBlock = 64;
 constexpr std::int64_t kGroup = 256;
 constexpr std::int64_t kGroupHeads = 8;
@@ -85,7 +84,7 @@ std::int64_t MlaSplits(std::int64_t T, std::int64_t H, std::int64_t max_keys,
       wide ? compute_units / CeilDiv(T * H, 64) : 3 * compute_units / CeilDiv(T * H, 16);
   const std::int64_t by_keys = CeilDiv(max_keys, kRunBlocks * kBlock);
   const std::int64_t by_memory = 1 + kMlaParts / (T * H);
-  return std::clamp<std::int64_t>(std::min({wanted, by_keys, by_memory}), 1, kMaxSplits);
+  return std::clamp<std::int64_t>(std::min({wanted, by_keys, by_memory}), 1, kMostMlaSplits);
 }
 
 void LaunchMlaAppend(Programs& programs, const MlaAppendArgs& a) {
@@ -102,10 +101,10 @@ void LaunchMlaAttention(Programs& programs, const MlaAttentionArgs& a) {
   if (a.T <= 0 || a.H <= 0) return;
   const Form form = ChooseForm(programs, a);
   const cl_kernel kernel = programs.Kernel(form.program, a.kv_type, form.kernel);
-  Arguments(kernel).Set(a.q, a.kv, a.tables, a.table_start, a.n_keys, a.parts, a.lse,
-                        static_cast<cl_int>(a.T), static_cast<cl_int>(a.H),
-                        static_cast<cl_int>(a.R), static_cast<cl_int>(a.d), a.scale,
-                        static_cast<cl_int>(RunOf(a)));
+  Arguments(kernel).Set(
+      a.q, a.kv, a.tables, a.table_start, a.n_keys, a.parts, a.lse, static_cast<cl_int>(a.T),
+      static_cast<cl_int>(a.H), static_cast<cl_int>(a.R), static_cast<cl_int>(a.d), a.scale,
+      static_cast<cl_int>(RunOf(a)), static_cast<cl_int>(std::max(a.splits, a.row_splits)));
   Enqueue(programs, kernel, {form.groups[0], form.groups[1], a.splits}, form.group_size);
 }
 

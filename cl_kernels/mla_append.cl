@@ -1,5 +1,5 @@
-// kv[slots[t]] = RMSNorm(z[t, :R]) | rope(z[t, R : R + d])      t < T; a token's row as in
-// mla_cache.cl
+// kv[slots[t]] = RMSNorm(z[t, :R]) | rope(z[t, R : R + d])      t < T with slots[t] >= 0; a token's
+// row as in mla_cache.cl
 //   z : f32, rows z_stride apart     norm_w : f32 [R]     cos_sin : f32 [T, d / 2, 2], interleaved
 // Rounds to nearest even; f16 saturates at 65504. The scale of 128 codes of f8 is their largest
 // magnitude over 448.
@@ -83,7 +83,9 @@ kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void mla_append(
   z += z_offset + t * z_stride;
   norm_w += norm_w_offset;
   cos_sin += cos_sin_offset + t * d;
-  global uchar* token = kv + (long)slots[slots_offset + t] * token_bytes(R, d);
+  const int slot = slots[slots_offset + t];
+  if (slot < 0) return;
+  global uchar* token = kv + (long)slot * token_bytes(R, d);
 
   float sum = 0.0f;
   for (int i = lid; i < R; i += GROUP) sum = fma(z[i], z[i], sum);

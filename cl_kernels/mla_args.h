@@ -11,7 +11,8 @@ namespace tandem::cl {
 // MLA (DeepSeek-V2 section 2.1) in its absorbed form, in four launches. H heads, R kv_lora_rank,
 // d qk_rope_head_dim, nope qk_nope_head_dim, dv v_head_dim.
 
-// kv[slots[t], :] = RMSNorm(z[t, :R]) | rope(z[t, R:R+d]); z itself is not changed.
+// kv[slots[t], :] = RMSNorm(z[t, :R]) | rope(z[t, R:R+d]); z itself is not changed. Rows with a
+// negative slot are left out: they go to another buffer.
 struct MlaAppendArgs {
   Span z;  // f32 [T, R + d]
   std::int64_t z_stride = 0;
@@ -48,7 +49,8 @@ struct MlaQueryArgs {
 // (whole blocks of 64; a run may be empty):
 //   parts[t, h, s, :] = sum_j softmax_j(scale q . K_j) K_j[:R]     lse[t, h, s] = log sum_j
 //   exp(...)
-// An empty run has lse -inf and zeros.
+// An empty run has lse -inf and zeros. Where a row's keys lie in several buffers, a launch for each
+// fills its part of the row: parts and lse begin at its first run, rows are row_splits runs apart.
 struct MlaAttentionArgs {
   Span q;  // f32 [T, H, R + d]
   cl_mem kv = nullptr;
@@ -59,10 +61,11 @@ struct MlaAttentionArgs {
   std::int64_t max_keys = 0;  // the largest of n_keys, known to the host
   std::int64_t T = 0, H = 0, R = 0, d = 0;
   float scale = 0;
-  std::int64_t splits = 1;  // MlaSplits
-  Span parts;               // f32
-  Span lse;                 // f32 [T, H, splits], natural logarithm
-  bool bf16 = false;        // scores and sums may round q and probabilities to bf16 or f16
+  std::int64_t splits = 1;      // MlaSplits
+  std::int64_t row_splits = 0;  // of all launches for a row; 0: this is the only one
+  Span parts;                   // f32
+  Span lse;                     // f32 [T, H, splits], natural logarithm
+  bool bf16 = false;            // scores and sums may round q and probabilities to bf16 or f16
 };
 
 // out[t, h, :] = W_UV[h] u,  u the parts' sum weighted by exp(lse): exact for one split.
@@ -109,6 +112,7 @@ constexpr std::int64_t MlaLatentFloats(std::int64_t R, std::int64_t d) { return 
 
 // Runs of keys that fill a device: T * H * splits is at most max(T * H, kMlaParts + T * H).
 inline constexpr std::int64_t kMlaParts = 16 * 528;
+inline constexpr std::int64_t kMostMlaSplits = 512;  // of a row
 std::int64_t MlaSplits(std::int64_t T, std::int64_t H, std::int64_t max_keys,
                        std::int64_t compute_units);
 

@@ -6,23 +6,25 @@
 //   q : f32 [T, H, R + d]      kv : rows as in mla_cache.cl, token j of row t in slot
 //   tables[table_start[t] + j / 64] * 64 + j % 64      parts, lse : f32      run % 64 == 0
 // Online softmax: after each block of 64 keys the running maximum and sum are corrected. A row's
-// result depends on that row and on `run` alone.
+// result depends on that row and on `run` alone. A launch may have fewer runs than a row has parts,
+// `splits`: others fill the rest (a cache in several buffers).
 //
 //   mla_attention_item   for CPUs: a work-item per head, row and run.
-//                        global (H, T, splits)   local (1, 1, 1)
+//                        global (H, T, runs)   local (1, 1, 1)
 //   mla_attention_group  for GPUs: a work-group per 8 heads, row and run. 64 keys x 4 parts of the
 //                        row in the scores, 2 columns an item in the sum.
-//                        global (ceil(H / 8) * 256, T, splits)   local (256, 1, 1)
+//                        global (ceil(H / 8) * 256, T, runs)   local (256, 1, 1)
 //   mla_mma.cl has the forms for matrix units.
-#define MLA_ARGS                                                                           \
-  const global float *q, long q_offset, const global uchar *kv, const global int *tables,  \
-      long tables_offset, const global int *table_start, long table_start_offset,          \
+#define MLA_ARGS                                                                            \
+  const global float *q, long q_offset, const global uchar *kv, const global int *tables,   \
+      long tables_offset, const global int *table_start, long table_start_offset,           \
       const global int *n_keys, long n_keys_offset, global float *parts, long parts_offset, \
-      global float *lse, long lse_offset, int T, int H, int R, int d, float scale, int run
+      global float *lse, long lse_offset, int T, int H, int R, int d, float scale, int run, \
+      int splits
 
 // Where one head's result of this work-group's row and run goes, in units of a part.
-INLINE long part_of(int H, int h) {
-  return ((long)get_group_id(1) * H + h) * get_num_groups(2) + get_group_id(2);
+INLINE long part_of(int H, int h, int splits) {
+  return ((long)get_group_id(1) * H + h) * splits + get_group_id(2);
 }
 
 kernel __attribute__((reqd_work_group_size(1, 1, 1))) void mla_attention_item(MLA_ARGS) {
@@ -36,7 +38,7 @@ kernel __attribute__((reqd_work_group_size(1, 1, 1))) void mla_attention_item(ML
   const int dk8 = dk / 8 * 8;
   const int dv8 = R / 8;
   q += q_offset + (t * H + h) * dk;
-  const long part = part_of(H, h);
+  const long part = part_of(H, h, splits);
   parts += parts_offset + part * R;
 
   float8 sum[MAX_R / 8 + 1];  // the last holds R % 8 values
@@ -215,7 +217,7 @@ kernel __attribute__((reqd_work_group_size(ITEMS, 1, 1))) void mla_attention_gro
 #pragma unroll
   for (int hh = 0; hh < HEADS; ++hh) {
     if (h0 + hh < H) {
-      const long at = part_of(H, h0 + hh);
+      const long at = part_of(H, h0 + hh, splits);
       const float factor = total[hh] > 0.0f ? 1.0f / total[hh] : 0.0f;
 #pragma unroll
       for (int c = 0; c < COLUMNS; ++c) {

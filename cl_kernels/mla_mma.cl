@@ -2,7 +2,7 @@
 // query slots (a head of a row) as M, f32 sums, operands of the cache's type (bf16 for f8).
 //
 //   mla_mma_64   64 slots, 256 items      mla_mma_16   16 slots, 128 items
-//   global (ceil(T H / slots) * items, 1, splits)   local (items, 1, 1)
+//   global (ceil(T H / slots) * items, 1, runs)   local (items, 1, 1)
 //
 // The register file, not local memory, holds the queries and the sums: four warps share 16 or 32
 // slots. In the scores each takes every fourth k-step of the 36 (its part of q stays in registers
@@ -293,13 +293,12 @@ INLINE void mla_mma(MLA_ARGS, local uchar* memory, const int mt_n, const int tea
     local float* factor = (local float*)(memory + TILES_BYTES) + (team * 32 + warp * 8 + lane / 4);
     *factor = total > 0.0f ? 1.0f / total : 0.0f;
     if (own_slot < slots) {
-      lse[lse_offset + own_slot * get_num_groups(2) + get_group_id(2)] =
+      lse[lse_offset + own_slot * splits + get_group_id(2)] =
           total > 0.0f ? state.largest + log(total) : -INFINITY;
     }
   }
   barrier(CLK_LOCAL_MEM_FENCE);
   const local float* factors = (const local float*)(memory + TILES_BYTES) + team * 32;
-  const long splits = get_num_groups(2);
   parts += parts_offset + (team_slot * splits + get_group_id(2)) * 512 + warp * 128;
   const int here = (int)min(slots - team_slot, (long)mt_n * 16);
   store_slots(parts, o, factors, splits, 0, here);
@@ -312,7 +311,7 @@ INLINE void mla_mma(MLA_ARGS, local uchar* memory, const int mt_n, const int tea
 
 #define MLA_PASS                                                                                  \
   q, q_offset, kv, tables, tables_offset, table_start, table_start_offset, n_keys, n_keys_offset, \
-      parts, parts_offset, lse, lse_offset, T, H, R, d, scale, run
+      parts, parts_offset, lse, lse_offset, T, H, R, d, scale, run, splits
 
 kernel __attribute__((reqd_work_group_size(256, 1, 1))) void mla_mma_64(MLA_ARGS) {
   local uchar memory[TILES_BYTES + 8 * MAILBOX] __attribute__((aligned(128)));

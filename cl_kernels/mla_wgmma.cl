@@ -4,7 +4,7 @@
 // //PTX and become instructions in the program's binary (program_patch.h).
 //
 //   mla_wgmma_64   64 slots, 256 items
-//   global (ceil(T H / 64) * 256, 1, splits)   local (256, 1, 1)
+//   global (ceil(T H / 64) * 256, 1, runs)   local (256, 1, 1)
 //
 // Two groups of four warps have the same 64 slots. For the scores each multiplies every second of
 // the 36 k-steps, its part of q staying in registers; the two parts of a score meet in local
@@ -246,7 +246,6 @@ kernel __attribute__((reqd_work_group_size(256, 1, 1))) void mla_wgmma_64(MLA_AR
     at.start = tables_offset + start;
     attend(o, a, state, &at, first, last);
   }
-  const long splits = get_num_groups(2);
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     float total = state[r].total + from_lane(state[r].total, 1);

@@ -7,7 +7,6 @@
 namespace tandem {
 namespace {
 
-constexpr std::int64_t kKvBlockTokens = 64;
 constexpr std::int64_t kMhaHeads = 16;                           // of a ticket
 constexpr std::int64_t kMostPartFloats = std::int64_t{1} << 24;  // beyond a range of every row
 

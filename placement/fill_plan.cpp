@@ -79,10 +79,6 @@ struct Piece {
   unsigned scratch = 0;
   const char* key = "";
   bool expert = false;
-  // The largest range that must lie in one buffer.
-  std::uint64_t buffer() const {
-    return std::max(expert ? unit.device_bytes : unit.least_buffer, extra);
-  }
 };
 
 class Filler {
@@ -243,9 +239,18 @@ class Filler {
     return with - without;
   }
 
+  // The largest range that must lie in one buffer: of its KV cache, and of all.
+  std::uint64_t KvBuffer(const Piece& piece, std::size_t device) const {
+    return piece.extra == 0 ? 0 : in_.KvBuffer(resources_.devices[device]->max_alloc_bytes);
+  }
+  std::uint64_t Buffer(const Piece& piece, std::size_t device) const {
+    return std::max(piece.expert ? piece.unit.device_bytes : piece.unit.least_buffer,
+                    KvBuffer(piece, device));
+  }
+
   bool BuffersFit(const Piece& piece, std::size_t device) {
     const std::uint64_t most = resources_.devices[device]->max_alloc_bytes;
-    return piece.buffer() <= most &&
+    return Buffer(piece, device) <= most &&
            ((roles_[device] & piece.scratch) == piece.scratch ||
             scratch_.Device(filled_.plan, roles_[device] | RolesOn(device, piece.scratch))
                     .largest <= most);
@@ -315,7 +320,7 @@ class Filler {
     if (!filled_.problem.empty()) return;
     const Device& owner = *resources_.devices[device];
     const std::string most = FormatBytes(owner.max_alloc_bytes);
-    if (piece.buffer() <= owner.max_alloc_bytes) {
+    if (Buffer(piece, device) <= owner.max_alloc_bytes) {
       filled_.problem = fmt::format(
           "{}: a step of {} rows needs {} in one buffer, the device allows {}; lower "
           "workload.chunk",
@@ -325,13 +330,14 @@ class Filler {
           most);
       return;
     }
-    const bool kv = piece.extra > owner.max_alloc_bytes;
-    filled_.problem = fmt::format(
-        "{}: {} needs {} in one buffer, the device allows {}; {}", owner.name,
-        kv ? "a layer's KV cache" : piece.unit.least->name, FormatBytes(piece.buffer()), most,
-        kv ? std::string("lower workload.context, choose a smaller kv.type, or set "
-                         "placement.attention to host")
-           : fmt::format("set placement.{} to host", piece.key));
+    const bool kv = KvBuffer(piece, device) > owner.max_alloc_bytes;
+    filled_.problem =
+        fmt::format("{}: {} needs {} in one buffer, the device allows {}; {}", owner.name,
+                    kv ? "a layer's KV cache" : piece.unit.least->name,
+                    FormatBytes(Buffer(piece, device)), most,
+                    kv ? std::string("lower workload.context, choose a smaller kv.type, or set "
+                                     "placement.attention to host")
+                       : fmt::format("set placement.{} to host", piece.key));
   }
 
   void Put(const Piece& piece, std::size_t device) {

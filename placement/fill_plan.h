@@ -53,7 +53,8 @@ class ScratchSizes {
   ScratchSize Device(const Plan& plan, unsigned roles);
 
  private:
-  using Key = std::tuple<bool, std::int64_t, std::size_t, std::size_t, unsigned>;
+  // Host or device, rows, threads, devices, roles, buffers of a layer's KV cache.
+  using Key = std::tuple<bool, std::int64_t, std::size_t, std::size_t, unsigned, std::int64_t>;
   ScratchSize Find(const Plan& plan, unsigned roles, bool host);
   const Config& config_;
   std::map<Key, ScratchSize> sizes_;

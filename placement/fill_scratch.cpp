@@ -41,7 +41,8 @@ ScratchSize ScratchSizes::Find(const Plan& plan, unsigned roles, bool host) {
   }
   const std::size_t devices = host ? plan.devices.size() : 1;
   const auto [entry, is_new] = sizes_.try_emplace(
-      {host, plan.max_rows, threads, devices, roles | (plan.stream_prefill ? kScratchStream : 0U)});
+      {host, plan.max_rows, threads, devices, roles | (plan.stream_prefill ? kScratchStream : 0U),
+       KvBuffersOf(config_, plan).count});
   if (!is_new) return entry->second;
   const ScratchUse use = UseOfRoles(roles, devices > 0);
   for (const ScratchBuffer& buffer :

@@ -57,7 +57,8 @@ class Needs {
     if (unit.tensors == 0) return;
     ScratchUse use;
     use.*role = use.first = true;
-    Need need{std::move(what), unit.DeviceBytes(max_alloc_) + kv, std::max(in_one_buffer, kv)};
+    Need need{std::move(what), unit.DeviceBytes(max_alloc_) + kv,
+              std::max(in_one_buffer, kv > 0 ? in_.KvBuffer(max_alloc_) : 0)};
     for (const ScratchBuffer& buffer : DeviceScratch(in_.task.config, plan_, use)) {
       need.bytes += buffer.bytes();
       need.buffer = std::max(need.buffer, buffer.bytes());

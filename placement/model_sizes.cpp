@@ -105,4 +105,14 @@ std::uint64_t KvLayerBytes(const Config& config, std::int64_t blocks, DType type
   return static_cast<std::uint64_t>(blocks * kKvBlockTokens) * KvTokenBytes(config, type);
 }
 
+KvBuffers KvBuffersOf(const Config& config, std::int64_t blocks, DType type,
+                      std::uint64_t max_bytes) {
+  const std::uint64_t one = KvLayerBytes(config, 1, type);
+  const auto fit = std::max<std::int64_t>(1, static_cast<std::int64_t>(max_bytes / one));
+  if (config.attention != AttentionKind::kMla || blocks <= fit) return {1, blocks};
+  const std::int64_t count = std::min(kMostKvBuffers, (blocks + fit - 1) / fit);
+  const std::int64_t each = (blocks + count - 1) / count;
+  return {(blocks + each - 1) / each, each};
+}
+
 }  // namespace tandem

@@ -367,4 +367,9 @@ PlanInput::PlanInput(const PlanTask& plan_task, const Profile& plan_profile)
   expert_order = ExpertOrder(*this);
 }
 
+std::uint64_t PlanInput::KvBuffer(std::uint64_t max_bytes) const {
+  const std::int64_t blocks = KvBuffersOf(task.config, kv_blocks, kv_type, max_bytes).blocks;
+  return KvLayerBytes(task.config, blocks, kv_type);
+}
+
 }  // namespace tandem

@@ -81,6 +81,8 @@ struct PlanInput {
   DType kv_type = DType::kF16;
   std::int64_t kv_blocks = 0;
   std::uint64_t kv_layer_bytes = 0;
+  // The largest part of it where a device's largest buffer is `max_bytes`.
+  std::uint64_t KvBuffer(std::uint64_t max_bytes) const;
   std::uint64_t host_budget = 0;
   std::vector<std::int64_t> chunks;  // ascending: max_rows to choose from
   StreamPlan stream;                 // sizes of the experts; 0 bytes: they cannot stream

@@ -42,7 +42,11 @@ struct Sizes {
       if (!c.IsMoeLayer(i)) dense = c.intermediate_size;
     }
     // Angles, slot, keys and table start of every row, and the block tables of all sequences.
-    batch = T * (c.qk_rope_head_dim + 3) + std::min(T, plan.max_sequences) * plan.kv_blocks;
+    const std::int64_t tables = std::min(T, plan.max_sequences) * plan.kv_blocks;
+    batch = T * (c.qk_rope_head_dim + 3) + tables;
+    // The same but the angles once more, for each of several buffers.
+    const std::int64_t buffers = KvBuffersOf(c, plan).count;
+    if (buffers > 1) batch += 3 * T * buffers + tables;
   }
   std::int64_t T, D, q, out, pairs, shared;
   bool moe;
@@ -174,6 +178,11 @@ ScratchUse UseOf(const Plan& plan, Place place) {
     use.experts = use.experts || std::ranges::find(layer.experts, place) != layer.experts.end();
   }
   return use;
+}
+
+KvBuffers KvBuffersOf(const Config& c, const Plan& plan) {
+  if (plan.devices.empty()) return {1, plan.kv_blocks};
+  return KvBuffersOf(c, plan.kv_blocks, plan.kv_type, plan.devices[0].max_alloc_bytes);
 }
 
 std::int64_t LogitRows(const Plan& plan) {

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "model/config.h"
+#include "placement/model_sizes.h"
 #include "placement/plan.h"
 
 namespace tandem {
@@ -69,6 +70,10 @@ inline constexpr std::int64_t kStreamTileReads = 4;
 
 // Experts on their way to the cache (Plan::cache) at the same time.
 inline constexpr std::int64_t kCacheUnderWay = 2;
+
+// How a layer's KV cache lies on the plan's first device, which has that of every layer with
+// attention there.
+KvBuffers KvBuffersOf(const Config& config, const Plan& plan);
 
 // Rows of one step whose logits there is room for: more are handed out in pieces.
 std::int64_t LogitRows(const Plan& plan);

@@ -50,12 +50,12 @@ void Attention::MhaOnDevice(int layer) {
   k.Rope({dz_, width, d, c.num_key_value_heads, c.qk_rope_head_dim, f_.batch.device_cos_sin, false,
           T});
   k.KvAppend(
-      {dz_, width, f_.kv[layer].device.get(), f_.kv_type(), width, f_.batch.device_slots, T});
+      {dz_, width, f_.OneKvBuffer(layer), f_.kv_type(), width, f_.batch.device_slots, T});
   cl::AttentionArgs a;
   a.q = dq_;
   a.q_row_stride = a.out_row_stride = H * d;
   a.q_head_stride = a.k_head_stride = a.v_head_stride = a.out_head_stride = d;
-  a.kv = f_.kv[layer].device.get();
+  a.kv = f_.OneKvBuffer(layer);
   a.kv_type = f_.kv_type();
   a.width = width;
   a.v_offset = width / 2;

@@ -75,6 +75,12 @@ void DeviceSide::Upload(Batch& batch) {
   batch.device_n_keys = at(batch.n_keys);
   batch.device_table_start = at(batch.table_start);
   batch.device_tables = at(batch.tables);
+  for (KvPart& part : batch.kv_parts) {
+    part.device_slots = at(part.slots);
+    part.device_n_keys = at(part.n_keys);
+    part.device_table_start = at(part.table_start);
+    part.device_tables = at(part.tables);
+  }
   device.Write(target.buffer, 0, batch.memory.data(), batch.words * sizeof(float));
 }
 

@@ -83,7 +83,7 @@ EngineBytes Engine::bytes() const {
   }
   for (const KvStore& store : s.Run().forward.kv) {
     bytes.host_kv += store.host.bytes();
-    if (store.device) bytes.devices[0].kv += store.device.bytes();
+    for (const ClBuffer& buffer : store.device) bytes.devices[0].kv += buffer.bytes();
   }
   bytes.host_scratch = s.Run().host.scratch_bytes();
   if (s.devices.empty()) return bytes;

@@ -82,11 +82,12 @@ void Engine::Impl::AppendRows(std::span<const Row> rows) {
 
 void Engine::Impl::CopyBlocks(const std::vector<KvBlocks::Copy>& copies) {
   const std::size_t bytes = KvLayerBytes(model.config, 1, plan.kv_type);
+  const std::int64_t each = running->forward.batch.kv_part_blocks;  // of a device's buffer
   for (const KvStore& store : running->forward.kv) {
     for (const KvBlocks::Copy& copy : copies) {
-      if (store.device) {
-        first()->device.Copy(store.device.get(), copy.from * bytes, store.device.get(),
-                             copy.to * bytes, bytes);
+      if (!store.device.empty()) {
+        first()->device.Copy(store.device[copy.from / each].get(), copy.from % each * bytes,
+                             store.device[copy.to / each].get(), copy.to % each * bytes, bytes);
       } else {
         std::copy_n(store.host.data() + copy.from * bytes, bytes,
                     store.host.data() + copy.to * bytes);

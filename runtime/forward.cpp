@@ -1,8 +1,11 @@
 #include "runtime/forward.h"
 
+#include <algorithm>
+
 #include "memory/cl_touch.h"
 #include "memory/error.h"
 #include "placement/model_sizes.h"
+#include "placement/scratch.h"
 
 namespace tandem {
 
@@ -50,15 +53,28 @@ Forward::Forward(const Config& c, const Plan& p, const Weights& w, HostSide& h_s
     further.push_back(std::make_unique<ExpertDevice>(c, p, w, h_side, *devices[i], i));
   }
   const std::size_t bytes = KvLayerBytes(c, p.kv_blocks, p.kv_type);
+  const KvBuffers buffers = KvBuffersOf(c, p);
+  batch.kv_parts.resize(static_cast<std::size_t>(buffers.count));
+  batch.kv_part_blocks = buffers.blocks;
   for (const LayerPlan& layer : p.layers) {
     KvStore& store = kv.emplace_back();
     if (layer.attention.on_device()) {
-      store.device =
-          AllocateTouched(device->device, fmt::format("KV cache {}", kv.size() - 1), bytes);
+      const std::string name = fmt::format("KV cache {}", kv.size() - 1);
+      for (std::int64_t block = 0; block < p.kv_blocks; block += buffers.blocks) {
+        const std::int64_t blocks = std::min(buffers.blocks, p.kv_blocks - block);
+        store.device.push_back(
+            AllocateTouched(device->device, name, KvLayerBytes(c, blocks, p.kv_type)));
+      }
     } else {
       store.host = HostBuffer(bytes);
     }
   }
+}
+
+cl_mem Forward::OneKvBuffer(int layer) const {
+  const std::vector<ClBuffer>& buffers = kv[static_cast<std::size_t>(layer)].device;
+  TANDEM_CHECK(buffers.size() == 1);
+  return buffers[0].get();
 }
 
 }  // namespace tandem

@@ -48,10 +48,11 @@ class Residual {
   bool on_device_ = false;
 };
 
-// The KV cache of one layer: [blocks * 64, kv_width] in kv_type, at the layer's attention place.
+// The KV cache of one layer: [blocks * 64, kv_width] in kv_type, at the layer's attention place; on
+// a device in as many buffers as the batch has kv_parts.
 struct KvStore {
   HostBuffer host;
-  ClBuffer device;
+  std::vector<ClBuffer> device;
 };
 
 // The routed experts of the rows of one layer, as the host sees them.
@@ -88,6 +89,8 @@ struct Forward {
   bool uncounted = false;            // the step is not the user's: the cache does not see it
 
   std::int64_t T() const { return batch.T; }
+  // Of a layer whose KV cache the device has in one buffer.
+  cl_mem OneKvBuffer(int layer) const;
   // Whether an expert runs on the first device, or on any, in this step.
   bool OnFirstDevice(int layer, std::size_t expert) const {
     return plan.layers[static_cast<std::size_t>(layer)].experts[expert] == Place::Device(0) ||
@@ -125,11 +128,14 @@ class Attention {
   void ProjectMla(int layer);
   std::int64_t MlaRunEnd(std::int64_t t0) const;
   void AbsorbedMla(int layer, std::int64_t t0, std::int64_t T);
-  cl::MlaExpandedArgs MlaExpandedOf(int layer, std::int64_t t0, std::int64_t T) const;
+  std::vector<std::int64_t>& MlaRuns(std::int64_t t0, std::int64_t T);
+  cl::MlaExpandedArgs MlaExpandedOf(int layer, std::size_t part, std::int64_t t0,
+                                    std::int64_t T) const;
 
   Forward& f_;
-  HostActivation q_, q_a_, z_, out_;                                                 // host
-  std::unique_ptr<MlaOnHost> mla_;                                                   // host
+  HostActivation q_, q_a_, z_, out_;  // host
+  std::unique_ptr<MlaOnHost> mla_;    // host
+  std::vector<std::int64_t> mla_runs_;
   cl::Span dq_, dq_a_, dq_a_normed_, dz_, dabsorbed_, dparts_, dlse_, dout_, work_;  // device
 };
 

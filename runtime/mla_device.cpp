@@ -1,6 +1,7 @@
 // MLA on the OpenCL device: in its absorbed form (DeepSeek-V2 section 2.1), and many rows of one
 // sequence in its expanded form. Only enqueues.
 #include <algorithm>
+#include <numeric>
 
 #include "memory/error.h"
 #include "placement/attention_scratch.h"
@@ -10,9 +11,29 @@ namespace tandem {
 
 static_assert(kDeviceMlaParts == cl::kMlaParts);
 
+namespace {
+
+// Of rows [t0, t0 + T) in a buffer of the KV cache.
+std::int64_t MaxKeys(const KvPart& part, std::int64_t t0, std::int64_t T) {
+  return std::ranges::max(
+      part.n_keys.subspan(static_cast<std::size_t>(t0), static_cast<std::size_t>(T)));
+}
+
+// The buffer of the KV cache that has all keys of row t, or their number where none has.
+std::size_t PartWithAll(const Batch& batch, std::int64_t t) {
+  const auto row = static_cast<std::size_t>(t);
+  std::size_t i = 0;
+  while (i < batch.kv_parts.size() && batch.kv_parts[i].n_keys[row] != batch.n_keys[row]) ++i;
+  return i;
+}
+
+}  // namespace
+
 void Attention::MlaOnDevice(int layer) {
   ProjectMla(layer);
-  const std::int64_t rows = DeviceMlaRows(f_.config, f_.plan.max_rows);
+  // Partial results of keys in several buffers share the room of a row's.
+  const std::int64_t rows = std::max<std::int64_t>(
+      1, DeviceMlaRows(f_.config, f_.plan.max_rows) / std::ssize(f_.batch.kv_parts));
   std::int64_t absorbed = 0;  // rows from here on wait for their launches
   const auto flush = [&](std::int64_t end) {
     for (; absorbed < end; absorbed = std::min(end, absorbed + rows)) {
@@ -21,8 +42,10 @@ void Attention::MlaOnDevice(int layer) {
   };
   for (std::int64_t t = 0; t < f_.T();) {
     const std::int64_t end = MlaRunEnd(t);
-    if (f_.plan.bf16_many_rows && end - t >= LeastExpandedRows(f_.config)) {
-      const cl::MlaExpandedArgs a = MlaExpandedOf(layer, t, end - t);
+    const std::size_t part = PartWithAll(f_.batch, end - 1);
+    const bool whole = part < f_.batch.kv_parts.size();
+    if (f_.plan.bf16_many_rows && whole && end - t >= LeastExpandedRows(f_.config)) {
+      const cl::MlaExpandedArgs a = MlaExpandedOf(layer, part, t, end - t);
       if (f_.device->kernels.MlaExpandedPays(a)) {
         flush(t);
         f_.device->kernels.MlaExpanded(a);
@@ -67,15 +90,35 @@ void Attention::ProjectMla(int layer) {
   down.bf16 = f_.plan.bf16_many_rows;
   down.work = work_;
   k.Linear(down);
-  k.MlaAppend({dz_, width, w.kv_a_norm.device, eps, c.kv_lora_rank, c.qk_rope_head_dim,
-               f_.batch.device_cos_sin, f_.kv[layer].device.get(), f_.kv_type(),
-               f_.batch.device_slots, T});
+  for (std::size_t i = 0; i < f_.batch.kv_parts.size(); ++i) {
+    const KvPart& part = f_.batch.kv_parts[i];
+    if (std::ranges::max(part.slots) < 0) continue;
+    k.MlaAppend({dz_, width, w.kv_a_norm.device, eps, c.kv_lora_rank, c.qk_rope_head_dim,
+                 f_.batch.device_cos_sin, f_.kv[layer].device[i].get(), f_.kv_type(),
+                 part.device_slots, T});
+  }
   if (!low_rank) return;
   cl::LinearArgs up{dq_a_, c.q_lora_rank, w.q_b.device, dq_, q_width, T, false};
   up.norm = {w.q_a_norm.device, eps, dq_a_normed_, c.q_lora_rank};
   up.bf16 = down.bf16;
   up.work = work_;
   k.Linear(up);
+}
+
+// Runs of keys in each buffer of the KV cache that has keys of rows [t0, t0 + T), 0 in others.
+std::vector<std::int64_t>& Attention::MlaRuns(std::int64_t t0, std::int64_t T) {
+  const std::int64_t H = f_.config.num_attention_heads;
+  const std::int64_t rows = DeviceMlaRows(f_.config, f_.plan.max_rows);
+  const std::int64_t room = std::min(cl::kMostMlaSplits, (kDeviceMlaParts + rows * H) / (T * H));
+  mla_runs_.assign(f_.batch.kv_parts.size(), 0);
+  for (std::size_t i = 0; i < mla_runs_.size(); ++i) {
+    const std::int64_t keys = MaxKeys(f_.batch.kv_parts[i], t0, T);
+    if (keys == 0) continue;
+    const std::int64_t runs = cl::MlaSplits(T, H, keys, f_.device->device.info().compute_units);
+    mla_runs_[i] = std::min(runs, room / std::ssize(mla_runs_));
+    TANDEM_CHECK(mla_runs_[i] > 0);
+  }
+  return mla_runs_;
 }
 
 // Rows [t0, t0 + T) of the step.
@@ -95,29 +138,38 @@ void Attention::AbsorbedMla(int layer, std::int64_t t0, std::int64_t T) {
               c.v_head_dim, f_.plan.bf16_many_rows});
   cl::MlaAttentionArgs a;
   a.q = dabsorbed_;
-  a.kv = f_.kv[layer].device.get();
   a.kv_type = f_.kv_type();
-  a.tables = f_.batch.device_tables;
-  a.table_start = from(f_.batch.device_table_start, 1);
-  a.n_keys = from(f_.batch.device_n_keys, 1);
-  a.max_keys = *std::max_element(f_.batch.n_keys.begin() + t0, f_.batch.n_keys.begin() + t0 + T);
   a.T = T;
   a.H = H;
   a.R = R;
   a.d = d;
   a.scale = static_cast<float>(c.softmax_scale());
-  a.splits = cl::MlaSplits(T, H, a.max_keys, f_.device->device.info().compute_units);
   a.parts = dparts_;
   a.lse = dlse_;
   a.bf16 = f_.plan.bf16_many_rows;
-  k.MlaAttention(a);
-  k.MlaOutput({dparts_, dlse_, a.splits, heads, from(dout_, H * c.v_head_dim), H * c.v_head_dim, T,
-               H, R, c.qk_nope_head_dim, c.v_head_dim, a.bf16});
+  const std::vector<std::int64_t>& runs = MlaRuns(t0, T);
+  a.row_splits = std::accumulate(runs.begin(), runs.end(), std::int64_t{0});
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    if (runs[i] == 0) continue;
+    const KvPart& part = f_.batch.kv_parts[i];
+    a.kv = f_.kv[layer].device[i].get();
+    a.tables = part.device_tables;
+    a.table_start = from(part.device_table_start, 1);
+    a.n_keys = from(part.device_n_keys, 1);
+    a.max_keys = MaxKeys(part, t0, T);
+    a.splits = runs[i];
+    k.MlaAttention(a);
+    a.parts.offset += runs[i] * R;
+    a.lse.offset += runs[i];
+  }
+  k.MlaOutput({dparts_, dlse_, a.row_splits, heads, from(dout_, H * c.v_head_dim), H * c.v_head_dim,
+               T, H, R, c.qk_nope_head_dim, c.v_head_dim, a.bf16});
 }
 
-// Rows [t0, t0 + T) of one sequence. Keys and values take the room of the absorbed form's queries
-// and partial results.
-cl::MlaExpandedArgs Attention::MlaExpandedOf(int layer, std::int64_t t0, std::int64_t T) const {
+// Rows [t0, t0 + T) of one sequence, all of whose keys are in one buffer of the cache. Keys and
+// values take the room of the absorbed form's queries and partial results.
+cl::MlaExpandedArgs Attention::MlaExpandedOf(int layer, std::size_t part, std::int64_t t0,
+                                             std::int64_t T) const {
   const AttentionWeights& w = f_.weights.layers[layer].attention;
   const Config& c = f_.config;
   const std::int64_t q_width = c.num_attention_heads * c.qk_head_dim();
@@ -131,11 +183,12 @@ cl::MlaExpandedArgs Attention::MlaExpandedOf(int layer, std::int64_t t0, std::in
   a.q = from(dq_, q_width);
   a.q_stride = q_width;
   a.cos_sin = from(f_.batch.device_cos_sin, c.qk_rope_head_dim);
-  a.kv = f_.kv[layer].device.get();
+  const KvPart& keys = f_.batch.kv_parts[part];
+  a.kv = f_.kv[layer].device[part].get();
   a.kv_type = f_.kv_type();
-  a.tables = f_.batch.device_tables;
-  a.tables.offset += f_.batch.table_start[t0];
-  a.n_keys = from(f_.batch.device_n_keys, 1);
+  a.tables = keys.device_tables;
+  a.tables.offset += keys.table_start[t0];
+  a.n_keys = from(keys.device_n_keys, 1);
   a.max_keys = f_.batch.n_keys[t0 + T - 1];
   a.w = {w.kv_b.device, w.k_b.device, w.v_b.device};
   a.T = T;

@@ -75,7 +75,9 @@ class MlaAppendTest : public MlaTest {
     w_ = test::RandomFloats(static_cast<std::size_t>(c.R), 2);
     cos_sin_ = Rotations(c.T, c.d);
     slots_.clear();
-    for (std::int64_t t = 0; t < c.T; ++t) slots_.push_back(static_cast<int>((t * 5 + 3) % 97));
+    for (std::int64_t t = 0; t < c.T; ++t) {
+      slots_.push_back(t < skip_from_ ? static_cast<int>((t * 5 + 3) % 97) : -1);
+    }
     bytes_ = TokenBytes(c.type, c.R, c.d);
     const ClBuffer z = test::Upload(device(), z_);
     const ClBuffer w = test::Upload(device(), w_);
@@ -138,6 +140,7 @@ class MlaAppendTest : public MlaTest {
     }
   }
 
+  std::int64_t skip_from_ = 1000;  // rows from here on have no slot
   std::int64_t bytes_ = 0;
   std::vector<float> z_, w_, cos_sin_;
   std::vector<int> slots_;
@@ -151,6 +154,20 @@ TEST_P(MlaAppendTest, NormsRotatesAndRounds) {
   }
   Check({2, 64, 16, DType::kF16});
   Check({2, 37, 6, DType::kF32});
+}
+
+// What is left out of a step whose rows go to several buffers.
+TEST_P(MlaAppendTest, RowsWithoutASlotGoNowhere) {
+  skip_from_ = 2;
+  const AppendCase c{4, 64, 16, DType::kF16};
+  Run(c);
+  for (std::int64_t t = 0; t < c.T; ++t) {
+    const auto first = kv_.begin() + (t * 5 + 3) % 97 * bytes_;
+    const bool written = std::any_of(first, first + bytes_, [](std::uint8_t b) { return b != 0; });
+    EXPECT_EQ(written, t < 2) << "row " << t;
+  }
+  EXPECT_TRUE(
+      std::all_of(kv_.begin(), kv_.begin() + bytes_, [](std::uint8_t b) { return b == 0; }));
 }
 
 TEST_P(MlaAppendTest, ScalesAreTheLargestMagnitudeOver448) {
@@ -487,6 +504,8 @@ struct AttentionCase {
   DType type = DType::kF32;
   float q_size = 1.0F;
   std::vector<int> sequence = {};  // of each row; empty: every row its own
+  std::int64_t before = 0;         // runs of other launches for the same rows
+  std::int64_t behind = 0;
 };
 
 struct Result {
@@ -573,7 +592,8 @@ class MlaAttentionTest : public MlaTest {
     const ClBuffer tables = test::Upload(device(), tables_);
     const ClBuffer starts = test::Upload(device(), table_start_);
     const ClBuffer keys = test::Upload(device(), c.keys);
-    const std::size_t count = static_cast<std::size_t>(T * c.H * c.splits);
+    const std::int64_t row = c.splits + c.before + c.behind;
+    const std::size_t count = static_cast<std::size_t>(T * c.H * row);
     const std::size_t R = static_cast<std::size_t>(c.R);
     const ClBuffer parts = test::Upload(device(), std::vector<float>(count * R, 1e30F));
     const ClBuffer lse = test::Upload(device(), std::vector<float>(count, 1e30F));
@@ -591,12 +611,26 @@ class MlaAttentionTest : public MlaTest {
     a.d = c.d;
     a.scale = Scale(c);
     a.splits = c.splits;
-    a.parts = Whole(parts);
-    a.lse = Whole(lse);
+    a.row_splits = row;
+    a.parts = {parts.get(), c.before * c.R};
+    a.lse = {lse.get(), c.before};
     a.bf16 = bf16;
     with.MlaAttention(a);
-    return {test::Download<float>(device(), parts, count * R),
-            test::Download<float>(device(), lse, count)};
+    return {Own(c, test::Download<float>(device(), parts, count * R), c.R),
+            Own(c, test::Download<float>(device(), lse, count), 1)};
+  }
+  // This launch's runs of every row; those of others must be as they were.
+  static std::vector<float> Own(const AttentionCase& c, const std::vector<float>& all,
+                                std::int64_t width) {
+    std::vector<float> own;
+    const std::int64_t row = (c.splits + c.before + c.behind) * width;
+    for (std::int64_t i = 0; i < std::ssize(all); ++i) {
+      const std::int64_t at = i % row - c.before * width;
+      const bool mine = at >= 0 && at < c.splits * width;
+      if (mine) own.push_back(all[static_cast<std::size_t>(i)]);
+      EXPECT_TRUE(mine || all[static_cast<std::size_t>(i)] == 1e30F) << "value " << i;
+    }
+    return own;
   }
   static float Scale(const AttentionCase& c) {
     return 1.0F / std::sqrt(static_cast<float>(c.R + c.d));
@@ -743,6 +777,13 @@ TEST_P(MlaMmaTest, RowsOfOneSequenceAndOfSeveral) {
   }
 }
 
+TEST_P(MlaMmaTest, OneLaunchOfSeveral) {
+  for (const DType type : kMmaTypes) {
+    CheckMma({64, 512, 64, {0, 64, 130, 0}, 2, type, 1.0F, {}, 2, 1});
+    CheckMma({16, 512, 64, {200, 0, 70}, 3, type, 1.0F, {}, 1, 2});
+  }
+}
+
 TEST_P(MlaMmaTest, LongAndPeaked) {
   CheckMma({16, 512, 64, {3000}, 1, DType::kF16, 1.0F});
   CheckMma({128, 512, 64, {700}, 2, DType::kBF16, 60.0F});
@@ -763,6 +804,12 @@ TEST_P(MlaAttentionTest, OddSizes) {
 }
 
 TEST_P(MlaAttentionTest, EmptyRuns) { Check({2, 64, 16, {1, 64, 300}, 5}); }
+
+// As where a row's keys lie in several buffers: some rows have none in this one.
+TEST_P(MlaAttentionTest, OneLaunchOfSeveral) {
+  Check({3, 64, 16, {0, 64, 130, 0}, 2, DType::kF16, 1.0F, {}, 2, 1});
+  Check({9, 64, 16, {70, 3}, 1, DType::kF16, 1.0F, {}, 0, 3});
+}
 
 TEST_P(MlaAttentionTest, RowsOfOneSequence) {
   Check({4, 64, 16, {62, 63, 64, 65, 1, 2}, 2, DType::kF16, 1.0F, {0, 0, 0, 0, 1, 1}});

@@ -395,23 +395,57 @@ TEST(Planner, NoBufferIsLargerThanTheDeviceAllows) {
   Plan plan = MakePlan(test::V3(), V3Tensors(), machine, {}, Precision::kFast);
   EXPECT_TRUE(plan.head.on_device());
   EXPECT_TRUE(plan.layers[0].attention.on_device());
-  // What goes through heads is not: kv_b takes 16.01 MiB.
-  machine.devices[0].max_alloc_bytes = 16 * kMiB;
+  // What goes through heads is not: kv_b takes 16 MiB.
+  machine.devices[0].max_alloc_bytes = 15 * kMiB;
   Profile profile;
   profile.attention = Side::kDevice;
   const auto run = [&] { MakePlan(test::V3(), V3Tensors(), machine, profile, Precision::kFast); };
   EXPECT_THAT(test::Refusal(run, ExitCode::kUnavailable),
-              AllOf(HasSubstr("kv_b_proj.weight"), HasSubstr("16.00 MiB"), HasSubstr("16.01 MiB"),
+              AllOf(HasSubstr("kv_b_proj.weight"), HasSubstr("15.00 MiB"), HasSubstr("16.00 MiB"),
                     HasSubstr("placement.attention")));
   machine.devices[0].max_alloc_bytes = kGiB;
-  // A KV cache above the largest buffer: 2M tokens of 576 values take 2.25 GiB a layer.
+  // A KV cache above the largest buffer: 2M tokens of 576 values take 2.25 GiB a layer. MLA's lies
+  // in several.
   profile.attention = Side::kAuto;
   profile.context = 2 << 20;
   plan = MakePlan(test::V3(), V3Tensors(), machine, profile, Precision::kFast);
+  EXPECT_TRUE(plan.layers[0].attention.on_device());
+  EXPECT_EQ(KvBuffersOf(test::V3(), plan).count, 3);
+}
+
+// That of attention with heads of its own lies in one.
+TEST(Planner, AKvCacheAboveTheLargestBufferStaysOnTheHost) {
+  Machine machine = test::GpuMachine(80);
+  machine.devices[0].max_alloc_bytes = kGiB;
+  Config config = test::V2Lite();
+  config.attention = AttentionKind::kMha;
+  config.q_lora_rank = config.kv_lora_rank = 0;
+  config.qk_nope_head_dim = 0;
+  config.qk_rope_head_dim = 128;
+  const TensorList tensors = ExpectedTensors(config, DType::kBF16);
+  Profile profile;
+  profile.context = 256 << 10;  // 2 GiB a layer
+  const Plan plan = MakePlan(config, tensors, machine, profile, Precision::kFast);
   EXPECT_FALSE(plan.layers[0].attention.on_device());
   EXPECT_TRUE(plan.layers[0].dense.on_device());
+  EXPECT_THAT(plan.notes, testing::Contains(AllOf(HasSubstr("KV cache"), HasSubstr("1.00 GiB"),
+                                                  HasSubstr("workload.context"))));
   profile.attention = Side::kDevice;
+  const auto run = [&] { MakePlan(config, tensors, machine, profile, Precision::kFast); };
   EXPECT_THAT(test::Refusal(run, ExitCode::kUnavailable), HasSubstr("KV cache"));
+}
+
+// An expert's three matrices lie in one buffer.
+TEST(Planner, ExpertsAboveTheLargestBufferStayOnTheHost) {
+  Machine machine = test::GpuMachine(80);
+  machine.devices[0].max_alloc_bytes = 40 * kMiB;  // V3's take 42.01 MiB in FP8
+  Profile profile;
+  profile.chunk = 64;
+  const Plan plan = MakePlan(test::V3(), V3Tensors(), machine, profile, Precision::kFast);
+  EXPECT_TRUE(plan.layers[4].shared.on_device());
+  for (const Place place : plan.layers[4].experts) EXPECT_FALSE(place.on_device());
+  EXPECT_THAT(plan.notes, testing::Contains(AllOf(HasSubstr("routed experts"),
+                                                  HasSubstr("42.01 MiB"), HasSubstr("40.00 MiB"))));
 }
 
 TEST(Planner, TwoNodesShareThreadsAndWeights) {

@@ -7,6 +7,7 @@
 #include "model/open_model.h"
 #include "placement/device_parts.h"
 #include "placement/planner.h"
+#include "placement/scratch.h"
 #include "runtime/abilities.h"
 #include "runtime/engine.h"
 #include "runtime/weight_layout.h"
@@ -86,6 +87,49 @@ TEST_F(SplitBuffers, AllOnTheDeviceGivesNearlyTheSame) {
   Engine split(std::move(model), std::move(plan));
   const Worst worst = WorstDifference(Logits(split), Logits(whole));
   EXPECT_LE(worst.difference, 3e-5F) << worst;
+}
+
+// Tokens of two sequences, one forked off the other, whose KV cache lies in buffers of five blocks.
+std::vector<float> OfTwoSequences(Engine& engine) {
+  std::vector<std::int32_t> ids;
+  for (std::int32_t i = 0; i < 420; ++i) ids.push_back((i * 919 + 13) % 2048);
+  const std::int32_t a = engine.NewSequence();
+  std::vector<float> logits = Prefill(engine, a, ids, 64);
+  // In the fifth block, the last of its buffer, which is copied to another one.
+  const std::int32_t b = engine.Fork(a, 310);
+  for (std::int32_t i = 0; i < 40; ++i) {
+    const Row rows[] = {{a, 420 + i, (i * 17) % 2048, true}, {b, 310 + i, (i * 31) % 2048, true}};
+    const auto out = engine.Step(rows);
+    logits.insert(logits.end(), out.begin(), out.end());
+  }
+  return logits;
+}
+
+// Partial results of runs in several buffers are merged, in another order than those in one.
+TEST_F(SplitBuffers, TheKvCacheOfALayerMayLieInSeveral) {
+  profile_.context = 1024;
+  profile_.chunk = 64;
+  Engine whole = Make(0);
+  Plan plan = whole.plan();
+  plan.devices[0].max_alloc_bytes = kMost;
+  const KvBuffers buffers = KvBuffersOf(whole.config(), plan);
+  EXPECT_EQ(buffers.count, 4);
+  EXPECT_EQ(buffers.blocks, 5);
+  Model model = OpenModel(DemoDir());
+  Engine split(std::move(model), std::move(plan));
+  EXPECT_EQ(split.bytes().devices[0].kv, whole.bytes().devices[0].kv);
+  const Worst worst = WorstDifference(OfTwoSequences(split), OfTwoSequences(whole));
+  EXPECT_LE(worst.difference, 1e-4F) << worst;
+}
+
+// 132 blocks of 20 KiB take more than attention's largest buffer for partial results.
+TEST_F(SplitBuffers, APlanCountsACacheInSeveral) {
+  profile_.context = 8192;
+  Engine engine = Make(2400000);
+  EXPECT_EQ(KvBuffersOf(engine.config(), engine.plan()).count, 2);
+  EXPECT_TRUE(engine.plan().layers[0].attention.on_device());
+  EXPECT_EQ(engine.bytes().devices[0].all(), engine.plan().DeviceBytes(0));
+  EXPECT_EQ(Logits(engine).size(), 23U * 2048);
 }
 
 TensorInfo Tensor(DType type, std::int64_t rows, std::int64_t cols) {
