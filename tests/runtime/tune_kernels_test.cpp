@@ -166,6 +166,9 @@ TEST_F(TuneKernelsTest, TokensAreTheSameInOtherShapes) {
   EXPECT_EQ(refused.out, table.out);
   EXPECT_NE(refused.err.find("tandem: warning: " + file.string()), std::string::npos)
       << refused.err;
+  const Outcome doctor = tandem("doctor --no-disk");
+  EXPECT_NE(doctor.out.find("warn  kernel shapes of device 0"), std::string::npos) << doctor.out;
+  EXPECT_NE(doctor.out.find("frobs=1"), std::string::npos) << doctor.out;
 }
 
 TEST_F(TuneKernelsTest, RatesAreOfTheShapesThatTheyWereMeasuredWith) {
