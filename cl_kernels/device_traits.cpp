@@ -69,6 +69,7 @@ DeviceTraits GpuTraits(std::int64_t compute_units) {
   traits.denormals = true;
   traits.attention_items = false;
   traits.few_rows_max = 32;
+  traits.few_rows_fill = true;
   traits.wide_min_groups = 2 * compute_units;
   return traits;
 }

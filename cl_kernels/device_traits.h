@@ -31,6 +31,8 @@ struct DeviceTraits {
   bool cache_binaries = true;  // CL_PROGRAM_BINARIES are worth keeping on disk
   // Up to so many rows the few-rows form runs, max_rows at a time; beyond, the tiles.
   std::int64_t few_rows_max = INT64_MAX;
+  // Beyond, too, where the tiles would leave so many compute units idle that it is quicker.
+  bool few_rows_fill = false;
   // Rows of x that linear_batch.cl takes, where nv_compute is at least 80 and bf16 may be used: on
   // an H100 fewer are quicker by few_rows.cl, and more by gemm.cl.
   std::int64_t batch_rows_min = 3;

@@ -247,11 +247,23 @@ void LaunchTransposed(Programs& programs, const HeadLinearArgs& a) {
           programs.traits().group_size());
 }
 
+// A unit that has a tile takes as long for it whatever the others have: 245 us of an H100 for K =
+// 2048. There the few-rows form needs twice the time of a full tile for each product.
+bool FewIsQuicker(const Programs& programs, const LinearArgs& a) {
+  constexpr std::int64_t kFewCost = 2;
+  const std::int64_t N = a.w.rows + (a.swiglu || a.w2.buffer == nullptr ? 0 : a.w2.rows);
+  const std::int64_t units = programs.device().info().compute_units;
+  const std::int64_t rounds = CeilDiv(CeilDiv(N, kTileColumns) * CeilDiv(a.T, kTileRows), units);
+  return kFewCost * a.T * N < rounds * units * kTileColumns * kTileRows;
+}
+
 // Of a narrow matrix (a router's) the tiles for many rows fill half a device or less.
-bool IsFew(const DeviceTraits& traits, const LinearArgs& a) {
+bool IsFew(const Programs& programs, const LinearArgs& a) {
   constexpr std::int64_t kNarrow = 64;
+  const DeviceTraits& traits = programs.traits();
   const bool narrow = traits.team > 1 && a.w.rows <= kNarrow && a.w2.buffer == nullptr;
-  return narrow || a.T <= traits.few_rows_max;
+  return narrow || a.T <= traits.few_rows_max ||
+         (traits.few_rows_fill && FewIsQuicker(programs, a));
 }
 
 void LaunchWhole(Programs& programs, const LinearArgs& a) {
@@ -261,7 +273,7 @@ void LaunchWhole(Programs& programs, const LinearArgs& a) {
   TANDEM_CHECK(!a.swiglu || (pair && a.w2.dtype == a.w.dtype && a.w2.rows == a.w.rows));
   const bool batch = TakesBatch(programs, a);
   if (!batch && LaunchedGemm(programs, a)) return;
-  const bool few = IsFew(programs.traits(), a);
+  const bool few = IsFew(programs, a);
   if (a.norm.w.buffer != nullptr && (batch || !FusesNorm(programs.traits(), a))) {
     return LaunchWhole(programs, NormFirst(programs, a));
   }

@@ -10,9 +10,9 @@ namespace tandem::cl {
 void PrepareLinear(Programs& programs, DType type, bool bf16);
 
 // linear_batch.cl for some rows where the device and the arguments allow it; gemm.h where it takes
-// it; else linear.cl: the few-rows form up to traits.few_rows_max rows, else the tiles. A norm
-// joins the product of one or two rows, else it is a launch before. Of a matrix in parts one
-// product for each, the outputs at their rows.
+// it; else linear.cl: the few-rows form up to traits.few_rows_max rows, or where the tiles leave
+// units idle (few_rows_fill), else the tiles. A norm joins the product of one or two rows, else it
+// is a launch before. Of a matrix in parts one product for each, the outputs at their rows.
 void LaunchLinear(Programs& programs, const LinearArgs& a);
 // linear.cl per head (straight), head_linear.cl (transposed).
 void LaunchHeadLinear(Programs& programs, const HeadLinearArgs& a);

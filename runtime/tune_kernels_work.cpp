@@ -64,6 +64,7 @@ std::vector<ShapeAxis> AxesFor(const cl::DeviceTraits& t) {
   if (t.team > 1 && t.nv_compute == 0) axes.push_back({"team", {16, 32, 64}});
   axes.push_back({"max_rows", {4, 8}});
   if (t.nv_compute < 80) axes.push_back({"few_rows_max", {8, 16, 32, 64, 128}});
+  if (t.nv_compute < 80 && t.team > 1) axes.push_back({"few_rows_fill", {0, 1}});
   if (t.nv_compute >= 70) axes.push_back({"one_row", {0, 1}});
   if (t.nv_compute >= 80) {
     axes.push_back({"batch_rows_min", {2, 3, 4, 5, 6}});
@@ -78,6 +79,7 @@ std::vector<ShapeWork> WorkOf(std::string_view tunable, std::int64_t from, std::
                               const cl::DeviceTraits& traits) {
   if (tunable == "few_rows_max" || tunable == "batch_rows_max") return RowsBetween(from, to);
   if (tunable == "batch_rows_min") return RowsBetween(from - 1, to - 1);
+  if (tunable == "few_rows_fill") return {{Kind::kProduct, 64}, {Kind::kProduct, 256}};
   if (tunable == "group") return {{Kind::kNorm, 1}, {Kind::kNorm, 16}};
   if (tunable == "wgmma_products") return {{Kind::kProduct, 512}, {Kind::kManyExperts}};
   if (tunable == "one_row") return {{Kind::kProduct, 1}, {Kind::kExperts, 1}};

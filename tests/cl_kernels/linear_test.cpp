@@ -1,6 +1,8 @@
 // ctest: opencl
 #include <gtest/gtest.h>
 
+#include <tuple>
+
 #include "tests/support/cl_fixture.h"
 
 namespace tandem {
@@ -133,6 +135,36 @@ TEST_P(LinearTest, ARowDoesNotDependOnTheOthers) {
 }
 
 // A norm before, a second matrix beside, SwiGLU between: against the same in double precision.
+// Which form ran shows in the order of its sums.
+class FewRowsFillTest : public test::ClTest {
+ protected:
+  std::vector<float> Run(std::int64_t few_rows_max, bool fill, std::int64_t T, std::int64_t N) {
+    constexpr std::int64_t K = 272;
+    cl::DeviceTraits traits = cl::CpuTraits(4);
+    traits.few_rows_max = few_rows_max;
+    traits.few_rows_fill = fill;
+    cl::Kernels kernels(device(), "", traits);
+    const auto count = [](std::int64_t n) { return static_cast<std::size_t>(n); };
+    const ClBuffer w = test::Upload(device(), test::RandomFloats(count(N * K), 7));
+    const ClBuffer x = test::Upload(device(), test::RandomFloats(count(T * K), 11));
+    const ClBuffer y = device().Allocate(count(T * N) * sizeof(float));
+    kernels.Linear(
+        {{x.get(), 0}, K, {w.get(), 0, 0, DType::kF32, N, K}, {y.get(), 0}, N, T, false});
+    return test::Download<float>(device(), y, count(T * N));
+  }
+};
+
+TEST_F(FewRowsFillTest, TilesServeOnlyWhereTheyFillTheDevice) {
+  const std::int64_t units = device().info().compute_units;
+  for (const auto& [T, N, few_serves] :
+       {std::tuple{8L, 64L, true}, {64L, 128 * units, false}, {40L, 48L, true}}) {
+    const std::vector<float> few = Run(INT64_MAX, false, T, N);
+    const std::vector<float> tiles = Run(4, false, T, N);
+    ASSERT_NE(few, tiles);
+    EXPECT_EQ(Run(4, true, T, N), few_serves ? few : tiles) << T << " x " << N;
+  }
+}
+
 struct Fused {
   std::int64_t T, N, N2, K;
   bool norm = false, swiglu = false, accumulate = false;

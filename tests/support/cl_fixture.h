@@ -84,6 +84,7 @@ class ClShapesTest : public ClTest, public ::testing::WithParamInterface<Shapes>
     cl::DeviceTraits traits = cl::GpuTraits(4);
     if (slow_to_compile()) traits.max_rows = 4;
     traits.few_rows_max = 16;  // so that 17 rows meet the tiles
+    traits.few_rows_fill = false;
     return traits;
   }
 };
