@@ -84,8 +84,11 @@ kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void mla_append(
   norm_w += norm_w_offset;
   cos_sin += cos_sin_offset + t * d;
   const int slot = slots[slots_offset + t];
-  if (slot < 0) return;
-  global uchar* token = kv + (long)slot * token_bytes(R, d);
+  // All items go through all barriers, in rows without a slot as well: PoCL 3.1 spoils other memory
+  // where a work-group returns before them.
+  const int stored_R = slot < 0 ? 0 : R;
+  const int stored_d = slot < 0 ? 0 : d;
+  global uchar* token = kv + (long)max(slot, 0) * token_bytes(R, d);
 
   float sum = 0.0f;
   for (int i = lid; i < R; i += GROUP) sum = fma(z[i], z[i], sum);
@@ -95,8 +98,8 @@ kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void mla_append(
     if (lid < half_group) partial[lid] += partial[lid + half_group];
     barrier(CLK_LOCAL_MEM_FENCE);
   }
-  store_latent(token, z, norm_w, 1.0f / sqrt(partial[0] / (float)R + eps), R, blocks);
-  for (int i = lid; i < d / 2; i += GROUP) {
+  store_latent(token, z, norm_w, 1.0f / sqrt(partial[0] / (float)R + eps), stored_R, blocks);
+  for (int i = lid; i < stored_d / 2; i += GROUP) {
     const float a = z[R + 2 * i];
     const float b = z[R + 2 * i + 1];
     const float c = cos_sin[2 * i];
