@@ -148,9 +148,12 @@ TEST_F(ClFaults, ThePlanKeepsToTheLargestBuffer) {
 // The head takes 1 MiB and the dense MLP's matrices 128 KiB: they lie in parts.
 TEST_F(ClFaults, AMatrixAboveTheLargestBufferIsCut) {
   const test::TempFolder folder;
-  std::ofstream(folder / "cut.yaml") << "placement:\n  attention: host\n  router: host\n"
-                                        "  dense: device\n  head: device\nworkload:\n  chunk: 8\n";
+  std::ofstream(folder / "cut.yaml")
+      << "placement: {attention: host, router: host, dense: device, "
+         "shared_experts: host, routed_experts: host, head: device}\n"
+         "workload: {chunk: 8}\n";
   const std::string arguments = RunArguments((folder / "cut.yaml").string());
+  Tandem("", arguments);  // does what is done once on a machine
   const Outcome whole = Tandem("", arguments);
   EXPECT_EQ(whole.code, 0) << whole.err;
   const Outcome cut = Tandem("TANDEM_CL_MAX_ALLOC=100000", arguments);

@@ -73,7 +73,9 @@ TEST_F(SplitBuffers, APlanForSmallBuffersGivesTheSameLogits) {
   EXPECT_TRUE(split.plan().layers[0].dense.on_device());
   EXPECT_EQ(split.bytes().devices[0].weights, WeightBytes(split.plan()));
   const Worst worst = WorstDifference(Logits(split), Logits(whole));
-  EXPECT_EQ(worst.difference, 0) << worst;
+  // A GPU's kernels choose by the rows of a product how its sums are shared out.
+  const float tolerance = whole.plan().devices[0].shares_cores ? 0 : 3e-5F;
+  EXPECT_LE(worst.difference, tolerance) << worst;
 }
 
 // Attention with it: what only the loading needs to know. Experts in several buffers take a launch
