@@ -14,7 +14,7 @@ namespace {
 constexpr std::int64_t kItems = 256;
 constexpr std::int64_t kColumns = 128;  // of a tile of weights of the experts
 
-enum Mode : cl_int { kStore = 0, kAdd = 1, kSwiglu = 2 };
+enum Mode : cl_int { kStore = 0, kAdd = 1, kSwiglu = 2, kBf16 = 3 };
 
 bool TakesColumns(DType type, std::int64_t K) {
   if (!IsDeviceFormat(type) || K <= 0) return false;
@@ -177,6 +177,15 @@ void LaunchGemm(Programs& programs, const LinearArgs& a) {
   const Form second = FormOf(programs, a.w2, a.T, false);
   if (second.program != form.program) RoundFor(programs, second, a, x, stride);
   LaunchProduct(programs, second, a, a.w2, a.y2, a.y2_stride, kStore);
+}
+
+bool LaunchedGemmBf16(Programs& programs, const LinearArgs& a) {
+  TANDEM_CHECK(a.norm.w.buffer == nullptr && a.w2.buffer == nullptr && !a.accumulate);
+  if (!GemmTakes(programs, a) || !HasMma(programs, a.w.dtype) || a.w.rows % 2 != 0) return false;
+  const Form form = FormOf(programs, a.w, a.T, false);
+  RoundFor(programs, form, a, a.x, a.x_stride);
+  LaunchProduct(programs, form, a, a.w, a.y, a.y_stride, kBf16);
+  return true;
 }
 
 bool GemmTakes(const Programs& programs, const ExpertsArgs& a) {

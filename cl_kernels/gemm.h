@@ -33,6 +33,9 @@ bool GemmTakes(const Programs& programs, const LinearArgs& a);
 // Where the driver takes the program, too; else it enqueues nothing and gives false.
 bool LaunchedGemm(Programs& programs, const LinearArgs& a);
 void LaunchGemm(Programs& programs, const LinearArgs& a);
+// As LaunchedGemm, but y receives bf16: its offset and y_stride still count f32, two values each.
+// Without norm, w2 and accumulate; w.rows is even.
+bool LaunchedGemmBf16(Programs& programs, const LinearArgs& a);
 
 // The same for the experts: gate and up, down, and the sum. Tiles have kGemmTileRows rows; D and
 // every F are such K. act holds bf16.

@@ -99,6 +99,9 @@ INLINE void store2(global float* y, int n, int N, float v0, float v1, int even) 
     if (n + 1 < N) y[n + 1] = v1;
   }
 }
+INLINE void store2_bf16(global float* y, int n, int N, float v0, float v1) {
+  if (n < N) ((global uint*)y)[n / 2] = bf16_pair(v0, v1);
+}
 INLINE void add2(global float* y, int n, int N, float v0, float v1) {
   if (n < N) y[n] += v0;
   if (n + 1 < N) y[n + 1] += v1;
@@ -107,6 +110,7 @@ INLINE void add2(global float* y, int n, int N, float v0, float v1) {
 #define MODE_STORE 0
 #define MODE_ADD 1
 #define MODE_SWIGLU 2
+#define MODE_BF16 3  // as MODE_STORE, in bf16: y_stride is half as many floats, N is even
 
 // As ExpertEntry and ExpertTile of args.h.
 typedef struct {

@@ -297,6 +297,8 @@ INLINE void SHAPED(store_linear)(const float* acc, global float* y, long y_strid
             store2(to, n0 + SHAPED(sum_column)(n, NT * 8), N, c[0], c[1], even);
           } else if (mode == MODE_ADD) {
             add2(to, n0 + SHAPED(sum_column)(n, NT * 8), N, c[0], c[1]);
+          } else if (mode == MODE_BF16) {
+            store2_bf16(to, n0 + SHAPED(sum_column)(n, NT * 8), N, c[0], c[1]);
           } else if (n < NT / 2) {
             const float* const up = c + NT * 2;
             store2(to, n0 + SHAPED(sum_column)(n, NT * 4), N, quick_silu(c[0]) * up[0],

@@ -137,6 +137,8 @@ kernel __attribute__((reqd_work_group_size(GEMM_ITEMS, 1, 1))) void gemm_linear_
           store2(to, column, N, c[0], c[1], even);
         } else if (mode == MODE_ADD) {
           add2(to, column, N, c[0], c[1]);
+        } else if (mode == MODE_BF16) {
+          store2_bf16(to, column, N, c[0], c[1]);
         } else if (i < 8) {
           store2(to, column, N, quick_silu(c[0]) * c[32], quick_silu(c[1]) * c[33], even);
         }

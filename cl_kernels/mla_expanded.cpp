@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cl_kernels/gemm.h"
 #include "cl_kernels/launch.h"
 #include "cl_kernels/linear.h"
 
@@ -48,6 +49,7 @@ bool TakesMma(Programs& programs, const MlaExpandedArgs& a) {
 struct Run {
   std::int64_t first = 0, count = 0;
   Span rope;
+  Span work;  // for the latents in bf16; buffer null: no room
   bool mma = false;
 };
 
@@ -111,6 +113,11 @@ void ExpandMma(Programs& programs, const MlaExpandedArgs& a, const Run& run, con
 
 void ExpandMma(Programs& programs, const MlaExpandedArgs& a, const Run& run) {
   if (a.w.kv_b.buffer != nullptr) {  // rows as a key has its values
+    LinearArgs linear{a.latents, a.R,  a.w.kv_b, a.expanded, a.H * (a.nope + a.dv) / 2,
+                      run.count, false};
+    linear.bf16 = true;
+    linear.work = run.work;
+    if (LaunchedGemmBf16(programs, linear)) return;
     return ExpandMma(programs, a, run, a.w.kv_b, 1, a.H * (a.nope + a.dv), 0, false);
   }
   ExpandMma(programs, a, run, a.w.k_b, a.H, a.nope, 0, true);
@@ -183,6 +190,9 @@ void LaunchMlaExpanded(Programs& programs, const MlaExpandedArgs& a) {
   for (; run.first < a.max_keys; run.first += run.count) {
     run.count = std::min(most, a.max_keys - run.first);
     run.rope = {a.latents.buffer, a.latents.offset + most * a.R};
+    const std::int64_t used = (most * (a.R + a.d) + 3) / 4 * 4;
+    const bool fits = used + GemmWorkFloats(most, a.R) <= a.latents_floats;
+    run.work = {fits ? a.latents.buffer : nullptr, a.latents.offset + used};
     LaunchLatents(programs, a, run);
     run.mma ? ExpandMma(programs, a, run) : Expand(programs, a, run);
     Attend(programs, a, run);

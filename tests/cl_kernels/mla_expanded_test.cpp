@@ -25,6 +25,7 @@ struct Case {
   DType weights = DType::kBF16;
   bool joined = true;     // kv_b, else k_b and v_b
   std::int64_t room = 0;  // keys of a run; 0: all
+  bool gemm = true;       // the scratch has room for the general product's input
   float size = 1.0F;      // of q
 };
 
@@ -164,7 +165,7 @@ class MlaExpandedTest : public test::ClShapesTest {
       return test::Upload(device(), std::vector<float>(static_cast<std::size_t>(floats), 1e30F));
     };
     cl::MlaExpandedArgs a;
-    a.latents_floats = room * cl::MlaLatentFloats(c.R, c.d);
+    a.latents_floats = room * cl::MlaLatentFloats(c.R, c.d) * (c.gemm ? 2 : 1);
     a.expanded_floats = room * c.H * (c.nope + c.dv);
     const ClBuffer latents = zeros(a.latents_floats);
     const ClBuffer expanded = zeros(a.expanded_floats);
@@ -498,7 +499,10 @@ TEST_P(MlaExpandedMmaTest, CachesWeightsAndHeads) {
       CheckMma(c);
     }
   }
-  CheckMma({50, 100});
+  Case c{50, 100};
+  CheckMma(c);
+  c.gemm = false;
+  CheckMma(c);
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, MlaExpandedTest, ::testing::Values(Shapes::kCpu, Shapes::kGpu));
