@@ -202,6 +202,90 @@ KernelCase AttentionCase(BenchMemory& memory, const Cache& cache) {
   return c;
 }
 
+// T rows of one sequence in the expanded form, keys and values of all heads made of the latents.
+struct ExpandedState {
+  std::vector<cl::Weight> matrices;
+  ClBuffer q, angles, kv, tables, n_keys, latents, expanded, lse, out;
+  cl::MlaExpandedArgs args;
+};
+
+// The cache: pairs of halves of either sign that are ordinary numbers in f16 and in bf16.
+void PrepareExpandedRows(const BenchMemory& memory, std::int64_t T, ExpandedState& s) {
+  std::mt19937 random(2);
+  std::vector<std::int32_t> pairs(static_cast<std::size_t>((T + kKvBlock) * kWidth / 2));
+  for (std::int32_t& w : pairs) {
+    w = static_cast<std::int32_t>((random() & 0x8fff8fffU) | 0x30003000U);
+  }
+  s.kv = memory.Words(pairs);
+  std::vector<std::int32_t> words(static_cast<std::size_t>((T + kKvBlock - 1) / kKvBlock));
+  std::iota(words.begin(), words.end(), 0);
+  std::shuffle(words.begin(), words.end(), std::mt19937(1));
+  s.tables = memory.Words(words);
+  words.resize(static_cast<std::size_t>(T));
+  std::iota(words.begin(), words.end(), 1);
+  s.n_keys = memory.Words(words);
+}
+
+std::shared_ptr<ExpandedState> PrepareExpanded(BenchMemory& memory, std::int64_t T, std::int64_t H,
+                                               DType weights) {
+  auto s = std::make_shared<ExpandedState>();
+  memory.Fill(weights);
+  s->matrices = memory.Matrices(weights, H * kHeadRows, kLatent);
+  PrepareExpandedRows(memory, T, *s);
+  cl::MlaExpandedArgs& a = s->args;
+  a.latents_floats = (T + kKvBlock) * 2 * cl::MlaLatentFloats(kLatent, kRope);
+  a.expanded_floats = (T + kKvBlock) * H * kHeadRows;
+  s->q = memory.Values(T * H * kQuery);
+  s->angles = memory.Values(T * kRope);
+  s->latents = memory.Values(a.latents_floats);
+  s->expanded = memory.Values(a.expanded_floats);
+  s->lse = memory.Values(T * H);
+  s->out = memory.Values(T * H * kHeadOut);
+  a.q = All(s->q);
+  a.q_stride = H * kQuery;
+  a.cos_sin = All(s->angles);
+  a.kv = s->kv.get();
+  a.kv_type = DType::kF16;
+  a.tables = All(s->tables);
+  a.n_keys = All(s->n_keys);
+  a.max_keys = a.T = T;
+  a.H = H;
+  a.R = kLatent;
+  a.d = kRope;
+  a.nope = kNope;
+  a.dv = kHeadOut;
+  a.scale = 0.05F;
+  a.latents = All(s->latents);
+  a.expanded = All(s->expanded);
+  a.lse = All(s->lse);
+  a.out = All(s->out);
+  a.out_stride = H * kHeadOut;
+  a.bf16 = true;
+  return s;
+}
+
+KernelCase ExpandedCase(BenchMemory& memory, std::int64_t T, std::int64_t H, DType weights) {
+  KernelCase c;
+  c.kernel = "mla_expanded";
+  c.shape = fmt::format("{}, as many keys", Heads(T, H));
+  c.format = Name(weights);
+  const std::size_t matrix = BenchMemory::MatrixBytes(weights, H * kHeadRows, kLatent);
+  c.bytes = static_cast<double>(matrix) + static_cast<double>(T * TokenBytes(DType::kF16)) +
+            static_cast<double>(T * H * (kQuery + kHeadOut)) * sizeof(float);
+  c.flops = 2.0 * static_cast<double>(T * H * kHeadRows * kLatent) +
+            static_cast<double>(H * (kQuery + kHeadOut)) * static_cast<double>(T * (T + 1));
+  const std::int64_t values = (T + kKvBlock) * H * kHeadRows;
+  c.left_out = memory.WhyNot(matrix, static_cast<std::uint64_t>(values) * sizeof(float));
+  c.prepare = [=, &memory](cl::Kernels& kernels) {
+    const auto s = PrepareExpanded(memory, T, H, weights);
+    return InTurn([s, &kernels](std::size_t i) {
+      s->args.w.kv_b = s->matrices[i % s->matrices.size()];
+      kernels.MlaExpanded(s->args);
+    });
+  };
+  return c;
+}
+
 }  // namespace
 
 std::vector<KernelCase> MlaCases(const KernelGrid& grid, BenchMemory& memory) {
@@ -224,6 +308,11 @@ std::vector<KernelCase> MlaCases(const KernelGrid& grid, BenchMemory& memory) {
           cases.push_back(AttentionCase(memory, {T, H, keys, type}));
         }
       }
+    }
+  }
+  for (const DType type : grid.head_formats) {
+    for (const std::int64_t H : grid.heads) {
+      cases.push_back(ExpandedCase(memory, grid.prefill_rows.back(), H, type));
     }
   }
   return cases;

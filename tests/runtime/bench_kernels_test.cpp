@@ -45,7 +45,7 @@ TEST_F(BenchKernelsTest, TimesEveryKernel) {
   }
   EXPECT_EQ(kernels, (std::set<std::string>{"linear", "experts", "group", "rmsnorm", "router",
                                             "argmax", "mla_append", "mla_query", "mla_output",
-                                            "mla_attention", "hand_over"}));
+                                            "mla_attention", "mla_expanded", "hand_over"}));
   for (const double limit :
        {report.limits.read_bytes_per_s_before, report.limits.read_bytes_per_s_after,
         report.limits.matrix_flops_per_s, report.limits.launch_s}) {
