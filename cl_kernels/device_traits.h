@@ -23,11 +23,6 @@ struct DeviceTraits {
   // Products of many rows through wgmma, where nv_compute is 90 and the driver takes the patched
   // binary; else through mma.sync.
   bool wgmma_products = true;
-  // MLA in its expanded form through mma.sync in bf16, where nv_compute is at least 80, or through
-  // wgmma where it is 90; warps of a work-group, 16 rows each.
-  bool expanded_mma = false;
-  bool expanded_wgmma = false;
-  std::int64_t expanded_warps = 8;
   bool cache_binaries = true;  // CL_PROGRAM_BINARIES are worth keeping on disk
   // Up to so many rows the few-rows form runs, max_rows at a time; beyond, the tiles.
   std::int64_t few_rows_max = INT64_MAX;

@@ -19,6 +19,7 @@ constexpr std::int64_t kBlock = 64;
 // As in mla_expanded_mma.cl and mla_heads_mma.cl.
 constexpr std::int64_t kMmaHead = 128;
 constexpr std::int64_t kMmaRope = 64;
+constexpr std::int64_t kMmaRows = 64;
 constexpr std::int64_t kMmaTile = 128;
 constexpr std::int64_t kMmaItems = 256;
 
@@ -39,8 +40,8 @@ bool TakesMma(Programs& programs, const MlaExpandedArgs& a) {
   const auto decodes = [&](const Weight& w) {
     return w.buffer == nullptr || programs.NvCompute(Program::kMlaHeads, w.dtype) >= 80;
   };
-  return programs.traits().expanded_mma && a.bf16 && a.kv_type != DType::kF32 &&
-         a.nope == kMmaHead && a.dv == kMmaHead && a.d == kMmaRope && a.R % 8 == 0 &&
+  return a.bf16 && a.kv_type != DType::kF32 && a.nope == kMmaHead && a.dv == kMmaHead &&
+         a.d == kMmaRope && a.R % 8 == 0 &&
          programs.NvCompute(Program::kMlaExpanded, DType::kF32) >= 80 && decodes(KeyWeights(a)) &&
          decodes(a.w.v_b);
 }
@@ -139,18 +140,12 @@ Form FormOf(Programs& programs, const MlaExpandedArgs& a, bool mma) {
     }
     return {generic, "mla_expanded_group", {a.H, CeilDiv(a.T, kGroupRows), 1}, kGroup};
   }
-  const std::int64_t warps = programs.traits().expanded_warps;
-  const auto form = [&](Program program, const char* kernel, std::int64_t items) {
-    return Form{program, kernel, {CeilDiv(a.T, items / 2) * a.H, 1, 1}, items};
-  };
+  const std::int64_t groups = CeilDiv(a.T, kMmaRows) * a.H;
   const Program wgmma = Program::kMlaExpandedWgmma;
-  if (programs.traits().expanded_wgmma && programs.NvCompute(wgmma, DType::kF32) == 90) {
-    if (warps == 4) return form(wgmma, "mla_expanded_wgmma_4", 128);
-    return form(wgmma, "mla_expanded_wgmma_8", 256);
+  if (programs.NvCompute(wgmma, DType::kF32) == 90) {
+    return {wgmma, "mla_expanded_wgmma", {groups, 1, 1}, 2 * kMmaRows};
   }
-  if (warps == 4) return form(generic, "mla_expanded_mma_4", 128);
-  if (warps == 6) return form(generic, "mla_expanded_mma_6", 192);
-  return form(generic, "mla_expanded_mma_8", 256);
+  return {generic, "mla_expanded_mma", {groups, 1, 1}, 2 * kMmaRows};
 }
 
 void Attend(Programs& programs, const MlaExpandedArgs& a, const Run& run) {
@@ -167,18 +162,14 @@ void Attend(Programs& programs, const MlaExpandedArgs& a, const Run& run) {
 }  // namespace
 
 void PrepareMlaExpanded(Programs& programs) {
-  const DeviceTraits& traits = programs.traits();
-  if (!traits.expanded_mma && !traits.attention_items) return;
+  if (!programs.traits().attention_items && programs.traits().nv_compute < 80) return;
   programs.Build(Program::kMlaExpanded, DType::kF32);
-  if (traits.expanded_mma && traits.expanded_wgmma) {
-    programs.Build(Program::kMlaExpandedWgmma, DType::kF32);
-  }
+  programs.Build(Program::kMlaExpandedWgmma, DType::kF32);
 }
 
 bool MlaExpandedPays(Programs& programs, const MlaExpandedArgs& a) {
-  const DeviceTraits& traits = programs.traits();
-  if (!TakesMma(programs, a)) return traits.attention_items;
-  return CeilDiv(a.T, 16 * traits.expanded_warps) * a.H >= programs.device().info().compute_units;
+  if (!TakesMma(programs, a)) return programs.traits().attention_items;
+  return 2 * CeilDiv(a.T, kMmaRows) * a.H >= programs.device().info().compute_units;
 }
 
 void LaunchMlaExpanded(Programs& programs, const MlaExpandedArgs& a) {

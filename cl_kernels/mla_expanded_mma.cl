@@ -1,8 +1,8 @@
 // mla_expanded.cl on matrix units, for nope = dv = 128 and d = 64: mma.sync m16n8k16 in bf16 with
 // f32 sums; keys, values and rope are bf16.
 //
-//   mla_expanded_mma_W   W warps of 16 rows of one head
-//   global (ceil(T / (16 W)) * H * 32 W, 1, 1)   local (32 W, 1, 1)
+//   mla_expanded_mma     four warps of 16 rows of one head
+//   global (ceil(T / 64) * H * 128, 1, 1)   local (128, 1, 1)
 //
 // A warp keeps its queries and sums in registers. 32 keys at a time lie in local memory, in two
 // stages that cp.async fills: [5 units of 64 values][32 keys][128 bytes], two units of K, one of
@@ -18,6 +18,8 @@
 #define UNIT_BYTES (KEYS * 128)
 #endif
 #define STAGE_BYTES (5 * UNIT_BYTES)
+#define ITEMS 128
+#define TILE_ROWS 64
 #define K_STEPS 12  // of 16 of the 192 values of a query
 #define N_TILES 16  // of 8 of the 128 columns of a value
 #define HEAD_BAND 16
@@ -40,14 +42,14 @@ INLINE int again(int v) {
   return same;
 }
 
-// `units` units of the 32 keys from j on, zeros from `count` on: `sharers` items, of which this is
-// `item`, take 16 bytes of a key each.
+// `units` units of the 32 keys from j on, zeros from `count` on; eight items take a key's 128
+// bytes.
 INLINE void fetch_units(uint stage, const global uchar* from, long key_bytes, int item, int j,
-                        int count, const int sharers, const int units) {
+                        int count, const int units) {
   const int chunk = item % 8;
 #pragma unroll
-  for (int i = 0; i < KEYS * 8 / sharers; ++i) {
-    const int key = item / 8 + i * (sharers / 8);
+  for (int i = 0; i < KEYS * 8 / ITEMS; ++i) {
+    const int key = item / 8 + i * (ITEMS / 8);
     const int bytes = j + key < count ? 16 : 0;
     const global uchar* const at = from + min(j + key, count - 1) * key_bytes + chunk * 16;
     const uint to = stage + key * 128 + ((chunk ^ key % 8) << 4);
@@ -61,17 +63,10 @@ INLINE void fetch_units(uint stage, const global uchar* from, long key_bytes, in
 
 // Starts copying the stage of keys j to j + 31 of a head.
 INLINE void fetch_stage(uint stage, const global uchar* keys, long key_bytes,
-                        const global uchar* rope, int j, int count, const int items) {
+                        const global uchar* rope, int j, int count) {
   const int item = again((int)get_local_id(0));
-  const int sharers = items < 256 ? 128 : 256;
-  if (items == sharers || item < sharers) {
-    fetch_units(stage, keys, key_bytes, item, j, count, sharers, 4);
-  }
-  if (items == sharers) {
-    fetch_units(stage + 2 * UNIT_BYTES, rope, 128, item, j, count, sharers, 1);
-  } else if (item >= sharers) {
-    fetch_units(stage + 2 * UNIT_BYTES, rope, 128, item - sharers, j, count, items - sharers, 1);
-  }
+  fetch_units(stage, keys, key_bytes, item, j, count, 4);
+  fetch_units(stage + 2 * UNIT_BYTES, rope, 128, item, j, count, 1);
   cp_async_commit();
 }
 
@@ -216,20 +211,19 @@ INLINE void store_row(global float* out, global float* lse, const float* o, soft
   if (lane % 4 == 0) *lse = (most + log2(a + b)) * M_LN2_F;
 }
 
-// `items` is a constant at each call; memory: two stages at a multiple of ALIGNMENT.
-INLINE void expanded_rows(EXPANDED_ARGS, uint memory, const int items) {
-  const int tile_rows = items / 2;
+// memory: two stages at a multiple of ALIGNMENT.
+INLINE void expanded_rows(EXPANDED_ARGS, uint memory) {
   const int warp = (int)get_local_id(0) / 32;
   const int lane = (int)get_local_id(0) % 32;
-  const int tiles = (T + tile_rows - 1) / tile_rows;
+  const int tiles = (T + TILE_ROWS - 1) / TILE_ROWS;
   const int band = (int)get_group_id(0) / (HEAD_BAND * tiles);
   const int in_band = (int)get_group_id(0) - band * HEAD_BAND * tiles;
   const int heads = min(HEAD_BAND, H - band * HEAD_BAND);
   const int h = band * HEAD_BAND + in_band % heads;
-  const int t0 = (tiles - 1 - in_band / heads) * tile_rows;
+  const int t0 = (tiles - 1 - in_band / heads) * TILE_ROWS;
   const int row0 = t0 + warp * 16;
   n_keys += n_keys_offset;
-  const int end = min(n_keys[min(t0 + tile_rows, T) - 1] - first, count);
+  const int end = min(n_keys[min(t0 + TILE_ROWS, T) - 1] - first, count);
   if (end <= 0) return;
   // What this warp, or what multiplies together, has to see, and what all its rows see.
   const int skip0 = t0 + (int)get_local_id(0) / SKIPPERS * (SKIPPERS / 2);
@@ -256,12 +250,12 @@ INLINE void expanded_rows(EXPANDED_ARGS, uint memory, const int items) {
   const float factor = scale * M_LOG2E_F;
   uint stage = memory;
   uint other = memory + STAGE_BYTES;
-  fetch_stage(stage, keys, key_bytes, roped, 0, count, items);
+  fetch_stage(stage, keys, key_bytes, roped, 0, count);
   for (int j = 0; j < end; j += KEYS) {
     cp_async_wait(0);
     STAGE_ARRIVED();
     barrier(CLK_LOCAL_MEM_FENCE);  // these keys are there, and nobody uses the last any more
-    if (j + KEYS < end) fetch_stage(other, keys, key_bytes, roped, j + KEYS, count, items);
+    if (j + KEYS < end) fetch_stage(other, keys, key_bytes, roped, j + KEYS, count);
     if (j < own_end) {
       float s[KEYS / 2];
       uint p[KEYS / 4];
@@ -286,19 +280,16 @@ INLINE void expanded_rows(EXPANDED_ARGS, uint memory, const int items) {
       n_keys, n_keys_offset, out, out_offset, out_stride, lse, lse_offset, T, H, d, nope, dv,   \
       scale, first, count
 
-#define EXPANDED_KERNEL(NAME, ITEMS)                                                           \
+#define EXPANDED_KERNEL(NAME)                                                                  \
   kernel __attribute__((reqd_work_group_size(ITEMS, 1, 1))) void NAME(EXPANDED_ARGS) {         \
     local uchar memory[2 * STAGE_BYTES + ALIGNMENT - 128] __attribute__((aligned(128)));       \
-    expanded_rows(EXPANDED_PASS, (shared_address(memory) + ALIGNMENT - 1) & ~(ALIGNMENT - 1u), \
-                  ITEMS);                                                                      \
+    expanded_rows(EXPANDED_PASS,                                                               \
+                  (shared_address(memory) + ALIGNMENT - 1) & ~(ALIGNMENT - 1u));               \
   }
 
 #ifdef EXPANDED_WGMMA
-EXPANDED_KERNEL(mla_expanded_wgmma_4, 128)
-EXPANDED_KERNEL(mla_expanded_wgmma_8, 256)
+EXPANDED_KERNEL(mla_expanded_wgmma)
 #else
-EXPANDED_KERNEL(mla_expanded_mma_4, 128)
-EXPANDED_KERNEL(mla_expanded_mma_6, 192)
-EXPANDED_KERNEL(mla_expanded_mma_8, 256)
+EXPANDED_KERNEL(mla_expanded_mma)
 #endif
 #endif

@@ -1,7 +1,8 @@
 // The products of mla_expanded_mma.cl through wgmma, for compute capability 9.0; the rest is the
 // same text. What the compiler does not know stands in comments that begin with //PTX and become
-// instructions in the program's binary (program_patch.h). Four warps have 64 rows of one head:
-//   mla_expanded_wgmma_W   W warps; global and local as mla_expanded_mma_W
+// instructions in the program's binary (program_patch.h). The four warps of a work-group
+// multiply together.
+//   mla_expanded_wgmma   global and local as mla_expanded_mma
 #if NV_COMPUTE == 90
 #define EXPANDED_WGMMA
 #define KEYS 32

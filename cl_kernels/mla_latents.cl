@@ -1,6 +1,7 @@
-// latents[j - first, :R] = the latent of token j of one sequence    rope[j - first, :d] = its roped key
-// for j in [first, first + groups): what MLA's expanded form (mla_expanded.cl) makes keys and values
-// of. Token j lies in slot tables[j / 64] * 64 + j % 64 of kv, a row as in mla_cache.cl.
+// latents[j - first, :R] = the latent of token j of one sequence
+// rope[j - first, :d] = its roped key      j in [first, first + groups)
+// What MLA's expanded form (mla_expanded.cl) makes keys and values of. Token j lies in slot
+// tables[j / 64] * 64 + j % 64 of kv, a row as in mla_cache.cl.
 //   latents : f32 [.., R]      rope : f32 [.., d], or bf16 where bf16_rope
 //   global (GROUP, keys, 1)    local (GROUP, 1, 1)
 kernel __attribute__((reqd_work_group_size(GROUP, 1, 1))) void mla_latents(

@@ -99,7 +99,7 @@ class KernelBench {
     Throw<UsageError>(
         "--only {}: expected a part of \"kernel shape format\" as the table has it; the kernels "
         "are linear, experts, group, rmsnorm, router, argmax, mla_append, mla_query, mla_output, "
-        "mla_attention, hand_over",
+        "mla_attention, mla_expanded, hand_over",
         options_.only);
   }
 

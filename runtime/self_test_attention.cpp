@@ -82,6 +82,7 @@ struct SelfTestCases::MlaShape {
   // V3's, for which the forms with matrix units are made.
   std::int64_t R = 512, d = 64, nope = 128, dv = 128;
   std::int64_t tokens = 130;  // three blocks
+  bool expanded = false;
 
   std::int64_t latent() const { return R + d; }
   std::int64_t head_rows() const { return nope + dv; }
@@ -100,6 +101,41 @@ SelfTestCases::MlaRun SelfTestCases::MakeMla(const MlaShape& s, DType format) {
   run.norm = Random(s.R);
   run.turns = Rotations(Random(s.tokens * s.d / 2, 3));
   return run;
+}
+
+// The expanded form of the same rows, a block of keys at a time.
+Floats SelfTestCases::RunExpanded(const MlaShape& s, const cl::MlaQueryArgs& query,
+                                  const cl::MlaAttentionArgs& attention) {
+  constexpr std::int64_t kKeys = 64;  // of a run
+  cl::MlaExpandedArgs a;
+  a.latents_floats = kKeys * cl::MlaLatentFloats(s.R, s.d) * 2;
+  a.expanded_floats = kKeys * s.H * s.head_rows();
+  const ClBuffer latents = Results(a.latents_floats), expanded = Results(a.expanded_floats);
+  const ClBuffer lse = Results(s.T * s.H), out = Results(s.T * s.H * s.dv);
+  a.q = query.q;
+  a.q_stride = query.q_stride;
+  a.cos_sin = query.cos_sin;
+  a.kv = attention.kv;
+  a.kv_type = attention.kv_type;
+  a.tables = attention.tables;
+  a.n_keys = attention.n_keys;
+  a.max_keys = s.tokens;
+  a.w = query.w;
+  a.T = s.T;
+  a.H = s.H;
+  a.R = s.R;
+  a.d = s.d;
+  a.nope = s.nope;
+  a.dv = s.dv;
+  a.scale = attention.scale;
+  a.latents = {latents.get(), 0};
+  a.expanded = {expanded.get(), 0};
+  a.lse = {lse.get(), 0};
+  a.out = {out.get(), 0};
+  a.out_stride = s.H * s.dv;
+  a.bf16 = attention.bf16;
+  kernels_.MlaExpanded(a);
+  return Download(out, s.T * s.H * s.dv);
 }
 
 // Four launches: into the cache, the query into the latent space, attention in two runs of keys,
@@ -141,7 +177,6 @@ Floats SelfTestCases::RunMla(const MlaShape& s, const MlaRun& run, DType kv_type
   query.nope = s.nope;
   query.dv = s.dv;
   query.bf16 = bf16;
-  kernels_.MlaQuery(query);
   cl::MlaAttentionArgs a;
   a.q = query.y;
   a.kv = kv.get();
@@ -159,6 +194,8 @@ Floats SelfTestCases::RunMla(const MlaShape& s, const MlaRun& run, DType kv_type
   a.parts = {parts.get(), 0};
   a.lse = {lse.get(), 0};
   a.bf16 = bf16;
+  if (s.expanded) return RunExpanded(s, query, a);
+  kernels_.MlaQuery(query);
   kernels_.MlaAttention(a);
   cl::MlaOutputArgs o;
   o.parts = a.parts;
@@ -227,13 +264,21 @@ void SelfTestCases::MlaOf(const MlaShape& s, DType kv_type, DType format, bool b
     }
   }
   const bool rounds = bf16 && kernels_.traits().nv_compute >= 80;
-  Add("MLA", fmt::format("{} rows, {} heads, KV {}", s.T, s.H, Name(kv_type)), format,
-      std::max(KvBound(kv_type), rounds ? 4 * kBf16Bound : 0), want, got);
+  Add("MLA",
+      fmt::format("{} rows, {} heads, KV {}{}", s.T, s.H, Name(kv_type),
+                  s.expanded ? ", expanded" : ""),
+      format, std::max(KvBound(kv_type), rounds ? 4 * kBf16Bound : 0), want, got);
 }
 
 // Few and many rows, few and many heads, in one format of weights; every other format once.
 void SelfTestCases::Mla(DType kv_type, const std::vector<DType>& formats, bool bf16) {
-  for (const MlaShape& shape : {MlaShape{3, 4}, MlaShape{1, 64, 512, 64, 16, 16}, MlaShape{33, 2}}) {
+  for (const MlaShape& shape :
+       {MlaShape{3, 4}, MlaShape{1, 64, 512, 64, 16, 16}, MlaShape{33, 2}}) {
+    MlaOf(shape, kv_type, formats.front(), bf16);
+  }
+  if (bf16) {  // many rows of prefill
+    MlaShape shape{70, 2};
+    shape.expanded = true;
     MlaOf(shape, kv_type, formats.front(), bf16);
   }
   for (const DType format : formats) {

@@ -81,6 +81,8 @@ class SelfTestCases {
   void MlaOf(const MlaShape& shape, DType kv_type, DType format, bool bf16);
   MlaRun MakeMla(const MlaShape& shape, DType format);
   Floats RunMla(const MlaShape& shape, const MlaRun& run, DType kv_type, bool bf16);
+  Floats RunExpanded(const MlaShape& shape, const cl::MlaQueryArgs& query,
+                     const cl::MlaAttentionArgs& attention);
   void PublishAndTake(std::int64_t T, std::int64_t D);
   void AddDelivered(bool came);
   void RmsNorm();

@@ -2,7 +2,6 @@
 // MLA's expanded form against the paper's formula in double, and against the absorbed form.
 #include <gtest/gtest.h>
 
-#include <map>
 #include <memory>
 #include <numeric>
 
@@ -435,32 +434,22 @@ class MlaExpandedMmaTest : public MlaExpandedTest {
   void SetUp() override {
     MlaExpandedTest::SetUp();
     if (IsSkipped()) return;
-    traits_ = cl::TraitsOf(device());
-    if (traits_.nv_compute < 80) GTEST_SKIP() << device().info().name << " has no mma.sync";
-    traits_.expanded_mma = true;
+    const cl::DeviceTraits traits = cl::TraitsOf(device());
+    if (traits.nv_compute < 80) GTEST_SKIP() << device().info().name << " has no mma.sync";
+    for (const int most : {89, 90}) {
+      if (most == 90 && traits.nv_compute < 90) continue;
+      cl::DeviceTraits limited = traits;
+      limited.nv_compute = std::min(traits.nv_compute, most);
+      forms_.push_back(std::make_unique<cl::Kernels>(device(), cl::DefaultCacheDir(), limited));
+    }
   }
   void CheckMma(const Case& c) {
     Prepare(c);
-    for (const bool wgmma : {false, true}) {
-      if (wgmma && traits_.nv_compute != 90) continue;
-      for (const std::int64_t warps : {4, 6, 8}) {
-        if (wgmma && warps == 6) continue;
-        CheckForm(c, Forms(wgmma, warps), true, 0x1p-8 / 0x1p-23,
-                  fmt::format("{} of {} warps", wgmma ? "wgmma" : "mma", warps));
-      }
+    for (std::size_t i = 0; i < forms_.size(); ++i) {
+      CheckForm(c, *forms_[i], true, 0x1p-8 / 0x1p-23, i == 0 ? "mma.sync" : "wgmma");
     }
   }
-  cl::Kernels& Forms(bool wgmma, std::int64_t warps) {
-    static std::map<std::pair<bool, std::int64_t>, std::unique_ptr<cl::Kernels>> forms;
-    auto& form = forms[{wgmma, warps}];
-    if (!form) {
-      traits_.expanded_wgmma = wgmma;
-      traits_.expanded_warps = warps;
-      form = std::make_unique<cl::Kernels>(device(), cl::DefaultCacheDir(), traits_);
-    }
-    return *form;
-  }
-  cl::DeviceTraits traits_;
+  std::vector<std::unique_ptr<cl::Kernels>> forms_;  // without wgmma, with it
 };
 
 TEST_P(MlaExpandedMmaTest, Remainders) {
