@@ -141,6 +141,7 @@ class Rows {
                             kD,
                             0.07F,
                             splits,
+                            0,
                             {parts_.get(), 0},
                             {lse_.get(), 0},
                             true});

@@ -414,7 +414,7 @@ TEST_P(MlaExpandedTest, EqualsTheAbsorbedForm) {
   kernels().MlaQuery({Whole(q_buffer_), QStride(c), weights_, Whole(turns_), Whole(absorbed), c.T,
                       c.H, c.R, c.d, c.nope, c.dv});
   kernels().MlaAttention({Whole(absorbed), kv_.get(), c.kv, Whole(tables_buffer_), Whole(starts),
-                          Whole(n_keys_buffer_), Keys(c), c.T, c.H, c.R, c.d, Scale(c), 1,
+                          Whole(n_keys_buffer_), Keys(c), c.T, c.H, c.R, c.d, Scale(c), 1, 0,
                           Whole(parts), Whole(lse)});
   kernels().MlaOutput({Whole(parts), Whole(lse), 1, weights_, Whole(out), OutStride(c), c.T, c.H,
                        c.R, c.nope, c.dv});
