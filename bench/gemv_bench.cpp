@@ -1,6 +1,6 @@
 // Products of few rows of x on the first OpenCL device, beside the rate at which it streams memory:
-//   gemv_bench [--rows] [format ...]
-// --rows: one to 32 rows, each in every form that takes them.
+//   gemv_bench [--rows | --one] [format ...]
+// --rows: one to 32 rows, each in every form that takes them; --one: one row only.
 // Launches follow each other in one queue, over different weights, so that no cache holds them.
 #include <fmt/format.h>
 
@@ -245,6 +245,14 @@ void Run(Bench& bench, DType type) {
   bench.Experts(type, 7168, 2048, 8, 4);
 }
 
+void RunOne(Bench& bench, DType type) {
+  bench.Linear(type, 18432, 7168, 1, false);
+  bench.Linear(type, 7168, 18432, 1, false);
+  bench.Linear(type, 7168, 2048, 1, false);
+  bench.Linear(type, 2048, 7168, 1, true);
+  bench.Experts(type, 7168, 2048, 8, 1);
+}
+
 void RunForms(Bench& bench, DType type) {
   struct Shape {
     std::int64_t N, K;
@@ -274,8 +282,10 @@ int main(int argc, char** argv) {
   const ClDevice device(probe.devices.front());
   Bench bench(device);
   const bool rows = argc > 1 && std::string_view(argv[1]) == "--rows";
-  const auto run = rows ? RunForms : Run;
-  for (int i = rows ? 2 : 1; i < argc; ++i) {
+  const bool one = argc > 1 && std::string_view(argv[1]) == "--one";
+  const auto run = rows ? RunForms : one ? RunOne : Run;
+  const int first = rows || one ? 2 : 1;
+  for (int i = first; i < argc; ++i) {
     const std::optional<DType> type = ParseWeightFormat(argv[i]);
     if (!type || !IsDeviceFormat(*type)) {
       fmt::print("'{}' is no weight format of devices\n", argv[i]);
@@ -283,7 +293,7 @@ int main(int argc, char** argv) {
     }
     run(bench, *type);
   }
-  if (argc == (rows ? 2 : 1)) {
+  if (argc == first) {
     for (const DType type : kFormats) run(bench, type);
   }
   return EXIT_SUCCESS;

@@ -270,8 +270,9 @@ struct ExpertsArgs {
   DType gate_up = DType::kBF16;  // format of every gate and up
   DType down = DType::kBF16;
   std::int64_t D = 0;
-  std::int64_t F = 0;  // the largest of the entries; stride of act
-  Span table;          // ExpertEntry
+  std::int64_t F = 0;       // the largest of the entries; stride of act
+  std::int64_t F_unit = 0;  // that every entry's F is a multiple of; 0: of F, all being equal
+  Span table;               // ExpertEntry
   Span tiles;
   Span n_tiles;
   std::int64_t max_tiles = 0;

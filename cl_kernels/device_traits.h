@@ -34,6 +34,8 @@ struct DeviceTraits {
   std::int64_t batch_rows_max = 32;
   // One row of x by one_row.cl, where nv_compute is at least 70.
   bool one_row = true;
+  // And of formats of small codes by one_row_mma.cl, where it is at least 80.
+  bool one_row_mma = true;
   // With fewer work-groups than this a launch gives each team one weight row instead of wide_rows.
   std::int64_t wide_min_groups = 1;
   // Work-items and 4-byte words of a work-group that hands over to the host or back; up to

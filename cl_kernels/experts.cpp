@@ -150,6 +150,31 @@ void LaunchOneRow(Programs& programs, const ExpertsArgs& a) {
           traits.group_size());
 }
 
+// As kOneTiles, of one_row_mma.cl.
+constexpr std::int64_t kOneMmaTiles = 16;
+
+bool TakesOneRowMma(Programs& programs, const ExpertsArgs& a) {
+  return a.T == 1 && a.sum && std::ssize(a.slabs) <= kSlabsAtOnce && a.max_tiles <= kOneMmaTiles &&
+         a.x.offset % 4 == 0 && a.act.offset % 4 == 0 &&
+         TakesOneRowMma(programs, a.gate_up, a.D, 0) &&
+         TakesOneRowMma(programs, a.down, a.F_unit == 0 ? a.F : a.F_unit, 0);
+}
+
+void LaunchOneRowMma(Programs& programs, const ExpertsArgs& a) {
+  const std::int64_t group = programs.traits().group_size();
+  const cl_kernel gate_up =
+      programs.Kernel(Program::kOneRowMma, a.gate_up, "experts_gate_up_one_mma");
+  Arguments(gate_up).Set(SlabAt(a, 0), SlabAt(a, 1), a.table.buffer, a.tiles.buffer,
+                         a.n_tiles.buffer, a.pair_weight.buffer, a.x.buffer, a.act.buffer,
+                         WordsOf(a));
+  Enqueue(programs, gate_up, {OneRowMmaGroups(programs, a.gate_up, 2 * a.F * a.max_tiles), 1, 1},
+          group);
+  const cl_kernel down = programs.Kernel(Program::kOneRowMma, a.down, "experts_down_one_mma");
+  Arguments(down).Set(SlabAt(a, 0), SlabAt(a, 1), a.table.buffer, a.tiles.buffer, a.n_tiles.buffer,
+                      a.act.buffer, a.y.buffer, WordsOf(a));
+  Enqueue(programs, down, {OneRowMmaGroups(programs, a.down, a.D), 1, 1}, group);
+}
+
 void LaunchSum(Programs& programs, const ExpertsArgs& a) {
   ExpertCombineArgs sum;
   sum.pair_out = a.pair_out;
@@ -177,6 +202,7 @@ void LaunchExperts(Programs& programs, const ExpertsArgs& a) {
   TANDEM_CHECK(a.table.offset % kEntryWords == 0 && a.tiles.offset % kTileWords == 0);
   if (a.T <= 0 || a.max_tiles <= 0 || a.slabs.empty()) return;
   if (LaunchedGemm(programs, a)) return;
+  if (TakesOneRowMma(programs, a)) return LaunchOneRowMma(programs, a);
   if (TakesOneRow(programs, a)) return LaunchOneRow(programs, a);
   const auto slabs = std::ssize(a.slabs);
   for (std::int64_t slab = 0; slab < slabs; slab += kSlabsAtOnce) LaunchGateUp(programs, a, slab);

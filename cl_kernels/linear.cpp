@@ -100,6 +100,24 @@ void LaunchOne(Programs& programs, const LinearArgs& a, LinearWords words) {
   Enqueue(programs, kernel, {launch.groups, 1, 1}, programs.traits().group_size());
 }
 
+bool TakesOneRowMma(Programs& programs, const LinearArgs& a) {
+  const bool second = a.w2.buffer == nullptr ||
+                      (a.w2.dtype == a.w.dtype && TakesOneRowMma(programs, a.w2.dtype, a.w2.cols,
+                                                                 a.w2.offset | a.w2.scale_offset));
+  const bool norm = a.norm.w.buffer == nullptr || a.w.cols <= kOneRowMmaSpan;
+  return a.T == 1 && second && norm && a.x.offset % 4 == 0 &&
+         TakesOneRowMma(programs, a.w.dtype, a.w.cols, a.w.offset | a.w.scale_offset);
+}
+
+void LaunchOneMma(Programs& programs, const LinearArgs& a, const LinearWords& words) {
+  const std::int64_t groups = OneRowMmaGroups(programs, a.w.dtype, words.N + words.N2);
+  const cl_kernel kernel = programs.Kernel(Program::kOneRowMma, a.w.dtype, "linear_one_mma");
+  Arguments(kernel).Set(a.x.buffer, a.w.buffer, Or(a.w2.buffer, a.w.buffer), a.y.buffer,
+                        Or(a.y2.buffer, a.y.buffer), Or(a.norm.w.buffer, a.x.buffer),
+                        Or(a.norm.out.buffer, a.y.buffer), words);
+  Enqueue(programs, kernel, {groups, 1, 1}, programs.traits().group_size());
+}
+
 // Columns that a warp of linear_batch.cl takes in a step.
 std::int64_t BatchStep(DType type) {
   if (type == DType::kBF16 || type == DType::kF16 || type == DType::kF32) return 32;
@@ -284,6 +302,7 @@ void LaunchWhole(Programs& programs, const LinearArgs& a) {
     return LaunchWhole(programs, first);
   }
   if (batch) return LaunchBatch(programs, a, WordsOf(a));
+  if (TakesOneRowMma(programs, a)) return LaunchOneMma(programs, a, WordsOf(a));
   if (TakesOneRow(programs, a)) return LaunchOne(programs, a, WordsOf(a));
   if (few) return LaunchFew(programs, a, WordsOf(a), 1);
   LaunchMany(programs, a, WordsOf(a), 1);
@@ -315,6 +334,7 @@ void LaunchLinear(Programs& programs, const LinearArgs& a) {
 
 void PrepareLinear(Programs& programs, DType type, bool bf16) {
   programs.Build(Program::kMatmul, type);
+  if (HasOneRowMma(type)) programs.Build(Program::kOneRowMma, type);
   if (bf16 && IsDeviceFormat(type)) programs.Build(Program::kLinearBatch, type);
 }
 

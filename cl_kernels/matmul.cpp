@@ -21,6 +21,20 @@ constexpr std::int64_t kLeastSteps = 4;
 // Work-groups of a compute unit that its registers and local memory hold at once.
 constexpr std::int64_t kResident = 4;
 
+// What one_row_mma.cl takes the columns by; 0: it does not have the format.
+std::int64_t PieceWeights(DType type) {
+  switch (type) {
+    case DType::kF8E4M3:
+    case DType::kQ8_0:
+    case DType::kQ4_0:
+    case DType::kMXFP4:
+    case DType::kQ4_K:
+      return 256;
+    default:
+      return 0;
+  }
+}
+
 }  // namespace
 
 std::int64_t RowsAtOnce(const DeviceTraits& traits, std::int64_t T) {
@@ -75,6 +89,24 @@ FewRowsLaunch ChooseOneRow(const Programs& programs, DType type, std::int64_t se
   const std::int64_t groups = CeilDiv(sets, traits.teams / ksplit);
   const std::int64_t rounds = CeilDiv(groups * traits.teams, warps);
   return {ksplit > 1 ? groups : CeilDiv(groups, rounds), ksplit};
+}
+
+bool HasOneRowMma(DType type) { return PieceWeights(type) > 0; }
+
+bool TakesOneRowMma(Programs& programs, DType type, std::int64_t K, std::uint64_t offset) {
+  const DeviceTraits& traits = programs.traits();
+  return traits.one_row_mma && traits.team == 32 && traits.teams == 8 && HasOneRowMma(type) &&
+         offset % 16 == 0 && K > 0 && K % PieceWeights(type) == 0 &&
+         programs.NvCompute(Program::kOneRowMma, type) >= 80;
+}
+
+std::int64_t OneRowMmaGroups(const Programs& programs, DType type, std::int64_t rows) {
+  const std::int64_t at_once = type == DType::kQ4_K ? 1 : 2;  // of a compute unit, by registers
+  constexpr std::int64_t kTogether = 16;                      // rows that cost as much as fewer
+  constexpr std::int64_t kLeastRows = 4;
+  const std::int64_t units = programs.device().info().compute_units;
+  const std::int64_t spread = std::min(units, CeilDiv(rows, kLeastRows));
+  return std::min(at_once * units, std::max(CeilDiv(rows, kTogether), spread));
 }
 
 }  // namespace tandem::cl

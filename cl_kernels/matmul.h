@@ -33,4 +33,12 @@ bool TakesOneRow(Programs& programs, DType type, std::int64_t K, std::uint64_t o
 // For so many sets of weight rows, wide_rows each, of K weights: launches of one_row.cl.
 FewRowsLaunch ChooseOneRow(const Programs& programs, DType type, std::int64_t sets, std::int64_t K);
 
+// Whether one_row_mma.cl takes the same, and its work-groups for `rows` weight rows.
+bool TakesOneRowMma(Programs& programs, DType type, std::int64_t K, std::uint64_t offset);
+std::int64_t OneRowMmaGroups(const Programs& programs, DType type, std::int64_t rows);
+// Columns of x that it holds in local memory at a time.
+inline constexpr std::int64_t kOneRowMmaSpan = 7168;
+// Whether it has the format at all.
+bool HasOneRowMma(DType type);
+
 }  // namespace tandem::cl

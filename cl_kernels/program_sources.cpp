@@ -5,12 +5,13 @@
 namespace tandem::cl {
 
 namespace source {  // written by embed_cl.cmake
-extern const std::string_view common, weights, units, few_rows, matmul, linear, linear_args,
-    linear_batch, linear_batch_parts, head_linear, experts, one_row, one_row_experts, attention,
-    kv_append, rmsnorm, rope, elementwise, group, argmax, router, hand_over, mma, mla_cache,
-    mla_append, mla_attention, mla_heads, mla_heads_mma, mla_latents, mla_expanded,
-    mla_expanded_mma, mla_expanded_wgmma, mla_mma, mla_parts, mla_wgmma, panels, panel_split,
-    gemm_decode, gemm_parts, gemm_tile, gemm, gemm_wide, gemm_wgmma, gemm_tile_wgmma;
+extern const std::string_view common, f16_mma, experts_args, one_row_codes, one_row_mma,
+    one_row_mma_kernels, weights, units, few_rows, matmul, linear, linear_args, linear_batch,
+    linear_batch_parts, head_linear, experts, one_row, one_row_experts, attention, kv_append,
+    rmsnorm, rope, elementwise, group, argmax, router, hand_over, mma, mla_cache, mla_append,
+    mla_attention, mla_heads, mla_heads_mma, mla_latents, mla_expanded, mla_expanded_mma,
+    mla_expanded_wgmma, mla_mma, mla_parts, mla_wgmma, panels, panel_split, gemm_decode, gemm_parts,
+    gemm_tile, gemm, gemm_wide, gemm_wgmma, gemm_tile_wgmma;
 }  // namespace source
 
 namespace {
@@ -38,11 +39,10 @@ std::string LinearBatch() {
 }  // namespace
 
 std::string_view NameOf(Program program) {
-  constexpr std::string_view kNames[] = {"matmul",       "kv_cache",     "mla",
-                                         "mla_heads",    "panels",       "gemm",
-                                         "gemm_wide",    "gemm_wgmma",   "gemm_tiles_wgmma",
-                                         "mla_wgmma",    "mla_expanded", "mla_expanded_wgmma",
-                                         "linear_batch", "rows"};
+  constexpr std::string_view kNames[] = {
+      "matmul",       "kv_cache",           "mla",          "mla_heads",        "panels",
+      "gemm",         "gemm_wide",          "gemm_wgmma",   "gemm_tiles_wgmma", "mla_wgmma",
+      "mla_expanded", "mla_expanded_wgmma", "linear_batch", "one_row_mma",      "rows"};
   return kNames[static_cast<std::size_t>(program)];
 }
 
@@ -50,11 +50,15 @@ std::string TextOf(Program program) {
   using namespace source;
   switch (program) {
     case Program::kMatmul:
-      return fmt::format("{}{}{}{}{}{}{}{}{}{}{}", common, weights, units, few_rows, matmul,
-                         linear_args, linear, head_linear, experts, one_row, one_row_experts);
+      return fmt::format("{}{}{}{}{}{}{}{}{}{}{}{}", common, weights, units, few_rows, matmul,
+                         linear_args, linear, head_linear, experts_args, experts, one_row,
+                         one_row_experts);
     case Program::kLinearBatch:
       return fmt::format("{}{}{}{}{}{}", common, mma, gemm_decode, linear_args, linear_batch_parts,
                          LinearBatch());
+    case Program::kOneRowMma:
+      return fmt::format("{}{}{}{}{}{}{}{}", common, weights, f16_mma, linear_args, experts_args,
+                         one_row_codes, one_row_mma, one_row_mma_kernels);
     case Program::kKvCache:
       return fmt::format("{}{}{}", common, kv_append, attention);
     case Program::kMla:
@@ -95,6 +99,7 @@ std::string TypeOption(Program program, DType type) {
   switch (program) {
     case Program::kMatmul:
     case Program::kLinearBatch:
+    case Program::kOneRowMma:
     case Program::kMlaHeads:
     case Program::kPanels:
     case Program::kGemm:

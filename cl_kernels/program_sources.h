@@ -25,13 +25,15 @@ enum class Program : int {
   kMlaExpanded,       // one for all: mla_expanded, mla_expanded_mma
   kMlaExpandedWgmma,  // the same, patched
   kLinearBatch,       // per weight format: linear_batch
+  kOneRowMma,         // per weight format of small codes: one_row_mma
   kRows,              // f32 only: rmsnorm, rope, elementwise, router, hand_over
 };
 inline constexpr std::array kPrograms{
-    Program::kMatmul,         Program::kKvCache,  Program::kMla,         Program::kMlaHeads,
-    Program::kPanels,         Program::kGemm,     Program::kGemmWide,    Program::kGemmWgmma,
-    Program::kGemmTilesWgmma, Program::kMlaWgmma, Program::kMlaExpanded, Program::kMlaExpandedWgmma,
-    Program::kLinearBatch,    Program::kRows,
+    Program::kMatmul,      Program::kKvCache,     Program::kMla,
+    Program::kMlaHeads,    Program::kPanels,      Program::kGemm,
+    Program::kGemmWide,    Program::kGemmWgmma,   Program::kGemmTilesWgmma,
+    Program::kMlaWgmma,    Program::kMlaExpanded, Program::kMlaExpandedWgmma,
+    Program::kLinearBatch, Program::kOneRowMma,   Program::kRows,
 };
 
 // True where the binary is patched (program_patch.h).

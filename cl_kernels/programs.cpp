@@ -19,17 +19,20 @@ DType KeyType(Program program, DType type) {
   return typed ? type : DType::kF32;
 }
 
-// Two work-groups of gemm's 256 items share a multiprocessor only with at most 128 registers an
-// item; left alone the compiler takes a few more.
-std::string_view RegisterOption(Program program, const DeviceTraits& traits) {
-  const bool shares = program == Program::kGemm || program == Program::kGemmTilesWgmma;
+// Two work-groups of 256 items share a multiprocessor only with at most 128 registers an item; left
+// alone the compiler takes a few more. Q4_K's scales take so many that one work-group is quicker.
+std::string_view RegisterOption(Program program, DType type, const DeviceTraits& traits) {
+  const bool shares = program == Program::kGemm || program == Program::kGemmTilesWgmma ||
+                      (program == Program::kOneRowMma && type != DType::kQ4_K);
   return shares && traits.nv_compute >= 80 ? " -cl-nv-maxrregcount=128" : "";
 }
 
 // What a device should have to try a program with inline PTX; 0: there is none in it.
 int LeastNvCompute(Program program) {
   if (IsPatched(program)) return 90;
-  return program == Program::kGemmWide || program == Program::kLinearBatch ? 80 : 1;
+  const bool mma = program == Program::kGemmWide || program == Program::kLinearBatch ||
+                   program == Program::kOneRowMma;
+  return mma ? 80 : 1;
 }
 
 // Nothing is left of these without.
@@ -160,7 +163,7 @@ std::string Programs::Options(Program program, DType type) const {
   DeviceTraits traits = traits_;
   traits.nv_compute = NvComputeSoFar(program, type);
   return fmt::format("{}{}{}", traits.Options(), TypeOption(program, type),
-                     RegisterOption(program, traits));
+                     RegisterOption(program, type, traits));
 }
 
 // Some drivers translate PTX when a kernel is first asked for.

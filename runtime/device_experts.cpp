@@ -1,6 +1,7 @@
 #include "runtime/device_experts.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "memory/error.h"
 
@@ -73,6 +74,7 @@ void DeviceExperts::AddLayer(const LayerWeights& w) {
   LayerExperts& layer = layers_.emplace_back();
   if (w.experts.empty()) return;
   layer.F = w.experts[0].gate.rows();
+  layer.F_unit = layer.F;
   layer.gate_up = w.experts[0].gate.dtype();
   layer.down = w.experts[0].down.dtype();
   for (const MlpWeights& expert : w.experts) {
@@ -88,6 +90,7 @@ void DeviceExperts::AddLayer(const LayerWeights& w) {
     return;
   }
   layer.F = std::max(layer.F, w.shared.gate.rows());
+  layer.F_unit = std::gcd(layer.F_unit, w.shared.gate.rows());
   entries_.push_back(EntryOf(w.shared, SlabOf(layer.slabs, w.shared.gate.device.buffer)));
 }
 

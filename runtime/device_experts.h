@@ -19,8 +19,9 @@ struct LayerExperts {
   cl::Span table;             // cl::ExpertEntry [E + 1], the last one of the shared expert
   DType gate_up = DType::kBF16;
   DType down = DType::kBF16;
-  std::int64_t F = 0;   // of the widest
-  bool shared = false;  // the shared expert is in the table
+  std::int64_t F = 0;       // of the widest
+  std::int64_t F_unit = 0;  // divides each one's
+  bool shared = false;      // the shared expert is in the table
 };
 
 // Writes the tables of all layers into the device's scratch, once after loading. `weights` and

@@ -42,6 +42,7 @@ cl::ExpertsArgs ExpertMemory::Experts(const Config& c, const Plan& plan,
   a.down = experts.down;
   a.D = c.hidden_size;
   a.F = experts.F;
+  a.F_unit = experts.F_unit;
   a.table = experts.table;
   a.T = T;
   a.C = c.num_experts_per_tok + (experts.shared ? 1 : 0);

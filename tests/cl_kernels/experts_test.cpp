@@ -131,6 +131,7 @@ class ExpertsTest : public test::ClShapesTest {
     a.down = down;
     a.D = c.D;
     a.F = F;
+    a.F_unit = c.shared ? std::gcd(c.F, c.shared_F) : c.F;
     a.table = g.table;
     a.tiles = g.tiles;
     a.n_tiles = g.n_tiles;
@@ -254,6 +255,17 @@ TEST_P(ExpertsTest, BlockFormats) {
   }
 }
 
+TEST_P(ExpertsTest, OneRowOfSmallCodes) {
+  for (const DType dtype :
+       {DType::kF8E4M3, DType::kQ8_0, DType::kQ4_0, DType::kMXFP4, DType::kQ4_K}) {
+    if (GetParam() != Shapes::kOwn && dtype != DType::kQ4_K) continue;
+    Check(dtype, dtype,
+          {.T = 1, .K = 3, .E = 5, .D = 512, .F = 256, .shared = true, .shared_F = 768});
+    Check(dtype, dtype, {.T = 1, .K = 4, .E = 6, .D = 256, .F = 512, .slabs = 2, .away = 3});
+    Check(dtype, dtype, {.T = 1, .K = 8, .E = 8, .D = 256, .F = 1024});
+  }
+}
+
 TEST_P(ExpertsTest, SlabsAndExpertsElsewhere) {
   for (const std::int64_t T : {1, 2, 12}) {
     Check(DType::kF8E4M3, DType::kF8E4M3, {.T = T, .K = 4, .E = 8, .D = 64, .F = 48, .slabs = 3});
@@ -280,7 +292,8 @@ TEST_P(ExpertsTest, RowsOfATile) {
   EXPECT_EQ(cl::ExpertTileRows(hopper, 4096, 8, 256, false), 64);
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, ExpertsTest, ::testing::Values(Shapes::kCpu, Shapes::kGpu),
+INSTANTIATE_TEST_SUITE_P(Shapes, ExpertsTest,
+                         ::testing::Values(Shapes::kCpu, Shapes::kGpu, Shapes::kOwn),
                          ::testing::PrintToStringParamName());
 
 }  // namespace

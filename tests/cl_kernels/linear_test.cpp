@@ -98,6 +98,18 @@ TEST_P(LinearTest, BlockFormats) {
   }
 }
 
+// Columns by 256, of one row: one_row_mma.cl, where a device has it.
+TEST_P(LinearTest, OneRowOfSmallCodes) {
+  for (const DType dtype :
+       {DType::kF8E4M3, DType::kQ8_0, DType::kQ4_0, DType::kMXFP4, DType::kQ4_K}) {
+    if (GetParam() != Shapes::kOwn && dtype != DType::kQ4_K) continue;
+    for (const std::int64_t N : {1, 7, 16, 33, 130}) Check(dtype, {1, N, 768});
+    for (const std::int64_t K : {256, 512, 2048, 2304, 7168}) Check(dtype, {1, 41, K, 4, 0, true});
+    Check(dtype, {1, 10, 14592});  // more than local memory holds, twice
+    if (GetParam() == Shapes::kOwn) Check(dtype, {1, 40000, 256});
+  }
+}
+
 TEST_P(LinearTest, OffsetsStridesAndAccumulate) {
   for (const DType dtype : Formats()) {
     for (const std::int64_t T : {1, 4, 19}) {
@@ -289,9 +301,11 @@ TEST_P(LinearTest, NoRowsIsNoWork) {
   EXPECT_EQ(Run({0, 4, 16}, w, std::vector<float>(16), y0), y0);
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, FusedLinearTest, ::testing::Values(Shapes::kCpu, Shapes::kGpu),
+INSTANTIATE_TEST_SUITE_P(Shapes, FusedLinearTest,
+                         ::testing::Values(Shapes::kCpu, Shapes::kGpu, Shapes::kOwn),
                          ::testing::PrintToStringParamName());
-INSTANTIATE_TEST_SUITE_P(Shapes, LinearTest, ::testing::Values(Shapes::kCpu, Shapes::kGpu),
+INSTANTIATE_TEST_SUITE_P(Shapes, LinearTest,
+                         ::testing::Values(Shapes::kCpu, Shapes::kGpu, Shapes::kOwn),
                          ::testing::PrintToStringParamName());
 
 }  // namespace

@@ -30,11 +30,12 @@ inline const ClDevice* TheClDevice() {
   return device.get();
 }
 
-// A test runs for the shapes that the device would take and for those of the other kind of device:
-// both must be right everywhere.
-enum class Shapes { kCpu, kGpu };
+// A test runs for the generic forms in the shapes of either kind of device, which must be right
+// everywhere, and for the forms that the device has of its own.
+enum class Shapes { kCpu, kGpu, kOwn };
 inline void PrintTo(Shapes shapes, std::ostream* os) {
-  *os << (shapes == Shapes::kCpu ? "cpu_shapes" : "gpu_shapes");
+  constexpr std::string_view kNames[] = {"cpu_shapes", "gpu_shapes", "own_forms"};
+  *os << kNames[static_cast<int>(shapes)];
 }
 
 class ClTest : public ::testing::Test {
@@ -54,10 +55,13 @@ class ClShapesTest : public ClTest, public ::testing::WithParamInterface<Shapes>
     if (GetParam() == Shapes::kGpu && info.max_work_group_size < 256) {
       GTEST_SKIP() << info.name << " runs no work-groups of 256";
     }
+    if (GetParam() == Shapes::kOwn && cl::TraitsOf(device()).nv_compute == 0) {
+      GTEST_SKIP() << info.name << " has no forms of its own";
+    }
   }
   // Shared by the tests of one program, because compiling takes longer than running.
   cl::Kernels& kernels() {
-    static std::unique_ptr<cl::Kernels> of_shapes[2];
+    static std::unique_ptr<cl::Kernels> of_shapes[3];
     auto& kernels = of_shapes[static_cast<int>(GetParam())];
     if (!kernels) {
       kernels = std::make_unique<cl::Kernels>(device(), "", Traits());
@@ -81,6 +85,7 @@ class ClShapesTest : public ClTest, public ::testing::WithParamInterface<Shapes>
   }
   cl::DeviceTraits Traits() const {
     if (GetParam() == Shapes::kCpu) return cl::CpuTraits(4);
+    if (GetParam() == Shapes::kOwn) return cl::TraitsOf(device());
     cl::DeviceTraits traits = cl::GpuTraits(4);
     if (slow_to_compile()) traits.max_rows = 4;
     traits.few_rows_max = 16;  // so that 17 rows meet the tiles

@@ -1,0 +1,292 @@
+// The kernels of one_row_mma.cl. Their bodies take their work-group's number, so that a kernel may
+// have several of them do its work in turn; they begin and end without a barrier of their own.
+#if defined(ONE_ROW_MMA)
+
+INLINE float warp_sum(float v) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) v += from_lane(v, step);
+  return v;
+}
+
+// The norm's factor from each work-item's squares: between two barriers.
+INLINE void keep_squares(local uint4* pool, float squares, lane_t lane) {
+  squares = warp_sum(squares);
+  if (lane.lane == 0) ((local float*)(pool + SQUARES_AT))[lane.warp] = squares;
+}
+INLINE float norm_factor(const local uint4* pool, float K, float eps) {
+  float all = 0.0f;
+#pragma unroll
+  for (int i = 0; i < TEAMS; ++i) all += ((const local float*)(pool + SQUARES_AT))[i];
+  return rsqrt(all / K + eps);
+}
+
+// x' of one row, by one work-group.
+INLINE void write_norm_mma(const linear_t* a, const global float* x, const global float* norm_w,
+                           global float* out, float factor) {
+  for (int k = (int)get_local_id(0); k < (int)a->K; k += TEAM * TEAMS) {
+    out[k] = norm_w[k] * (x[k] * factor);
+  }
+}
+
+// The share of a work-group of `all` rows or tiles.
+INLINE int share_begin(int all, int group, int groups) { return (int)((long)all * group / groups); }
+
+INLINE job_t linear_job(const linear_t* a, const global uchar* w, const global uchar* w2, int group,
+                        int groups) {
+  const int all = (int)(a->N + (a->swiglu ? 0 : a->N2));
+  const int rows = a->swiglu ? 8 : 16;
+  job_t j;
+  j.kind = JOB_LINEAR;
+  j.paired = (int)a->swiglu;
+  j.zero = (uint)((ulong)a->K >> 62);
+  j.first = share_begin(all, group, groups);
+  j.last = share_begin(all, group + 1, groups) - 1;
+  j.tiles = (j.last - j.first + rows) / rows;
+  j.round_tiles = tiles_of_round(j.tiles, LINEAR_TILES);
+  j.pieces = (int)a->K / PIECE;
+  j.K = (int)a->K;
+  j.N = (int)a->N;
+  j.codes = w + a->w_offset;
+  j.side = w + a->w_side;
+  j.codes2 = w2 + a->w2_offset;
+  j.side2 = w2 + a->w2_side;
+  j.list = 0;
+  j.experts = 0;
+  j.list_end = 0;
+  return j;
+}
+
+// Output `o` of the tiles from `begin` on; null: there is none.
+INLINE global float* linear_mma_output(const linear_t* a, const job_t* j, global float* y,
+                                       global float* y2, int begin, int o) {
+  const int n = j->first + begin * (j->paired ? 8 : 16) + o;
+  if (n > j->last || o >= j->round_tiles * (j->paired ? 8 : 16)) return 0;
+  return n < a->N ? y + a->y_offset + n : y2 + a->y2_offset + (n - a->N);
+}
+
+INLINE float linear_mma_old(const linear_t* a, const job_t* j, global float* y, int begin, int o) {
+  if (!a->accumulate || j->first + begin * (j->paired ? 8 : 16) + o >= a->N) return 0.0f;
+  const global float* const from = linear_mma_output(a, j, y, y, begin, o);
+  return from ? *from : 0.0f;
+}
+
+INLINE void linear_one_mma_group(local uint4* pool, const global float* x, const global uchar* w,
+                                 const global uchar* w2, global float* y, global float* y2,
+                                 const global float* norm_w, global float* norm_out,
+                                 const linear_t* a, int group, int groups) {
+  const lane_t lane = this_lane();
+  const job_t j = linear_job(a, w, w2, group, groups);
+  if (j.tiles == 0) return;
+  const global float* const weights = a->norm ? norm_w + a->norm_offset : 0;
+  x += a->x_offset;
+  loads_t loads[2];
+  walk_t walk;
+  int on;
+  int second = 0;
+  load_first(loads, &walk, &on, &j, lane);
+  clear_zeros(pool);
+  clear_totals(pool, j.round_tiles);
+  keep_squares(pool, stage_x(pool, &j, x, weights, 0, lane), lane);
+  barrier(CLK_LOCAL_MEM_FENCE);
+  const float factor = a->norm ? norm_factor(pool, (float)a->K, a->eps) : 1.0f;
+  for (int begin = 0; begin < j.tiles; begin += j.round_tiles) {
+    if (begin > 0) {
+      barrier(CLK_LOCAL_MEM_FENCE);
+      clear_totals(pool, j.round_tiles);
+      barrier(CLK_LOCAL_MEM_FENCE);
+    }
+    const int o = (int)get_local_id(0);
+    const float old = linear_mma_old(a, &j, y, begin, o);
+    multiply_round(pool, loads, &second, &walk, &on, &j, begin,
+                   begin == 0 || j.pieces <= SPAN_PIECES, x, weights, lane);
+    barrier(CLK_LOCAL_MEM_FENCE);
+    global float* const to = linear_mma_output(a, &j, y, y2, begin, o);
+    if (!to) continue;
+    if (j.paired) {
+      const float gate = total_of(pool, o / 8, o % 8) * factor;
+      *to = old + silu(gate) * (total_of(pool, o / 8, o % 8 + 8) * factor);
+    } else {
+      *to = fma(total_of(pool, o / 16, o % 16), factor, old);
+    }
+  }
+  if (a->norm && group == 0) write_norm_mma(a, x, weights, norm_out + a->norm_out_offset, factor);
+}
+
+kernel __attribute__((reqd_work_group_size(TEAM * TEAMS, 1, 1))) void linear_one_mma(
+    const global float* x, const global uchar* w, const global uchar* w2, global float* y,
+    global float* y2, const global float* norm_w, global float* norm_out, linear_t a) {
+  local uint4 pool[LINEAR_POOL];
+  linear_one_mma_group(pool, x, w, w2, y, y2, norm_w, norm_out, &a, (int)get_group_id(0),
+                       (int)get_num_groups(0));
+}
+
+// ---- experts
+
+// The list of a row's experts, for the whole work-group: their number, with each lane's end.
+INLINE int list_experts(local expert_rows_t* list, int* list_end, const global uchar* weights,
+                        const global uchar* weights_b, const global entry_t* table,
+                        const global int4* tiles, const global int* n_tiles,
+                        const global float* pair_weight, const experts_t* a, const int down,
+                        lane_t lane) {
+  const int n = min(n_tiles[a->n_tiles_offset], ONE_TILES);
+  const int lid = (int)get_local_id(0);
+  if (lid < n) {
+    const tile_t tile = tile_at(weights, weights_b, table, tiles, a, lid);
+    local expert_rows_t* const to = list + lid;
+    to->codes = tile.weights + (down ? tile.e.down : tile.e.gate);
+    to->side = tile.weights + (down ? tile.e.down_side : tile.e.gate_side);
+    to->codes2 = tile.weights + tile.e.up;
+    to->side2 = tile.weights + tile.e.up_side;
+    to->F = tile.e.F;
+    to->pair = (int)tile.pair0;
+    to->weight = down ? 1.0f : pair_weight[a->pair_weight_offset + tile.pair0];
+  }
+  barrier(CLK_LOCAL_MEM_FENCE);
+  int end = 0;
+  for (int i = 0; i < n && i <= lane.lane; ++i) {
+    end += down ? list[i].F / PIECE : (list[i].F + 7) / 8;
+  }
+  *list_end = lane.lane < n ? end : 0x7fffffff;
+  if (lid < n) list[lid].end = end;
+  barrier(CLK_LOCAL_MEM_FENCE);
+  return n;
+}
+
+INLINE job_t experts_job(const experts_t* a, const local expert_rows_t* list, int n, int list_end) {
+  job_t j;
+  j.zero = (uint)((ulong)a->D >> 62);
+  j.paired = 0;
+  j.list = list;
+  j.experts = n;
+  j.list_end = list_end;
+  j.codes = 0;
+  j.side = 0;
+  j.codes2 = 0;
+  j.side2 = 0;
+  j.N = 0;
+  return j;
+}
+
+INLINE void put_act(const local uint4* pool, const job_t* j, const experts_t* a, global float* act,
+                    int begin) {
+  const int o = (int)get_local_id(0);
+  const int tile = begin + o / 8;
+  if (o >= j->round_tiles * 8 || tile >= j->tiles) return;
+  const int q = j->first + tile;
+  int e = 0;
+  while (q >= j->list[e].end) ++e;
+  const local expert_rows_t* const expert = j->list + e;
+  const int f = (q - (e > 0 ? expert[-1].end : 0)) * 8 + o % 8;
+  if (f >= expert->F) return;
+  act[a->act_offset + expert->pair * a->F + f] =
+      expert->weight * (silu(total_of(pool, o / 8, o % 8)) * total_of(pool, o / 8, o % 8 + 8));
+}
+
+INLINE void experts_gate_up_one_mma_group(local uint4* pool, const global uchar* weights,
+                                          const global uchar* weights_b,
+                                          const global entry_t* table, const global int4* tiles,
+                                          const global int* n_tiles,
+                                          const global float* pair_weight, const global float* x,
+                                          global float* act, const experts_t* a, int group,
+                                          int groups) {
+  const lane_t lane = this_lane();
+  local expert_rows_t* const list = (local expert_rows_t*)(pool + LIST_AT);
+  int list_end;
+  const int n = list_experts(list, &list_end, weights, weights_b, table, tiles, n_tiles,
+                             pair_weight, a, 0, lane);
+  if (n == 0) return;
+  job_t j = experts_job(a, list, n, list_end);
+  j.kind = JOB_GATE_UP;
+  j.first = share_begin(list[n - 1].end, group, groups);
+  j.last = 0;
+  j.tiles = share_begin(list[n - 1].end, group + 1, groups) - j.first;
+  j.round_tiles = tiles_of_round(j.tiles, EXPERT_TILES);
+  j.pieces = (int)a->D / PIECE;
+  j.K = (int)a->D;
+  if (j.tiles == 0) return;
+  x += a->x_offset;
+  loads_t loads[2];
+  walk_t walk;
+  int on;
+  int second = 0;
+  load_first(loads, &walk, &on, &j, lane);
+  clear_zeros(pool);
+  clear_totals(pool, j.round_tiles);
+  stage_x(pool, &j, x, 0, 0, lane);
+  barrier(CLK_LOCAL_MEM_FENCE);
+  for (int begin = 0; begin < j.tiles; begin += j.round_tiles) {
+    if (begin > 0) {
+      barrier(CLK_LOCAL_MEM_FENCE);
+      clear_totals(pool, j.round_tiles);
+      barrier(CLK_LOCAL_MEM_FENCE);
+    }
+    multiply_round(pool, loads, &second, &walk, &on, &j, begin,
+                   begin == 0 || j.pieces <= SPAN_PIECES, x, 0, lane);
+    barrier(CLK_LOCAL_MEM_FENCE);
+    put_act(pool, &j, a, act, begin);
+  }
+}
+
+kernel __attribute__((reqd_work_group_size(TEAM * TEAMS, 1, 1))) void experts_gate_up_one_mma(
+    EXPERT_LISTS, const global float* pair_weight, const global float* x, global float* act,
+    experts_t a) {
+  local uint4 pool[EXPERTS_POOL];
+  experts_gate_up_one_mma_group(pool, weights, weights_b, table, tiles, n_tiles, pair_weight, x,
+                                act, &a, (int)get_group_id(0), (int)get_num_groups(0));
+}
+
+INLINE void experts_down_one_mma_group(local uint4* pool, const global uchar* weights,
+                                       const global uchar* weights_b, const global entry_t* table,
+                                       const global int4* tiles, const global int* n_tiles,
+                                       const global float* act, global float* y, const experts_t* a,
+                                       int group, int groups) {
+  const lane_t lane = this_lane();
+  local expert_rows_t* const list = (local expert_rows_t*)(pool + LIST_AT);
+  int list_end;
+  const int n =
+      list_experts(list, &list_end, weights, weights_b, table, tiles, n_tiles, 0, a, 1, lane);
+  if (n == 0) return;
+  job_t j = experts_job(a, list, n, list_end);
+  j.kind = JOB_DOWN;
+  j.first = share_begin((int)a->D, group, groups);
+  j.last = share_begin((int)a->D, group + 1, groups) - 1;
+  j.tiles = (j.last - j.first + 16) / 16;
+  j.round_tiles = tiles_of_round(j.tiles, EXPERT_TILES);
+  j.pieces = list[n - 1].end;
+  j.K = (int)a->F;
+  if (j.tiles == 0 || j.pieces == 0) return;
+  act += a->act_offset;
+  loads_t loads[2];
+  walk_t walk;
+  int on;
+  int second = 0;
+  load_first(loads, &walk, &on, &j, lane);
+  clear_zeros(pool);
+  clear_totals(pool, j.round_tiles);
+  stage_x(pool, &j, act, 0, 0, lane);
+  barrier(CLK_LOCAL_MEM_FENCE);
+  for (int begin = 0; begin < j.tiles; begin += j.round_tiles) {
+    if (begin > 0) {
+      barrier(CLK_LOCAL_MEM_FENCE);
+      clear_totals(pool, j.round_tiles);
+      barrier(CLK_LOCAL_MEM_FENCE);
+    }
+    const int o = (int)get_local_id(0);
+    const int d = j.first + begin * 16 + o;
+    const int writes = o < j.round_tiles * 16 && d <= j.last;
+    const float old = writes ? y[a->y_offset + d] : 0.0f;
+    multiply_round(pool, loads, &second, &walk, &on, &j, begin,
+                   begin == 0 || j.pieces <= SPAN_PIECES, act, 0, lane);
+    barrier(CLK_LOCAL_MEM_FENCE);
+    if (writes) y[a->y_offset + d] = old + total_of(pool, o / 16, o % 16);
+  }
+}
+
+kernel __attribute__((reqd_work_group_size(TEAM * TEAMS, 1, 1))) void experts_down_one_mma(
+    EXPERT_LISTS, const global float* act, global float* y, experts_t a) {
+  local uint4 pool[EXPERTS_POOL];
+  experts_down_one_mma_group(pool, weights, weights_b, table, tiles, n_tiles, act, y, &a,
+                             (int)get_group_id(0), (int)get_num_groups(0));
+}
+
+#endif
