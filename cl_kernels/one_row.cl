@@ -177,32 +177,6 @@ typedef struct {
   local float name##_totals[TEAMS * WROWS]; \
   const one_room_t name = {name##_pool, name##_tiles, name##_squares, name##_totals}
 
-// When the inputs of a part of work are there: once `arrived` has come to `target`. In a launch of
-// its own they are there from the beginning: `arrived` is null.
-typedef struct {
-  volatile global int* arrived;
-  int target;
-} turn_t;
-
-INLINE turn_t no_turn() {
-  const turn_t turn = {0, 0};
-  return turn;
-}
-
-// For the whole work-group. What other work-groups wrote before they arrived is seen afterwards.
-// One that never arrives (work-groups that cannot all be resident: chain.cpp asks before) ends the
-// launch with an error instead of a hang.
-INLINE void await_turn(turn_t turn) {
-  if (!turn.arrived) return;
-  if (get_local_id(0) == 0) {
-    for (uint tries = 0; *turn.arrived - turn.target < 0; ++tries) {
-      if (tries > 1u << 26) asm volatile("trap;");
-    }
-    asm volatile("fence.acq_rel.gpu;" ::: "memory");
-  }
-  barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
-}
-
 // ---- linear
 
 // Set `set` of the rows of w, and then of w2; sets beyond are the last one.
@@ -242,11 +216,11 @@ INLINE void write_norm(const linear_t* a, const global float* x, const global fl
   }
 }
 
-// linear_one as work-group `group` of `groups`; awaits `input` before it touches x or y.
+// linear_one as work-group `group` of `groups`.
 INLINE void linear_one_part(const global float* x, const global uchar* w_buffer,
                             const global uchar* w2_buffer, global float* y, global float* y2,
                             const global float* norm_w, global float* norm_out, linear_t a,
-                            one_room_t room, int group, int groups, turn_t input) {
+                            one_room_t room, int group, int groups) {
   local float4* const pool = room.pool;
   local float* const squares = room.squares;
   local float* const totals = room.totals;
@@ -267,7 +241,6 @@ INLINE void linear_one_part(const global float* x, const global uchar* w_buffer,
   raw_t ring[AHEAD_STEPS * WROWS];
   load_first(ring, &rows, m);
 
-  await_turn(input);
   x += a.x_offset;
   const float part = team_sum(stage_row(pool, x, a.norm ? norm_w + a.norm_offset : 0, (int)a.K));
   if (m.lane == 0) squares[warp] = part;
@@ -312,7 +285,7 @@ kernel __attribute__((reqd_work_group_size(TEAM * TEAMS, 1, 1))) void linear_one
     linear_t a) {
   ONE_ROOM(room);
   linear_one_part(x, w_buffer, w2_buffer, y, y2, norm_w, norm_out, a, room, (int)get_group_id(0),
-                  (int)get_num_groups(0), no_turn());
+                  (int)get_num_groups(0));
 }
 
 #endif  // NV_COMPUTE

@@ -100,27 +100,22 @@ INLINE rows_t down_set(const local tile_t* tile, long D, long first) {
   return rows;
 }
 
-// experts_down_one as work-group `group` of as many as there are; awaits `input` before it touches
-// act or y.
+// experts_down_one as work-group `group` of as many as there are.
 INLINE void down_one_part(EXPERT_LISTS, const global float* act, global float* y, experts_t a,
-                          one_room_t room, int group, turn_t input) {
+                          one_room_t room, int group) {
   local float4* const pool = room.pool;
   local tile_t* const here = room.tiles;
   const int n = copy_tiles(here, weights, weights_b, table, tiles, n_tiles, &a);
   barrier(CLK_LOCAL_MEM_FENCE);
+  if (n == 0) return;
   const member_t m = {(int)get_local_id(0) % TEAM, 0, 1};
   const long first = ((long)group * TEAMS + (int)get_local_id(0) / TEAM) * WROWS;
   const long d = first + m.lane;
-  const int writes = n > 0 && m.lane < WROWS && d < a.D;
-  rows_t rows;
-  raw_t ring[AHEAD_STEPS * WROWS];
-  if (n > 0) {
-    rows = down_set(here, a.D, first);
-    load_first(ring, &rows, m);
-  }
-  await_turn(input);
-  if (n == 0) return;
+  const int writes = m.lane < WROWS && d < a.D;
   const float old = writes ? y[a.y_offset + d] : 0.0f;
+  rows_t rows = down_set(here, a.D, first);
+  raw_t ring[AHEAD_STEPS * WROWS];
+  load_first(ring, &rows, m);
   float sum[WROWS];
 #pragma unroll
   for (int r = 0; r < WROWS; ++r) sum[r] = 0.0f;
@@ -148,8 +143,7 @@ INLINE void down_one_part(EXPERT_LISTS, const global float* act, global float* y
 kernel __attribute__((reqd_work_group_size(TEAM * TEAMS, 1, 1))) void experts_down_one(
     EXPERT_LISTS, const global float* act, global float* y, experts_t a) {
   ONE_ROOM(room);
-  down_one_part(weights, weights_b, table, tiles, n_tiles, act, y, a, room, (int)get_group_id(0),
-                no_turn());
+  down_one_part(weights, weights_b, table, tiles, n_tiles, act, y, a, room, (int)get_group_id(0));
 }
 
 #endif  // NV_COMPUTE
