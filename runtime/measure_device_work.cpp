@@ -7,7 +7,9 @@
 #include "cl_kernels/gemm.h"
 #include "memory/error.h"
 #include "memory/split_layout.h"
+#include "model/config.h"
 #include "model/quantize.h"
+#include "placement/attention_scratch.h"
 #include "runtime/kv_cache.h"
 #include "runtime/measure_meter.h"
 
@@ -259,6 +261,47 @@ void DeviceWork::PrepareAttention(std::int64_t heads, std::int64_t rows, std::in
   TANDEM_CHECK(rows * heads * kHeadValues <= value_room(0));
 }
 
+// The expanded form of the same, with as much room for its keys and values as in a step.
+cl::MlaExpandedArgs DeviceWork::Expanded(const cl::HeadWeights& heads, const cl::Span& out) const {
+  const cl::MlaAttentionArgs& a = attention_;
+  const std::int64_t slots = a.T * a.H;
+  cl::MlaExpandedArgs e;
+  e.q = {queries_.get(), 0};
+  e.q_stride = a.H * kQuery;
+  e.cos_sin = {queries_.get(), 0};
+  e.kv = a.kv;
+  e.kv_type = a.kv_type;
+  e.tables = a.tables;
+  e.n_keys = a.n_keys;
+  e.max_keys = a.max_keys;
+  e.w = heads;
+  e.T = a.T;
+  e.H = a.H;
+  e.R = a.R;
+  e.d = a.d;
+  e.nope = kNope;
+  e.dv = kHeadOut;
+  e.scale = a.scale;
+  e.latents = a.q;
+  e.latents_floats = slots * kWidth;
+  e.expanded = a.parts;
+  e.expanded_floats = slots * a.splits * kLatent;
+  e.lse = a.lse;
+  e.out = out;
+  e.out_stride = a.H * kHeadOut;
+  e.bf16 = a.bf16;
+  return e;
+}
+
+// As Attention::MlaOnDevice decides, for one sequence.
+bool DeviceWork::Expands(const cl::MlaExpandedArgs& e) const {
+  Config c;
+  c.kv_lora_rank = kLatent;
+  c.qk_nope_head_dim = kNope;
+  c.v_head_dim = kHeadOut;
+  return e.T > kOwnSequences && e.T >= LeastExpandedRows(c) && side_.kernels.MlaExpandedPays(e);
+}
+
 void DeviceWork::Attention() {
   attention_.tables.offset = next_cache_ * cache_blocks_;
   next_cache_ = (next_cache_ + 1) % caches_;
@@ -266,6 +309,8 @@ void DeviceWork::Attention() {
   const cl::HeadWeights heads{Next(DType::kBF16, a.H * (kNope + kHeadOut), kLatent), {}, {}};
   const cl::Span out{values_.get(), a.T * a.H * kWidth};
   cl::Kernels& k = side_.kernels;
+  const cl::MlaExpandedArgs expanded = Expanded(heads, out);
+  if (Expands(expanded)) return k.MlaExpanded(expanded);
   // Angles that are no angles: any value takes as long.
   k.MlaQuery({{queries_.get(), 0},
               a.H * kQuery,
@@ -277,10 +322,11 @@ void DeviceWork::Attention() {
               a.R,
               a.d,
               kNope,
-              kHeadOut});
+              kHeadOut,
+              a.bf16});
   k.MlaAttention(a);
-  k.MlaOutput(
-      {a.parts, a.lse, a.splits, heads, out, a.H * kHeadOut, a.T, a.H, a.R, kNope, kHeadOut});
+  k.MlaOutput({a.parts, a.lse, a.splits, heads, out, a.H * kHeadOut, a.T, a.H, a.R, kNope, kHeadOut,
+               a.bf16});
 }
 
 }  // namespace tandem

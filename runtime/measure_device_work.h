@@ -40,12 +40,14 @@ class DeviceWork {
 
   // Few rows are sequences of their own, as in decode; more share one sequence's keys.
   void PrepareAttention(std::int64_t heads, std::int64_t rows, std::int64_t keys);
-  // From queries to head outputs, as Attention::AttendMla, with the next W_UK and W_UV.
+  // From queries to head outputs, as Attention::MlaOnDevice, with the next W_UK and W_UV.
   void Attention();
 
  private:
   cl::Weight Next(DType wanted, std::int64_t rows, std::int64_t cols);
   std::uint64_t Take(std::size_t bytes);
+  cl::MlaExpandedArgs Expanded(const cl::HeadWeights& heads, const cl::Span& out) const;
+  bool Expands(const cl::MlaExpandedArgs& e) const;
   void ListPairs(std::int64_t experts, std::int64_t rows, std::int64_t T, std::int64_t K);
 
   DeviceSide& side_;

@@ -9,7 +9,9 @@
 
 #include "memory/cl_device.h"
 #include "memory/error.h"
+#include "runtime/device_side.h"
 #include "runtime/measure.h"
+#include "runtime/measure_device_work.h"
 
 namespace tandem::test {
 namespace {
@@ -51,6 +53,26 @@ TEST(MeasureDevice, HasEveryTable) {
   EXPECT_EQ(rates.index, machine.devices[0].index);
   EXPECT_EQ(rates.threads > 0, machine.devices[0].shares_cores);
   ExpectValid(rates);
+}
+
+// From 171 rows of one sequence on attention is timed in the form in which steps run it.
+TEST(MeasureDevice, AttentionOfManyRowsHasRoomForItsExpandedForm) {
+  const Machine machine = WithOneDevice();
+  if (machine.devices.empty()) GTEST_SKIP() << machine.device_problem;
+  PlanDevice plan;
+  plan.index = machine.devices[0].index;
+  plan.name = machine.devices[0].name;
+  DeviceSide side(plan);
+  constexpr std::size_t kMiB = std::size_t{1} << 20;
+  DeviceWork work(side, 8 * kMiB, 32 * kMiB);
+  for (const std::int64_t rows : {160, 192}) {
+    SCOPED_TRACE(rows);
+    work.PrepareAttention(2, rows, 512);
+    EXPECT_NO_THROW({
+      work.Attention();
+      side.device.Finish();
+    });
+  }
 }
 
 // What a device of 256 MiB says of itself: the measurement shrinks.
