@@ -21,7 +21,7 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-constexpr int kFormat = 1;  // raise it when rates.h or a method of measuring changes
+constexpr int kFormat = 2;  // raise it when rates.h or a method of measuring changes
 
 fs::path HostFile(const fs::path& folder, const Machine& machine) {
   return folder / fmt::format("host-{}.json", HostFingerprint(machine));

@@ -163,7 +163,7 @@ TEST_F(RatesStore, OtherFormatsAndValuesAreNotTrusted) {
     const char* why;
   };
   for (const Case& c : std::initializer_list<Case>{
-           {"\"format\": 1", "\"format\": 2", "format 2"},
+           {"\"format\": 2", "\"format\": 1", "format 1"},
            {"\"tandem\": \"", "\"tandem\": \"9", "measured by tandem 9"},
            {"0.1234567890123456", "-1", "not negative"},
            {"0.1234567890123456", "nan", "not negative"},
