@@ -10,7 +10,8 @@ namespace tandem::cl {
 
 // Products of many rows of x on matrix units: x rounded to bf16, weights decoded to bf16 (FP8 and
 // everything that bf16 holds exactly; FP8's scales are applied to partial sums in f32, but through
-// wgmma to the weights before they are rounded), sums in f32. The generic form for every device is linear_many and experts_*_many over matmul.cl.
+// wgmma to the weights before they are rounded), sums in f32. The generic form for every device is
+// linear_many and experts_*_many over matmul.cl.
 
 // Floats of LinearArgs::work that T rows of K values need: x in bf16, on whole lines.
 constexpr std::int64_t GemmWorkFloats(std::int64_t T, std::int64_t K) {

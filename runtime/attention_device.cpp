@@ -49,8 +49,7 @@ void Attention::MhaOnDevice(int layer) {
   k.Rope({dq_, H * d, d, H, c.qk_rope_head_dim, f_.batch.device_cos_sin, false, T});
   k.Rope({dz_, width, d, c.num_key_value_heads, c.qk_rope_head_dim, f_.batch.device_cos_sin, false,
           T});
-  k.KvAppend(
-      {dz_, width, f_.OneKvBuffer(layer), f_.kv_type(), width, f_.batch.device_slots, T});
+  k.KvAppend({dz_, width, f_.OneKvBuffer(layer), f_.kv_type(), width, f_.batch.device_slots, T});
   cl::AttentionArgs a;
   a.q = dq_;
   a.q_row_stride = a.out_row_stride = H * d;

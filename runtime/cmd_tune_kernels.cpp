@@ -51,12 +51,22 @@ struct TuneKernelFlags {
   bool quiet = false;
 };
 
+std::vector<std::string> DeviceFormatNames() {
+  std::vector<std::string> names;
+  for (int i = 0; i <= static_cast<int>(DType::kIQ4_XS); ++i) {
+    const auto type = static_cast<DType>(i);
+    if (IsDeviceFormat(type)) names.emplace_back(Name(type));
+  }
+  return names;
+}
+
 std::vector<DType> NamedFormats(const std::vector<std::string>& names) {
   std::vector<DType> formats;
   for (const std::string& name : names) {
     const std::optional<DType> format = ParseWeightFormat(name);
     if (!format || !IsDeviceFormat(*format)) {
-      Throw<UsageError>("--formats {}: no format of weights that devices take", name);
+      Throw<UsageError>("--formats {}: no format of weights that devices take; expected some of {}",
+                        name, fmt::join(DeviceFormatNames(), ", "));
     }
     if (std::ranges::count(formats, *format) == 0) formats.push_back(*format);
   }
