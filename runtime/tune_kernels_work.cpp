@@ -66,6 +66,7 @@ std::vector<ShapeAxis> AxesFor(const cl::DeviceTraits& t) {
   if (t.nv_compute < 80) axes.push_back({"few_rows_max", {8, 16, 32, 64, 128}});
   if (t.nv_compute < 80 && t.team > 1) axes.push_back({"few_rows_fill", {0, 1}});
   if (t.nv_compute >= 70) axes.push_back({"one_row", {0, 1}});
+  if (t.nv_compute >= 80) axes.push_back({"one_row_mma", {0, 1}});
   if (t.nv_compute >= 80) {
     axes.push_back({"batch_rows_min", {2, 3, 4, 5, 6}});
     axes.push_back({"batch_rows_max", {16, 24, 32, 48, 64}});
@@ -82,7 +83,9 @@ std::vector<ShapeWork> WorkOf(std::string_view tunable, std::int64_t from, std::
   if (tunable == "few_rows_fill") return {{Kind::kProduct, 64}, {Kind::kProduct, 256}};
   if (tunable == "group") return {{Kind::kNorm, 1}, {Kind::kNorm, 16}};
   if (tunable == "wgmma_products") return {{Kind::kProduct, 512}, {Kind::kManyExperts}};
-  if (tunable == "one_row") return {{Kind::kProduct, 1}, {Kind::kExperts, 1}};
+  if (tunable == "one_row" || tunable == "one_row_mma") {
+    return {{Kind::kProduct, 1}, {Kind::kExperts, 1}};
+  }
   // Where the device has vendor instructions products of more than two rows run without the rest.
   const bool vendor = traits.nv_compute >= 80;
   if (tunable == "max_rows" && vendor) return {{Kind::kExperts, 8}};
