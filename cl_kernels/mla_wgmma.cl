@@ -41,41 +41,11 @@ INLINE void multiply_values(float* c, const uint* a, ulong keys) {
       "//PTX { .reg .pred add; setp.eq.u32 add, 1, 1; "
       "wgmma.mma_async.sync.aligned.m64n128k16.f32." WGMMA_TYPES
       " {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+      WGMMA_NAMES_64
       "}, {%64, %65, %66, %67}, %68, add, 1, 1, 1; }"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]),
-        "+f"(c[7]), "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]), "+f"(c[13]),
-        "+f"(c[14]), "+f"(c[15]), "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]), "+f"(c[20]),
-        "+f"(c[21]), "+f"(c[22]), "+f"(c[23]), "+f"(c[24]), "+f"(c[25]), "+f"(c[26]), "+f"(c[27]),
-        "+f"(c[28]), "+f"(c[29]), "+f"(c[30]), "+f"(c[31]), "+f"(c[32]), "+f"(c[33]), "+f"(c[34]),
-        "+f"(c[35]), "+f"(c[36]), "+f"(c[37]), "+f"(c[38]), "+f"(c[39]), "+f"(c[40]), "+f"(c[41]),
-        "+f"(c[42]), "+f"(c[43]), "+f"(c[44]), "+f"(c[45]), "+f"(c[46]), "+f"(c[47]), "+f"(c[48]),
-        "+f"(c[49]), "+f"(c[50]), "+f"(c[51]), "+f"(c[52]), "+f"(c[53]), "+f"(c[54]), "+f"(c[55]),
-        "+f"(c[56]), "+f"(c[57]), "+f"(c[58]), "+f"(c[59]), "+f"(c[60]), "+f"(c[61]), "+f"(c[62]),
-        "+f"(c[63])
+      : WGMMA_SUMS_64(c)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(keys)
       : "memory");
-}
-
-INLINE void open_products(void) { asm volatile("//PTX wgmma.fence.sync.aligned;" ::: "memory"); }
-INLINE void commit_products(void) {
-  asm volatile("//PTX wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-INLINE void wait_products(void) {
-  asm volatile("//PTX wgmma.wait_group.sync.aligned 0;" ::: "memory");
-}
-
-// Descriptors of what lies at `address`: eight keys are 1024 bytes, swizzled by 128. For values the
-// next 64 columns are UNITS_BYTES further on.
-INLINE ulong keys_at(uint address) {
-  return (ulong)(address >> 4) | 1ul << 16 | (ulong)(1024 >> 4) << 32 | 1ul << 62;
-}
-INLINE ulong values_at(uint address) {
-  return (ulong)(address >> 4) | (ulong)(UNITS_BYTES >> 4) << 16 | (ulong)(1024 >> 4) << 32 |
-         1ul << 62;
 }
 
 // s[n tile][4]: this group's part of the scores of 16 keys; then the whole, through the mailboxes
@@ -84,15 +54,15 @@ INLINE void start_scores(float* s, const uint* a, uint stage, int lid) {
   const ulong keys = keys_at(stage + lid / 128 * 32);
 #pragma unroll
   for (int i = 0; i < 8; ++i) s[i] = 0.0f;
-  open_products();
+  wgmma_begin();
 #pragma unroll
   for (int i = 0; i < GROUP_STEPS; ++i) {
     multiply_keys(s, a + 4 * i, keys + (i / 2 * UNITS_BYTES + i % 2 * 64) / 16);
   }
-  commit_products();
+  wgmma_commit();
 }
 INLINE void join_parts(float* s, uint mail, int lid) {
-  wait_products();
+  wgmma_wait();
   const uint own = mail + lid / 32 * MAILBOX + lid % 32 * 16;
   const uint other = mail + (lid / 32 ^ 4) * MAILBOX + lid % 32 * 16;
   put4(own, s);
@@ -150,7 +120,7 @@ INLINE void attend(float* o, const uint* a, softmax_t* state, const place_t* at,
     barrier(CLK_LOCAL_MEM_FENCE);
     decode_keys(at->memory, here, 256);
 #endif
-    asm volatile("//PTX fence.proxy.async.shared::cta;" ::: "memory");
+    wgmma_fence_loads();
     barrier(CLK_LOCAL_MEM_FENCE);  // these keys are there, and nobody uses the last any more
     odd ^= 1;
 #if KVTYPE == KVTYPE_F8
@@ -170,12 +140,12 @@ INLINE void attend(float* o, const uint* a, softmax_t* state, const place_t* at,
     }
     join_parts(s, mail, lid);
     weigh(p, o, s, state, j, at->scale, lid % 32);
-    const ulong values = values_at(stage + lid / 128 * 4 * UNITS_BYTES);
-    open_products();
+    const ulong values = values_at(stage + lid / 128 * 4 * UNITS_BYTES, UNITS_BYTES);
+    wgmma_begin();
     multiply_values(o, p, values);
     multiply_values(o + 64, p, values + 2 * UNITS_BYTES / 16);
-    commit_products();
-    wait_products();
+    wgmma_commit();
+    wgmma_wait();
   }
 }
 

@@ -11,7 +11,7 @@ extern const std::string_view common, f16_mma, experts_args, one_row_codes, one_
     rmsnorm, rope, elementwise, group, argmax, router, hand_over, mma, mla_cache, mla_append,
     mla_attention, mla_heads, mla_heads_mma, mla_latents, mla_expanded, mla_expanded_mma,
     mla_expanded_wgmma, mla_mma, mla_parts, mla_wgmma, panels, panel_split, gemm_decode, gemm_parts,
-    gemm_tile, gemm, gemm_wide, gemm_wgmma, gemm_tile_wgmma;
+    gemm_tile, gemm, gemm_wide, gemm_wgmma, gemm_tile_wgmma, wgmma;
 }  // namespace source
 
 namespace {
@@ -76,17 +76,19 @@ std::string TextOf(Program program) {
       return fmt::format("{}{}{}#define MW 4\n#define TILE_ROWS 256\n#define X_PANELS 1\n{}{}{}",
                          common, mma, gemm_decode, gemm_parts, GemmTile(4, 8, "3", 4), gemm_wide);
     case Program::kGemmTilesWgmma:
-      return fmt::format("{}{}#define TILE_WGMMA\n{}{}{}{}{}{}{}", common, mma, gemm_decode,
-                         gemm_parts, gemm_tile_wgmma, GemmTile(1, 16, "NARROW_STAGES", 8),
-                         GemmTile(1, 8, "NARROW_STAGES", 4), "#undef MW\n#define MW 2\n", gemm);
+      return fmt::format("{}{}{}#define TILE_WGMMA\n{}{}{}{}{}{}{}", common, mma, wgmma,
+                         gemm_decode, gemm_parts, gemm_tile_wgmma,
+                         GemmTile(1, 16, "NARROW_STAGES", 8), GemmTile(1, 8, "NARROW_STAGES", 4),
+                         "#undef MW\n#define MW 2\n", gemm);
     case Program::kGemmWgmma:
-      return fmt::format("{}{}{}{}{}", common, mma, gemm_decode, gemm_parts, gemm_wgmma);
+      return fmt::format("{}{}{}{}{}{}", common, mma, wgmma, gemm_decode, gemm_parts, gemm_wgmma);
     case Program::kMlaWgmma:
-      return fmt::format("{}{}{}{}{}", common, mla_cache, mla_attention, mla_parts, mla_wgmma);
+      return fmt::format("{}{}{}{}{}{}", common, wgmma, mla_cache, mla_attention, mla_parts,
+                         mla_wgmma);
     case Program::kMlaExpanded:
       return fmt::format("{}{}{}{}", common, mma, mla_expanded, mla_expanded_mma);
     case Program::kMlaExpandedWgmma:
-      return fmt::format("{}{}{}{}{}", common, mma, mla_expanded, mla_expanded_wgmma,
+      return fmt::format("{}{}{}{}{}{}", common, mma, wgmma, mla_expanded, mla_expanded_wgmma,
                          mla_expanded_mma);
     case Program::kRows:
       return fmt::format("{}{}{}{}{}{}{}{}", common, rmsnorm, rope, elementwise, group, argmax,
