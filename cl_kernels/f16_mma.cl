@@ -60,55 +60,34 @@ INLINE uint pick_bytes(uint a, uint b, uint selector) {
   return result;
 }
 
-// 16 bytes, or 8 for the first or second half of v, of memory that is read once; nothing where `on`
-// is 0.
-INLINE void load16_once(uint4* v, const global uchar* from, int on) {
-  asm volatile(
-      "{ .reg .pred p; setp.ne.s32 p, %5, 0;\n"
-      "@p ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4]; }"
-      : "+r"(v->x), "+r"(v->y), "+r"(v->z), "+r"(v->w)
-      : "l"(from), "r"(on));
-}
-INLINE void load8_once(uint4* v, const int upper, const global uchar* from, int on) {
-  uint first = upper ? v->z : v->x;
-  uint second = upper ? v->w : v->y;
-  asm volatile(
-      "{ .reg .pred p; setp.ne.s32 p, %3, 0;\n"
-      "@p ld.global.nc.L1::no_allocate.L2::128B.v2.u32 {%0, %1}, [%2]; }"
-      : "+r"(first), "+r"(second)
-      : "l"(from), "r"(on));
-  if (upper) {
-    v->z = first;
-    v->w = second;
-  } else {
-    v->x = first;
-    v->y = second;
+// 16 bytes, or 8 for the first or second half of v; nothing where `on` is 0.
+#define LOADS_IF(load16, load8, hints)                                                       \
+  INLINE void load16(uint4* v, const global uchar* from, int on) {                           \
+    asm volatile(                                                                            \
+        "{ .reg .pred p; setp.ne.s32 p, %5, 0;\n"                                            \
+        "@p ld.global.nc" hints ".v4.u32 {%0, %1, %2, %3}, [%4]; }"                          \
+        : "+r"(v->x), "+r"(v->y), "+r"(v->z), "+r"(v->w)                                     \
+        : "l"(from), "r"(on));                                                               \
+  }                                                                                          \
+  INLINE void load8(uint4* v, const int upper, const global uchar* from, int on) {           \
+    uint first = upper ? v->z : v->x;                                                        \
+    uint second = upper ? v->w : v->y;                                                       \
+    asm volatile(                                                                            \
+        "{ .reg .pred p; setp.ne.s32 p, %3, 0;\n"                                            \
+        "@p ld.global.nc" hints ".v2.u32 {%0, %1}, [%2]; }"                                  \
+        : "+r"(first), "+r"(second)                                                          \
+        : "l"(from), "r"(on));                                                               \
+    if (upper) {                                                                             \
+      v->z = first;                                                                          \
+      v->w = second;                                                                         \
+    } else {                                                                                 \
+      v->x = first;                                                                          \
+      v->y = second;                                                                         \
+    }                                                                                        \
   }
-}
-// The same for what neighbours in memory need too.
-INLINE void load16_if(uint4* v, const global uchar* from, int on) {
-  asm volatile(
-      "{ .reg .pred p; setp.ne.s32 p, %5, 0;\n"
-      "@p ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4]; }"
-      : "+r"(v->x), "+r"(v->y), "+r"(v->z), "+r"(v->w)
-      : "l"(from), "r"(on));
-}
-INLINE void load8_if(uint4* v, const int upper, const global uchar* from, int on) {
-  uint first = upper ? v->z : v->x;
-  uint second = upper ? v->w : v->y;
-  asm volatile(
-      "{ .reg .pred p; setp.ne.s32 p, %3, 0;\n"
-      "@p ld.global.nc.v2.u32 {%0, %1}, [%2]; }"
-      : "+r"(first), "+r"(second)
-      : "l"(from), "r"(on));
-  if (upper) {
-    v->z = first;
-    v->w = second;
-  } else {
-    v->x = first;
-    v->y = second;
-  }
-}
+// Of memory that is read once, and of what neighbours in memory need too.
+LOADS_IF(load16_once, load8_once, ".L1::no_allocate.L2::128B")
+LOADS_IF(load16_if, load8_if, "")
 
 INLINE void load4_if(uint4* v, const global uchar* from, int on) {
   uint word = v->x;

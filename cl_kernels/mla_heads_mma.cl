@@ -123,8 +123,9 @@ INLINE void head_tile(float* acc, local uchar* x_tile, local uchar* w_tile, cons
   }
 }
 
-// y points at row 0 and column 0 of the tile's head.
-INLINE void store_head(const float* acc, global float* y, long y_stride, int rows, int c0, int N) {
+// y, f32 or bf16, points at row 0 and column 0 of the tile's head.
+INLINE void store_tile(const float* acc, global void* y, const int as_bf16, long y_stride, int rows,
+                       int c0, int N) {
   const int lane = (int)get_local_id(0) % 32;
   const int warp = (int)get_local_id(0) / 32;
 #pragma unroll
@@ -137,7 +138,13 @@ INLINE void store_head(const float* acc, global float* y, long y_stride, int row
         for (int n = 0; n < 4; ++n) {
           const int column = c0 + warp / 2 * 32 + n * 8 + lane % 4 * 2;
           const float* const v = acc + (m * 4 + n) * 4 + half8 * 2;
-          if (column < N) vstore2((float2)(v[0], v[1]), 0, y + row * y_stride + column);
+          const long at = row * y_stride + column;
+          if (column >= N) continue;
+          if (as_bf16) {
+            *(global uint*)((global ushort*)y + at) = bf16_pair(v[0], v[1]);
+          } else {
+            vstore2((float2)(v[0], v[1]), 0, (global float*)y + at);
+          }
         }
       }
     }
@@ -169,7 +176,7 @@ INLINE void query_tile(local uchar* x_tile, local uchar* w_tile, const global fl
     const matrix_t m = matrix_at(w, w_offset, scale_offset, (long)H * R, nope);
     head_tile(acc, x_tile, w_tile, &x, m, (long)h * R, c0, R, nope, 0);
   }
-  store_head(acc, y, y_stride, rows, c0, R);
+  store_tile(acc, y, 0, y_stride, rows, c0, R);
 }
 
 #define QUERY_MMA(NAME, TRANSPOSED)                                                          \
@@ -219,7 +226,7 @@ kernel __attribute__((reqd_work_group_size(MMA_ITEMS, 1, 1))) void mla_output_mm
   const matrix_t m = matrix_at(w, w_offset, scale_offset, (long)H * head_rows, R);
   float acc[64];
   head_tile(acc, x_tile, w_tile, &x, m, (long)h * head_rows + row0, c0, dv, R, 0);
-  store_head(acc, out + out_offset + t0 * out_stride + (long)h * dv, out_stride, rows, c0, dv);
+  store_tile(acc, out + out_offset + t0 * out_stride + (long)h * dv, 0, out_stride, rows, c0, dv);
 }
 
 // y[t, h, n] = sum_{r < R} x[t, r] w[h * head_rows + n, r], or for transposed weights
@@ -241,30 +248,10 @@ kernel __attribute__((reqd_work_group_size(MMA_ITEMS, 1, 1))) void mla_output_mm
     const matrix_t m = matrix_at(w, w_offset, scale_offset, w_rows, TRANSPOSED ? N : R);        \
     float acc[64];                                                                              \
     head_tile(acc, x_tile, w_tile, &from, m, h * head_rows, c0, N, R, TRANSPOSED);              \
-    store_bf16(acc, (global ushort*)(y + y_offset) + y_first + t0 * y_stride + h * y_head,      \
+    store_tile(acc, (global ushort*)(y + y_offset) + y_first + t0 * y_stride + h * y_head, 1,   \
                y_stride, rows, c0, N);                                                          \
   }
 
-// As store_head.
-INLINE void store_bf16(const float* acc, global ushort* y, long y_stride, int rows, int c0, int N) {
-  const int lane = (int)get_local_id(0) % 32;
-  const int warp = (int)get_local_id(0) / 32;
-#pragma unroll
-  for (int m = 0; m < 4; ++m) {
-#pragma unroll
-    for (int half8 = 0; half8 < 2; ++half8) {
-      const int row = warp % 2 * 64 + m * 16 + half8 * 8 + lane / 4;
-      if (row < rows) {
-#pragma unroll
-        for (int n = 0; n < 4; ++n) {
-          const int column = c0 + warp / 2 * 32 + n * 8 + lane % 4 * 2;
-          const float* const v = acc + (m * 4 + n) * 4 + half8 * 2;
-          if (column < N) *(global uint*)(y + row * y_stride + column) = bf16_pair(v[0], v[1]);
-        }
-      }
-    }
-  }
-}
 EXPAND_MMA(mla_expand_mma_transposed, 1)
 EXPAND_MMA(mla_expand_mma_straight, 0)
 
