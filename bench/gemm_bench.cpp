@@ -8,11 +8,11 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <functional>
 #include <string>
 #include <vector>
 
+#include "bench/bench_device.h"
 #include "cl_kernels/device_traits.h"
 #include "cl_kernels/gemm.h"
 #include "cl_kernels/programs.h"
@@ -302,14 +302,7 @@ void RunAll(Bench& bench) {
 
 int main(int argc, char** argv) {
   try {
-    const tandem::ClProbe probe = tandem::ProbeClDevices();
-    const char* wanted = std::getenv("TANDEM_BENCH_DEVICE");
-    const std::size_t index = wanted == nullptr ? 0 : std::strtoul(wanted, nullptr, 10);
-    if (index >= probe.devices.size()) {
-      tandem::Throw<tandem::OpenClError>("TANDEM_BENCH_DEVICE={}: {} OpenCL devices found; {}",
-                                         index, probe.devices.size(), probe.problem);
-    }
-    tandem::Bench bench(probe.devices[index], argc > 1 ? argv[1] : "", argc <= 2);
+    tandem::Bench bench(tandem::ChooseBenchDevice(), argc > 1 ? argv[1] : "", argc <= 2);
     tandem::RunAll(bench);
   } catch (const tandem::Error& e) {
     fmt::print(stderr, "gemm_bench: {}\n", e.what());

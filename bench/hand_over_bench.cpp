@@ -8,12 +8,12 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <thread>
 #include <vector>
 
+#include "bench/bench_device.h"
 #include "cl_kernels/device_traits.h"
 #include "cl_kernels/kernels.h"
 #include "memory/cl_device.h"
@@ -47,17 +47,6 @@ double TimeOf(const std::function<void()>& call) {
     times.push_back(Now() - begin);
   }
   return Median(times);
-}
-
-ClDeviceInfo Choose() {
-  const ClProbe probe = ProbeClDevices();
-  const char* wanted = std::getenv("TANDEM_BENCH_DEVICE");
-  const std::size_t index = wanted == nullptr ? 0 : std::strtoul(wanted, nullptr, 10);
-  if (index >= probe.devices.size()) {
-    Throw<OpenClError>("TANDEM_BENCH_DEVICE={}: {} OpenCL devices found; {}", index,
-                       probe.devices.size(), probe.problem);
-  }
-  return probe.devices[index];
 }
 
 // One work-group that computes for a while and stores what nobody reads.
@@ -200,7 +189,7 @@ class Bench {
 };
 
 void Main() {
-  const ClDevice device(Choose());
+  const ClDevice device(ChooseBenchDevice());
   fmt::print("device {}, driver {}\n", device.info().name, device.info().driver_version);
   PrintLink(device);
   BusyKernel busy(device);

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "bench/bare_mma.h"
+#include "bench/bench_device.h"
 #include "cl_kernels/device_traits.h"
 #include "cl_kernels/kernels.h"
 #include "memory/cl_device.h"
@@ -27,17 +28,6 @@ constexpr std::size_t kMiB = std::size_t{1} << 20;
 constexpr std::int64_t kBlock = 64;
 constexpr std::int64_t kR = 512;
 constexpr std::int64_t kD = 64;
-
-ClDeviceInfo ChooseDevice() {
-  const ClProbe probe = ProbeClDevices();
-  const char* wanted = std::getenv("TANDEM_BENCH_DEVICE");
-  const std::size_t index = wanted == nullptr ? 0 : std::strtoul(wanted, nullptr, 10);
-  if (index >= probe.devices.size()) {
-    Throw<OpenClError>("TANDEM_BENCH_DEVICE={}: {} OpenCL devices found; {}", index,
-                       probe.devices.size(), probe.problem);
-  }
-  return probe.devices[index];
-}
 
 // The device as one of no more than this compute capability: 89 has no wgmma, 0 no mma.sync.
 cl::DeviceTraits Limited(const ClDevice& device, int nv_compute) {
@@ -55,7 +45,7 @@ struct AttentionCase {
 class Machine {
  public:
   Machine()
-      : device_(ChooseDevice()),
+      : device_(ChooseBenchDevice()),
         native_(device_, ""),
         mma_sync_(device_, "", Limited(device_, 89)),
         generic_(device_, "", Limited(device_, 0)),

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "bench/bare_mma.h"
+#include "bench/bench_device.h"
 #include "cl_kernels/device_traits.h"
 #include "cl_kernels/kernels.h"
 #include "memory/cl_device.h"
@@ -27,17 +28,6 @@ constexpr std::int64_t kR = 512;
 constexpr std::int64_t kD = 64;
 constexpr std::int64_t kHead = 128;  // nope and v
 constexpr std::int64_t kMiB = 1 << 20;
-
-ClDeviceInfo ChooseDevice() {
-  const ClProbe probe = ProbeClDevices();
-  const char* wanted = std::getenv("TANDEM_BENCH_DEVICE");
-  const std::size_t index = wanted == nullptr ? 0 : std::strtoul(wanted, nullptr, 10);
-  if (index >= probe.devices.size()) {
-    Throw<OpenClError>("TANDEM_BENCH_DEVICE={}: {} OpenCL devices found; {}", index,
-                       probe.devices.size(), probe.problem);
-  }
-  return probe.devices[index];
-}
 
 struct Prefill {
   std::int64_t T = 0, prior = 0, H = 0;
@@ -193,7 +183,7 @@ struct Form {
 
 class Bench {
  public:
-  Bench() : device_(ChooseDevice()) {
+  Bench() : device_(ChooseBenchDevice()) {
     const cl::DeviceTraits traits = cl::TraitsOf(device_);
     for (const int most : {89, 90}) {
       if (traits.nv_compute < (most == 90 ? 90 : 80)) continue;
