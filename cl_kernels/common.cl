@@ -40,6 +40,7 @@
 #define KVTYPE_F32 0
 #define KVTYPE_BF16 1
 #define KVTYPE_F16 2
+#define KVTYPE_F8 3
 #define WTYPE_F32 0
 #define WTYPE_BF16 1
 #define WTYPE_F16 2

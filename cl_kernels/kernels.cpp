@@ -91,6 +91,9 @@ void Kernels::Router(const RouterArgs& a) { LaunchRouter(impl_->programs, a); }
 void Kernels::RouterOneRow(const RouterArgs& a, const GroupArgs& g) {
   LaunchRouterOneRow(impl_->programs, a, g);
 }
+void Kernels::ScoresAndRouter(const LinearArgs& scores, const RouterArgs& a, const GroupArgs& g) {
+  LaunchScoresAndRouter(impl_->programs, scores, a, g);
+}
 void Kernels::Group(const GroupArgs& a) { LaunchGroup(impl_->programs, a); }
 void Kernels::Experts(const ExpertsArgs& a) { LaunchExperts(impl_->programs, a); }
 void Kernels::ExpertCombine(const ExpertCombineArgs& a) { LaunchExpertCombine(impl_->programs, a); }

@@ -47,6 +47,8 @@ class Kernels {
   void Router(const RouterArgs& a);
   // Router and Group of a step's only row in one launch; the tiles are in the order of the choices.
   void RouterOneRow(const RouterArgs& a, const GroupArgs& g);
+  // The same and the product before it, whose result a.logits is.
+  void ScoresAndRouter(const LinearArgs& scores, const RouterArgs& a, const GroupArgs& g);
   void Group(const GroupArgs& a);
   void Experts(const ExpertsArgs& a);
   void ExpertCombine(const ExpertCombineArgs& a);

@@ -88,15 +88,20 @@ bool TakesOneRow(Programs& programs, const LinearArgs& a) {
          TakesOneRow(programs, a.w.dtype, a.w.cols, a.w.offset | a.w.scale_offset);
 }
 
-void LaunchOne(Programs& programs, const LinearArgs& a, LinearWords words) {
+// linear_one, or a kernel whose arguments behind its own `rest` sets.
+void LaunchOne(Programs& programs, const LinearArgs& a, std::string_view name = "linear_one",
+               const std::function<void(Arguments&)>& rest = nullptr) {
+  LinearWords words = WordsOf(a);
   const std::int64_t outputs = programs.traits().wide_rows / (a.swiglu ? 2 : 1);
   const std::int64_t sets = CeilDiv(words.N, outputs) + (a.swiglu ? 0 : CeilDiv(words.N2, outputs));
   const FewRowsLaunch launch = ChooseOneRow(programs, a.w.dtype, sets, words.K);
   words.ksplit = launch.ksplit;
-  const cl_kernel kernel = programs.Kernel(Program::kMatmul, a.w.dtype, "linear_one");
-  Arguments(kernel).Set(a.x.buffer, a.w.buffer, Or(a.w2.buffer, a.w.buffer), a.y.buffer,
-                        Or(a.y2.buffer, a.y.buffer), Or(a.norm.w.buffer, a.x.buffer),
-                        Or(a.norm.out.buffer, a.y.buffer), words);
+  const cl_kernel kernel = programs.Kernel(Program::kMatmul, a.w.dtype, name);
+  Arguments arguments(kernel);
+  arguments.Set(a.x.buffer, a.w.buffer, Or(a.w2.buffer, a.w.buffer), a.y.buffer,
+                Or(a.y2.buffer, a.y.buffer), Or(a.norm.w.buffer, a.x.buffer),
+                Or(a.norm.out.buffer, a.y.buffer), words);
+  if (rest) rest(arguments);
   Enqueue(programs, kernel, {launch.groups, 1, 1}, programs.traits().group_size());
 }
 
@@ -303,7 +308,7 @@ void LaunchWhole(Programs& programs, const LinearArgs& a) {
   }
   if (batch) return LaunchBatch(programs, a, WordsOf(a));
   if (TakesOneRowMma(programs, a)) return LaunchOneMma(programs, a, WordsOf(a));
-  if (TakesOneRow(programs, a)) return LaunchOne(programs, a, WordsOf(a));
+  if (TakesOneRow(programs, a)) return LaunchOne(programs, a);
   if (few) return LaunchFew(programs, a, WordsOf(a), 1);
   LaunchMany(programs, a, WordsOf(a), 1);
 }
@@ -330,6 +335,20 @@ void LaunchLinear(Programs& programs, const LinearArgs& a) {
     part.w.next = part.w2.next = nullptr;
     LaunchWhole(programs, part);
   }
+}
+
+bool LaunchedOneRouted(Programs& programs, const LinearArgs& a,
+                       const std::function<void(Arguments&)>& rest) {
+  const bool plain =
+      a.w.dtype == DType::kF32 || a.w.dtype == DType::kBF16 || a.w.dtype == DType::kF16;
+  const bool norm = a.norm.w.buffer == nullptr || FusesNorm(programs.traits(), a);
+  if (!plain || !norm || a.w.next != nullptr || a.w2.buffer != nullptr || !TakesOneRow(programs, a))
+    return false;
+  LaunchOne(programs, a, "linear_one_routed", [&](Arguments& arguments) {
+    arguments.Set(programs.Arrivals());
+    rest(arguments);
+  });
+  return true;
 }
 
 void PrepareLinear(Programs& programs, DType type, bool bf16) {

@@ -43,6 +43,9 @@ struct MlaQueryArgs {
   Span y;  // f32 [T, H, R + d], packed
   std::int64_t T = 0, H = 0, R = 0, d = 0, nope = 0, dv = 0;
   bool bf16 = false;  // many rows may be rounded to bf16, and the weights
+  // Appended by the same launch where the form for few rows runs, else by one before it; of the
+  // same rows, with the same cos_sin.
+  const MlaAppendArgs* append = nullptr;
 };
 
 // For every row t and head h over keys j < n_keys[t], in `splits` runs of keys of the same length

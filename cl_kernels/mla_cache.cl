@@ -3,7 +3,6 @@
 //   f8             : R codes e4m3, an f32 scale for each 128 of them, d values in bf16; R % 128 ==
 //   0
 // The bytes are those of the CPU side's cache (656 for R = 512, d = 64): blocks can be copied.
-#define KVTYPE_F8 3
 #define BLOCK 64  // tokens
 #define MAX_R 512
 #define MAX_D 64

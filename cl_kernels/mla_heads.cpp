@@ -48,21 +48,60 @@ struct QueryForm {
   std::int64_t columns;  // of a work-group
   std::int64_t row_tiles;
   std::int64_t items;
+  bool mma;
 };
+
+// QUERY_COLUMNS of mla_heads.cl.
+std::int64_t QueryColumns(const DeviceTraits& traits) {
+  return traits.team >= 8 ? 64 : traits.team * 8;
+}
+
+// append_t of mla_heads.cl.
+struct AppendWords {
+  cl_long z_offset = 0, z_stride = 0, norm_offset = 0, slots_offset = 0;
+  cl_int on = 0, kv_type = 0;
+  cl_float eps = 0;
+  cl_int unused = 0;
+};
+
+AppendWords WordsOf(const MlaAppendArgs& a) {
+  return {a.z.offset,     a.z_stride, a.norm_w.offset,
+          a.slots.offset, 1,          static_cast<cl_int>(a.kv_type),
+          a.eps,          0};
+}
+
+void SetAppend(Arguments& arguments, const MlaQueryArgs& a) {
+  if (a.append == nullptr) {  // any buffers
+    arguments.Set(a.q.buffer, a.q.buffer, a.y.buffer, a.q.buffer, AppendWords{});
+    return;
+  }
+  const MlaAppendArgs& append = *a.append;
+  TANDEM_CHECK(append.T == a.T && append.R == a.R && append.d == a.d);
+  arguments.Set(append.z.buffer, append.norm_w.buffer, append.kv, append.slots.buffer,
+                WordsOf(append));
+}
 
 QueryForm FormOf(Programs& programs, DType type, const MlaQueryArgs& a) {
   const DeviceTraits& traits = programs.traits();
   const bool joined = a.w.kv_b.buffer != nullptr;
   if (UsesMma(programs, type, a.bf16, a.T, a.R, a.nope)) {
     const bool aligned = Aligned16(a.q.offset, a.q_stride) && (a.nope + a.d) % 4 == 0;
-    return {joined ? "mla_query_mma_transposed" : "mla_query_mma_straight", cl_int{aligned},
-            kMmaTile, CeilDiv(a.T, kMmaTile), kMmaItems};
+    return {joined ? "mla_query_mma_transposed" : "mla_query_mma_straight",
+            cl_int{aligned},
+            kMmaTile,
+            CeilDiv(a.T, kMmaTile),
+            kMmaItems,
+            true};
   }
   const std::int64_t row_groups = CeilDiv(a.T, kHeadRows);
   const std::int64_t per_group =
-      joined ? 8 * traits.team : RowsPerGroup(traits, a.R, row_groups * a.H);
-  return {joined ? "mla_query_transposed" : "mla_query_straight", static_cast<cl_int>(per_group),
-          per_group, row_groups, traits.group_size()};
+      joined ? QueryColumns(traits) : RowsPerGroup(traits, a.R, row_groups * a.H);
+  return {joined ? "mla_query_transposed" : "mla_query_straight",
+          static_cast<cl_int>(per_group),
+          per_group,
+          row_groups,
+          traits.group_size(),
+          false};
 }
 
 }  // namespace
@@ -73,12 +112,19 @@ void LaunchMlaQuery(Programs& programs, const MlaQueryArgs& a) {
   const Weight& w = a.w.kv_b.buffer != nullptr ? a.w.kv_b : a.w.k_b;
   TANDEM_CHECK(w.next == nullptr);
   const QueryForm form = FormOf(programs, w.dtype, a);
+  if (a.append != nullptr && form.mma) LaunchMlaAppend(programs, *a.append);
   const cl_kernel kernel = programs.Kernel(Program::kMlaHeads, w.dtype, form.kernel);
-  Arguments(kernel).Set(a.q, a.q_stride, w.buffer, w.offset, w.scale_offset, a.cos_sin, a.y,
-                        static_cast<cl_int>(a.T), static_cast<cl_int>(a.H),
-                        static_cast<cl_int>(a.R), static_cast<cl_int>(a.d),
-                        static_cast<cl_int>(a.nope), static_cast<cl_int>(a.nope + a.dv), form.last);
-  Enqueue(programs, kernel, {CeilDiv(a.R, form.columns) + 1, form.row_tiles, a.H}, form.items);
+  Arguments arguments(kernel);
+  arguments.Set(a.q, a.q_stride, w.buffer, w.offset, w.scale_offset, a.cos_sin, a.y,
+                static_cast<cl_int>(a.T), static_cast<cl_int>(a.H), static_cast<cl_int>(a.R),
+                static_cast<cl_int>(a.d), static_cast<cl_int>(a.nope),
+                static_cast<cl_int>(a.nope + a.dv), form.last);
+  std::int64_t columns = CeilDiv(a.R, form.columns) + 1;
+  if (!form.mma) {
+    SetAppend(arguments, a);
+    columns += a.append != nullptr;
+  }
+  Enqueue(programs, kernel, {columns, form.row_tiles, a.H}, form.items);
 }
 
 void LaunchMlaOutput(Programs& programs, const MlaOutputArgs& a) {

@@ -8,10 +8,10 @@ namespace source {  // written by embed_cl.cmake
 extern const std::string_view common, f16_mma, experts_args, one_row_codes, one_row_mma,
     one_row_mma_kernels, weights, units, few_rows, matmul, linear, linear_args, linear_batch,
     linear_batch_parts, head_linear, experts, one_row, one_row_experts, attention, kv_append,
-    rmsnorm, rope, elementwise, group, argmax, router, hand_over, mma, mla_cache, mla_append,
-    mla_attention, mla_heads, mla_heads_mma, mla_latents, mla_expanded, mla_expanded_mma,
-    mla_expanded_wgmma, mla_mma, mla_parts, mla_wgmma, panels, panel_split, gemm_decode, gemm_parts,
-    gemm_tile, gemm, gemm_wide, gemm_wgmma, gemm_tile_wgmma, wgmma;
+    rmsnorm, rope, elementwise, group, argmax, router, router_linear, hand_over, mma, mla_cache,
+    mla_append, mla_attention, mla_heads, mla_heads_mma, mla_latents, mla_expanded,
+    mla_expanded_mma, mla_expanded_wgmma, mla_mma, mla_parts, mla_wgmma, panels, panel_split,
+    gemm_decode, gemm_parts, gemm_tile, gemm, gemm_wide, gemm_wgmma, gemm_tile_wgmma, wgmma;
 }  // namespace source
 
 namespace {
@@ -50,9 +50,9 @@ std::string TextOf(Program program) {
   using namespace source;
   switch (program) {
     case Program::kMatmul:
-      return fmt::format("{}{}{}{}{}{}{}{}{}{}{}{}", common, weights, units, few_rows, matmul,
-                         linear_args, linear, head_linear, experts_args, experts, one_row,
-                         one_row_experts);
+      return fmt::format("{}{}{}{}{}{}{}{}{}{}{}{}#define ROUTER_GROUP (TEAM * TEAMS)\n{}{}",
+                         common, weights, units, few_rows, matmul, linear_args, linear, head_linear,
+                         experts_args, experts, one_row, one_row_experts, router, router_linear);
     case Program::kLinearBatch:
       return fmt::format("{}{}{}{}{}{}", common, mma, gemm_decode, linear_args, linear_batch_parts,
                          LinearBatch());
@@ -65,7 +65,8 @@ std::string TextOf(Program program) {
       return fmt::format("{}{}{}{}{}{}{}", common, mla_cache, mla_append, mla_latents,
                          mla_attention, mla_parts, mla_mma);
     case Program::kMlaHeads:
-      return fmt::format("{}{}{}{}{}", common, weights, mma, mla_heads, mla_heads_mma);
+      return fmt::format("{}{}{}{}{}{}", common, weights, mma, mla_append, mla_heads,
+                         mla_heads_mma);
     case Program::kPanels:
       return fmt::format("{}{}{}{}", common, weights, panels, panel_split);
     case Program::kGemm:

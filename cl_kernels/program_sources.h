@@ -12,7 +12,7 @@ namespace tandem::cl {
 // The .cl files are compiled in a few programs, by what they are typed by: a program costs a second
 // on some drivers, a kernel in it little.
 enum class Program : int {
-  kMatmul,            // per weight format: linear, head_linear, experts
+  kMatmul,            // per weight format: linear, head_linear, experts, router_linear
   kKvCache,           // per KV type: kv_append, attention
   kMla,               // per KV type: mla_append, mla_attention, mla_mma
   kMlaHeads,          // per weight format: mla_heads

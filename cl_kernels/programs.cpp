@@ -151,6 +151,15 @@ int Programs::NvComputeSoFar(Program program, DType type) const {
   return has && !refused_.contains({program, KeyType(program, type)}) ? traits_.nv_compute : 0;
 }
 
+cl_mem Programs::Arrivals() {
+  if (!arrivals_) {
+    arrivals_ = device_.Allocate(sizeof(cl_int));
+    const cl_int zero = 0;
+    device_.BlockingWrite(arrivals_.get(), 0, &zero, sizeof(zero));
+  }
+  return arrivals_.get();
+}
+
 int Programs::NvCompute(Program program, DType type) {
   if (NvComputeSoFar(program, type) > 0) {
     ClProgramHandle& slot = programs_[{program, KeyType(program, type)}];

@@ -33,6 +33,8 @@ class Programs {
   int NvComputeSoFar(Program program, DType type) const;
   // Whether the driver takes the patched binary (program_patch.h) of gemm.
   bool HasWgmma() { return NvCompute(Program::kGemmTilesWgmma, DType::kQ8_0) == 90; }
+  // An int in device memory that is 0 between launches: where work-groups of one count each other.
+  cl_mem Arrivals();
   // What the driver refused, and why: a line for each program.
   const std::vector<std::string>& refusals() const { return refusals_; }
 
@@ -64,6 +66,7 @@ class Programs {
   std::vector<std::string> refusals_;
   std::map<std::pair<Program, DType>, ClProgramHandle> programs_;
   std::map<std::tuple<Program, DType, std::string_view>, ClKernelHandle> kernels_;
+  ClBuffer arrivals_;
 };
 
 }  // namespace tandem::cl

@@ -7,11 +7,15 @@
 //   weights = their scores
 // A work-group per row. An expert's place is the number of keys that beat its own: no rounds of
 // maxima, no barriers between choices. NaN counts as -inf: ids are always K different experts.
-//   router_f32      global (ROUTER_GROUP, T)   local (ROUTER_GROUP, 1)      E <= 1024, n_group <=
-//   64 router_one_row  global (ROUTER_GROUP)      local (ROUTER_GROUP)
-#ifndef ROUTER_GROUP
+//   router_f32      global (ROUTER_GROUP, T)   local (ROUTER_GROUP, 1)
+//   router_one_row  global (ROUTER_GROUP)      local (ROUTER_GROUP)
+//   both and linear_one_routed (router_linear.cl): E <= 1024, n_group <= 64
+#ifndef ROUTER_GROUP  // else a program with other kernels
 #define ROUTER_GROUP 64
+#define ROUTER_KERNELS
 #endif
+#define ENTRY_WORDS 14  // as in group.cl
+#define ENTRY_SLAB 12
 #define MAX_EXPERTS 1024
 #define MAX_GROUPS 64
 #define SIGMOID 1
@@ -22,6 +26,9 @@
 INLINE int place_of(const local float* keys, int n, int i) {
   const float key = keys[i];
   int place = 0;
+#if NV_COMPUTE > 0  // waits for local memory once in eight
+#pragma unroll 8
+#endif
   for (int j = 0; j < n; ++j) place += keys[j] > key || (keys[j] == key && j < i);
   return place;
 }
@@ -29,6 +36,9 @@ INLINE int place_of(const local float* keys, int n, int i) {
 INLINE float group_key(const local float* keys, int size, int method) {
   float first = -INFINITY;
   float second = -INFINITY;
+#if NV_COMPUTE > 0
+#pragma unroll 8
+#endif
   for (int j = 0; j < size; ++j) {
     second = fmax(second, fmin(first, keys[j]));
     first = fmax(first, keys[j]);
@@ -36,11 +46,18 @@ INLINE float group_key(const local float* keys, int size, int method) {
   return method == GROUP_LIMITED || size == 1 ? first : first + second;
 }
 
-// Scores of the row, into local memory.
-INLINE void row_scores(const global float* logits, local float* scores, int E, int scoring) {
+// Scores of the row, into local memory; `logits` is room for the row there. Other work-groups of
+// the launch may have written the row.
+INLINE void row_scores(const volatile global float* row, local float* logits, local float* scores,
+                       int E, int scoring) {
   const int lid = (int)get_local_id(0);
+  for (int e = lid; e < E; e += ROUTER_GROUP) logits[e] = row[e];
+  barrier(CLK_LOCAL_MEM_FENCE);
   float largest = -INFINITY;
   if (scoring != SIGMOID) {
+#if NV_COMPUTE > 0
+#pragma unroll 8
+#endif
     for (int e = 0; e < E; ++e) largest = fmax(largest, logits[e]);
   }
   for (int e = lid; e < E; e += ROUTER_GROUP) {
@@ -49,6 +66,9 @@ INLINE void row_scores(const global float* logits, local float* scores, int E, i
   barrier(CLK_LOCAL_MEM_FENCE);
   if (scoring == SIGMOID) return;
   float sum = 0.0f;
+#if NV_COMPUTE > 0
+#pragma unroll 8
+#endif
   for (int e = 0; e < E; ++e) sum += scores[e];
   barrier(CLK_LOCAL_MEM_FENCE);
   for (int e = lid; e < E; e += ROUTER_GROUP) scores[e] /= sum;
@@ -61,11 +81,12 @@ typedef struct {
 } rule_t;
 
 typedef struct {
-  float scores[MAX_EXPERTS];
+  float scores[MAX_EXPERTS + 1];
   float keys[MAX_EXPERTS];
   float group_keys[MAX_GROUPS];
   int kept[MAX_GROUPS];
-  float chosen[MAX_EXPERTS];
+  float chosen[MAX_EXPERTS];  // the scores of the ids
+  int ids[MAX_EXPERTS + 1];
 } room_t;
 
 // One row; `bias` may be null. All items have read `logits` when this returns.
@@ -74,7 +95,7 @@ INLINE void route(const global float* logits, const global float* bias, rule_t r
   const int lid = (int)get_local_id(0);
   local float* scores = room->scores;
   local float* keys = room->keys;
-  row_scores(logits, scores, r.E, r.scoring);
+  row_scores(logits, keys, scores, r.E, r.scoring);
   for (int e = lid; e < r.E; e += ROUTER_GROUP) {
     const float key = bias ? scores[e] + bias[e] : scores[e];
     keys[e] = isnan(key) ? -INFINITY : key;
@@ -101,15 +122,17 @@ INLINE void route(const global float* logits, const global float* bias, rule_t r
     const int place = place_of(keys, r.E, e);
     if (place < r.K) {
       ids[place] = e;
+      room->ids[place] = e;
       room->chosen[place] = scores[e];
     }
   }
-  barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
+  barrier(CLK_LOCAL_MEM_FENCE);
   float sum = 0.0f;
   for (int k = 0; k < r.K; ++k) sum += room->chosen[k];
   for (int k = lid; k < r.K; k += ROUTER_GROUP) {
     const float weight = r.normalise ? room->chosen[k] / (sum + 1e-20f) : room->chosen[k];
     weights[k] = weight * r.factor;
+    room->keys[k] = weight * r.factor;  // for list_one_row
   }
 }
 
@@ -122,6 +145,43 @@ INLINE void route(const global float* logits, const global float* bias, rule_t r
 #define ROUTER_RULE \
   { E, K, n_group, topk_group, scoring, method, normalise, factor }
 
+// The lists that group_pairs would make of a step's only row: a tile for each chosen expert that is
+// on this device, in the order of the choices.
+#define LIST_ARGS                                                                                \
+  const global int *table, long table_offset, global int4 *tiles, long tiles_offset,            \
+      global int *n_tiles, long n_tiles_offset, global int *pair_row, long pair_row_offset,      \
+      global float *pair_weight, long pair_weight_offset, global int *token_pairs,               \
+      long token_pairs_offset, int shared_entry
+#define LIST_PASS                                                                              \
+  table, table_offset, tiles, tiles_offset, n_tiles, n_tiles_offset, pair_row, pair_row_offset, \
+      pair_weight, pair_weight_offset, token_pairs, token_pairs_offset, shared_entry
+
+// After route, in the same work-group.
+INLINE void list_one_row(local room_t* room, int E, int K, LIST_ARGS) {
+  table += table_offset;
+  const int lid = (int)get_local_id(0);
+  const int C = K + shared_entry;
+  for (int c = lid; c < C; c += ROUTER_GROUP) {
+    const int expert = c < K ? room->ids[c] : E;
+    room->ids[c] = expert;
+    room->scores[c] = table[expert * ENTRY_WORDS + ENTRY_SLAB] >= 0 ? 1.0f : 0.0f;
+  }
+  barrier(CLK_LOCAL_MEM_FENCE);
+  for (int c = lid; c < C; c += ROUTER_GROUP) {
+    int at = 0;
+    for (int i = 0; i < c; ++i) at += room->scores[i] > 0.0f;
+    const int here = room->scores[c] > 0.0f;
+    token_pairs[token_pairs_offset + c] = here ? at : -1;
+    if (here) {
+      tiles[tiles_offset / 4 + at] = (int4)(room->ids[c], at, 1, 0);
+      pair_row[pair_row_offset + at] = 0;
+      pair_weight[pair_weight_offset + at] = c < K ? room->keys[c] : 1.0f;
+    }
+    if (c == C - 1) n_tiles[n_tiles_offset] = at + here;
+  }
+}
+
+#ifdef ROUTER_KERNELS
 kernel __attribute__((reqd_work_group_size(ROUTER_GROUP, 1, 1))) void router_f32(ROUTER_ARGS) {
   local room_t room;
   const long t = get_group_id(1);
@@ -130,37 +190,12 @@ kernel __attribute__((reqd_work_group_size(ROUTER_GROUP, 1, 1))) void router_f32
         ids + ids_offset + t * K, weights + weights_offset + t * K, &room);
 }
 
-// The only row of a step, and the lists that group_pairs would make of it: a tile for each chosen
-// expert that is on this device, in the order of the choices.
-kernel __attribute__((reqd_work_group_size(ROUTER_GROUP, 1, 1))) void router_one_row(
-    ROUTER_ARGS, const global int* table, long table_offset, global int4* tiles, long tiles_offset,
-    global int* n_tiles, long n_tiles_offset, global int* pair_row, long pair_row_offset,
-    global float* pair_weight, long pair_weight_offset, global int* token_pairs,
-    long token_pairs_offset, int shared_entry) {
+kernel __attribute__((reqd_work_group_size(ROUTER_GROUP, 1, 1))) void router_one_row(ROUTER_ARGS,
+                                                                                    LIST_ARGS) {
   local room_t room;
-  const int lid = (int)get_local_id(0);
   const rule_t rule = ROUTER_RULE;
-  ids += ids_offset;
-  weights += weights_offset;
-  route(logits + logits_offset, has_bias ? bias + bias_offset : 0, rule, ids, weights, &room);
-  barrier(CLK_GLOBAL_MEM_FENCE);
-  table += table_offset;
-  const int C = K + shared_entry;
-  for (int c = lid; c < C; c += ROUTER_GROUP) {
-    int at = 0;
-    int expert = -1;
-    int here = 0;
-    for (int i = 0; i <= c; ++i) {
-      at += here;
-      expert = i < K ? ids[i] : E;
-      here = table[expert * ENTRY_WORDS + ENTRY_SLAB] >= 0;
-    }
-    token_pairs[token_pairs_offset + c] = here ? at : -1;
-    if (here) {
-      tiles[tiles_offset / 4 + at] = (int4)(expert, at, 1, 0);
-      pair_row[pair_row_offset + at] = 0;
-      pair_weight[pair_weight_offset + at] = c < K ? weights[c] : 1.0f;
-    }
-    if (c == C - 1) n_tiles[n_tiles_offset] = at + here;
-  }
+  route(logits + logits_offset, has_bias ? bias + bias_offset : 0, rule, ids + ids_offset,
+        weights + weights_offset, &room);
+  list_one_row(&room, E, K, LIST_PASS);
 }
+#endif

@@ -1,6 +1,7 @@
 #include "cl_kernels/router.h"
 
 #include "cl_kernels/launch.h"
+#include "cl_kernels/linear.h"
 
 namespace tandem::cl {
 namespace {
@@ -33,6 +34,16 @@ void SetRule(Arguments& arguments, const RouterArgs& a) {
                 cl_int{a.norm_topk_prob}, WeightFactor(a));
 }
 
+void SetLists(Arguments& arguments, const GroupArgs& g) {
+  arguments.Set(g.table, g.tiles, g.n_tiles, g.pair_row, g.pair_weight, g.token_pairs,
+                cl_int{g.shared});
+}
+
+void CheckLists(const RouterArgs& a, const GroupArgs& g) {
+  CheckSize(a);
+  TANDEM_CHECK(a.T == 1 && g.T == 1 && g.K == a.K && g.E == a.E && g.tiles.offset % 4 == 0);
+}
+
 }  // namespace
 
 void LaunchRouter(Programs& programs, const RouterArgs& a) {
@@ -45,14 +56,25 @@ void LaunchRouter(Programs& programs, const RouterArgs& a) {
 }
 
 void LaunchRouterOneRow(Programs& programs, const RouterArgs& a, const GroupArgs& g) {
-  CheckSize(a);
-  TANDEM_CHECK(a.T == 1 && g.T == 1 && g.K == a.K && g.E == a.E && g.tiles.offset % 4 == 0);
+  CheckLists(a, g);
   const cl_kernel kernel = programs.Kernel(Program::kRows, DType::kF32, "router_one_row");
   Arguments arguments(kernel);
   SetRule(arguments, a);
-  arguments.Set(g.table, g.tiles, g.n_tiles, g.pair_row, g.pair_weight, g.token_pairs,
-                cl_int{g.shared});
+  SetLists(arguments, g);
   Enqueue(programs, kernel, {1, 1, 1}, kRouterGroup);
+}
+
+void LaunchScoresAndRouter(Programs& programs, const LinearArgs& scores, const RouterArgs& a,
+                           const GroupArgs& g) {
+  CheckLists(a, g);
+  TANDEM_CHECK(scores.T == 1 && scores.w.rows == a.E);
+  const bool one = LaunchedOneRouted(programs, scores, [&](Arguments& arguments) {
+    SetRule(arguments, a);
+    SetLists(arguments, g);
+  });
+  if (one) return;
+  LaunchLinear(programs, scores);
+  LaunchRouterOneRow(programs, a, g);
 }
 
 }  // namespace tandem::cl

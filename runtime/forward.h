@@ -127,6 +127,8 @@ class Attention {
   void MlaOnDevice(int layer);
   void ProjectMla(int layer);
   std::int64_t MlaRunEnd(std::int64_t t0) const;
+  bool AppendsWithQuery() const;
+  cl::MlaAppendArgs MlaAppendOf(int layer, std::size_t part) const;
   void AbsorbedMla(int layer, std::int64_t t0, std::int64_t T);
   std::vector<std::int64_t>& MlaRuns(std::int64_t t0, std::int64_t T);
   cl::MlaExpandedArgs MlaExpandedOf(int layer, std::size_t part, std::int64_t t0,

@@ -90,12 +90,8 @@ void Attention::ProjectMla(int layer) {
   down.bf16 = f_.plan.bf16_many_rows;
   down.work = work_;
   k.Linear(down);
-  for (std::size_t i = 0; i < f_.batch.kv_parts.size(); ++i) {
-    const KvPart& part = f_.batch.kv_parts[i];
-    if (std::ranges::max(part.slots) < 0) continue;
-    k.MlaAppend({dz_, width, w.kv_a_norm.device, eps, c.kv_lora_rank, c.qk_rope_head_dim,
-                 f_.batch.device_cos_sin, f_.kv[layer].device[i].get(), f_.kv_type(),
-                 part.device_slots, T});
+  for (std::size_t i = 0; i < f_.batch.kv_parts.size() && !AppendsWithQuery(); ++i) {
+    if (std::ranges::max(f_.batch.kv_parts[i].slots) >= 0) k.MlaAppend(MlaAppendOf(layer, i));
   }
   if (!low_rank) return;
   cl::LinearArgs up{dq_a_, c.q_lora_rank, w.q_b.device, dq_, q_width, T, false};
@@ -103,6 +99,31 @@ void Attention::ProjectMla(int layer) {
   up.bf16 = down.bf16;
   up.work = work_;
   k.Linear(up);
+}
+
+// That one launch makes the queries of the step and appends its keys.
+bool Attention::AppendsWithQuery() const {
+  constexpr std::int64_t kFewRows = 16;
+  return f_.batch.kv_parts.size() == 1 && f_.T() <= kFewRows &&
+         f_.T() <= DeviceMlaRows(f_.config, f_.plan.max_rows) &&
+         f_.T() < LeastExpandedRows(f_.config);
+}
+
+// This step's rows of the cache's buffer `part`.
+cl::MlaAppendArgs Attention::MlaAppendOf(int layer, std::size_t part) const {
+  const Config& c = f_.config;
+  const Vector& norm = f_.weights.layers[layer].attention.kv_a_norm;
+  return {dz_,
+          c.kv_width(),
+          norm.device,
+          static_cast<float>(c.rms_norm_eps),
+          c.kv_lora_rank,
+          c.qk_rope_head_dim,
+          f_.batch.device_cos_sin,
+          f_.kv[layer].device[part].get(),
+          f_.kv_type(),
+          f_.batch.kv_parts[part].device_slots,
+          f_.T()};
 }
 
 // Runs of keys in each buffer of the KV cache that has keys of rows [t0, t0 + T), 0 in others.
@@ -133,9 +154,10 @@ void Attention::AbsorbedMla(int layer, std::int64_t t0, std::int64_t T) {
   };
   const cl::HeadWeights heads{w.kv_b.device, w.k_b.device, w.v_b.device};
   cl::Kernels& k = f_.device->kernels;
+  const cl::MlaAppendArgs append = MlaAppendOf(layer, 0);
   k.MlaQuery({from(dq_, H * c.qk_head_dim()), H * c.qk_head_dim(), heads,
               from(f_.batch.device_cos_sin, d), dabsorbed_, T, H, R, d, c.qk_nope_head_dim,
-              c.v_head_dim, f_.plan.bf16_many_rows});
+              c.v_head_dim, f_.plan.bf16_many_rows, AppendsWithQuery() ? &append : nullptr});
   cl::MlaAttentionArgs a;
   a.q = dabsorbed_;
   a.kv_type = f_.kv_type();

@@ -84,7 +84,6 @@ void FeedForward::RouteOnDevice(int layer) {
   cl::LinearArgs scores{
       f_.x.on_device(), D, w.router.device, dlogits_, c.n_routed_experts, T, false};
   scores.norm = {w.post_norm.device, static_cast<float>(c.rms_norm_eps), f_.h_device, D};
-  d.kernels.Linear(scores);
   cl::RouterArgs a;
   SetRule(a, c);
   a.scoring = static_cast<int>(Scoring(c));
@@ -95,8 +94,9 @@ void FeedForward::RouteOnDevice(int layer) {
   a.weights = {dexperts_.choice.buffer, dexperts_.choice.offset + T * a.K};
   a.T = T;
   if (RoutesOneRow(layer)) {
-    d.kernels.RouterOneRow(a, GroupOf(layer, ExpertsOf(layer)));
+    d.kernels.ScoresAndRouter(scores, a, GroupOf(layer, ExpertsOf(layer)));
   } else {
+    d.kernels.Linear(scores);
     d.kernels.Router(a);
   }
   if (HandsOver(layer)) d.hand_over->Publish(f_.h_device, a.ids, a.weights);
