@@ -232,7 +232,7 @@ static_assert(sizeof(ExpertTile) == 16);
 // Groups the pairs of T rows by expert, on the device: nothing of it travels to the host.
 //   choices : row t has K of them, ids[t, k] with weights[t, k]; `shared` adds one, entry E with
 //             weight 1. C = K + shared.
-//   pairs   : those whose expert has a slab, sorted by expert. pair_row[p], pair_weight[p];
+//   pairs   : those whose expert has a slab, sorted by expert, then row. pair_row[p], pair_weight[p];
 //             token_pairs[t, c] = p, or -1 where the expert is not on this device
 //   tiles   : ceil(n / tile_rows) for an expert with n > 0 pairs; n_tiles[0] counts them
 struct GroupArgs {

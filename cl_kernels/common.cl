@@ -95,6 +95,17 @@ INLINE float8 load8(const global float* p, int aligned) {
   return (float8)(q[0], q[1]);
 }
 
+INLINE float4 load4(const global float* p, int aligned) {
+  return aligned ? *(const global float4*)p : vload4(0, p);
+}
+INLINE void store4(float4 v, global float* p, int aligned) {
+  if (aligned) {
+    *(global float4*)p = v;
+  } else {
+    vstore4(v, 0, p);
+  }
+}
+
 #if NV_COMPUTE >= 70
 // The value of the work-item whose place in the warp differs by the bits of `mask`.
 INLINE float from_lane(float value, int mask) {

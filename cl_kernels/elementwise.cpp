@@ -21,8 +21,10 @@ void LaunchAdd(Programs& programs, const AddArgs& a) {
 void LaunchExpertCombine(Programs& programs, const ExpertCombineArgs& a) {
   if (a.T <= 0 || a.D <= 0) return;
   const cl_kernel kernel = programs.Kernel(Program::kRows, DType::kF32, "combine_f32");
-  Arguments(kernel).Set(a.pair_out, a.token_pairs, a.K, a.D, a.y, a.y_stride);
-  Enqueue(programs, kernel, {CeilDiv(a.D, 64), a.T, 1}, 64);
+  const bool aligned = Aligned16(a.pair_out.offset, a.D) && Aligned16(a.y.offset, a.y_stride);
+  Arguments(kernel).Set(a.pair_out, a.token_pairs, static_cast<cl_int>(a.K), a.D, a.y, a.y_stride,
+                        cl_int{aligned});
+  Enqueue(programs, kernel, {CeilDiv(a.D, 4 * 64), a.T, 1}, 64);
 }
 
 }  // namespace tandem::cl

@@ -1,4 +1,4 @@
-// What is done row by row: norms, the router's choice, the largest logit.
+// What is done row by row: norms, the router's choice, the experts' sum, the largest logit.
 #include <fmt/format.h>
 
 #include <memory>
@@ -68,6 +68,31 @@ KernelCase RouterCase(BenchMemory& memory, const ExpertsShape& shape, std::int64
   return c;
 }
 
+// The sum of the chosen experts of each row.
+KernelCase CombineCase(BenchMemory& memory, const ExpertsShape& shape, std::int64_t T) {
+  KernelCase c;
+  c.kernel = "combine";
+  c.shape = fmt::format("{}, {} experts of {}", Rows(T), shape.K, shape.D);
+  c.format = Name(DType::kF32);
+  c.bytes = static_cast<double>(T * shape.D * (shape.K + 2)) * sizeof(float);
+  c.left_out = memory.WhyNot(0, static_cast<std::uint64_t>(T * shape.K * shape.D) * sizeof(float));
+  c.prepare = [=, &memory](cl::Kernels& kernels) {
+    struct State {
+      ClBuffer pair_out, pairs, y;
+    };
+    std::vector<std::int32_t> pairs;  // a row's are far from each other, as those of experts are
+    for (std::int64_t i = 0; i < T * shape.K; ++i) {
+      pairs.push_back(static_cast<std::int32_t>(i % shape.K * T + i / shape.K));
+    }
+    const auto s = std::make_shared<State>(State{memory.Values(T * shape.K * shape.D),
+                                                 memory.Words(pairs), memory.Values(T * shape.D)});
+    const cl::ExpertCombineArgs a{All(s->pair_out), All(s->pairs), T,      shape.K,
+                                  shape.D,          All(s->y),     shape.D};
+    return InTurn([s, a, &kernels](std::size_t) { kernels.ExpertCombine(a); });
+  };
+  return c;
+}
+
 KernelCase ArgmaxCase(BenchMemory& memory, std::int64_t rows, std::int64_t V) {
   KernelCase c;
   c.kernel = "argmax";
@@ -96,6 +121,7 @@ std::vector<KernelCase> RowCases(const KernelGrid& grid, BenchMemory& memory) {
   }
   for (const ExpertsShape& shape : grid.experts) {
     for (const std::int64_t T : grid.tokens) cases.push_back(RouterCase(memory, shape, T));
+    for (const std::int64_t T : grid.tokens) cases.push_back(CombineCase(memory, shape, T));
   }
   for (const std::int64_t rows : grid.sequences) {
     cases.push_back(ArgmaxCase(memory, rows, grid.vocab_size));

@@ -62,24 +62,30 @@ TEST_F(ElementwiseTest, Add) {
 }
 
 TEST_F(ElementwiseTest, ExpertCombineAddsInOrderAndSkipsNone) {
-  const std::int64_t T = 3, K = 4, D = 70, P = 6;
-  const std::vector<std::int32_t> pairs{0, 5, 3, -1, -1, -1, -1, -1, 2, -1, 4, 1};
-  const auto out = test::RandomFloats(P * D, 1);
-  const auto y = test::RandomFloats(T * (D + 1), 2);
-  const ClBuffer outs = test::Upload(device(), out);
-  const ClBuffer pair_buffer = test::Upload(device(), pairs);
-  const ClBuffer ys = test::Upload(device(), y);
-  kernels().ExpertCombine({{outs.get(), 0}, {pair_buffer.get(), 0}, T, K, D, {ys.get(), 0}, D + 1});
-  const auto sum = test::Download<float>(device(), ys, y.size());
-  for (std::int64_t t = 0; t < T; ++t) {
-    for (std::int64_t d = 0; d < D; ++d) {
-      float want = y[t * (D + 1) + d];
-      for (std::int64_t k = 0; k < K; ++k) {
-        if (pairs[t * K + k] >= 0) want += out[pairs[t * K + k] * D + d];
+  const std::int64_t T = 5;
+  std::mt19937 random(7);
+  for (const std::int64_t K : {1, 4, 7, 8, 9, 17}) {
+    for (const std::int64_t D : {1, 2, 3, 4, 70, 256, 260}) {
+      const std::int64_t stride = D % 4 == 0 ? D + 4 : D + 1;  // 16-byte loads fit, or do not
+      const std::int64_t P = T * K;
+      std::vector<std::int32_t> pairs;
+      for (std::int64_t i = 0; i < P; ++i) {
+        pairs.push_back(random() % 3 == 0 ? -1 : static_cast<std::int32_t>(random() % P));
       }
-      ASSERT_EQ(sum[t * (D + 1) + d], want) << t << " " << d;
+      const auto out = test::RandomFloats(static_cast<std::size_t>(P * D), 1);
+      const auto y = test::RandomFloats(static_cast<std::size_t>(T * stride), 2);
+      const ClBuffer outs = test::Upload(device(), out);
+      const ClBuffer pair_buffer = test::Upload(device(), pairs);
+      const ClBuffer ys = test::Upload(device(), y);
+      kernels().ExpertCombine(
+          {{outs.get(), 0}, {pair_buffer.get(), 0}, T, K, D, {ys.get(), 0}, stride});
+      auto want = y;
+      for (std::int64_t i = 0; i < T * K * D; ++i) {
+        const std::int64_t t = i / (K * D), k = i / D % K, d = i % D;
+        if (pairs[t * K + k] >= 0) want[t * stride + d] += out[pairs[t * K + k] * D + d];
+      }
+      ASSERT_EQ(test::Download<float>(device(), ys, y.size()), want) << "K " << K << " D " << D;
     }
-    EXPECT_EQ(sum[t * (D + 1) + D], y[t * (D + 1) + D]);
   }
 }
 

@@ -15,6 +15,7 @@ struct Case {
   std::int64_t T, K, E;
   bool shared;
   std::int64_t tile_rows;
+  std::int64_t ids_offset = 0;
 };
 
 struct Grouped {
@@ -31,7 +32,9 @@ class GroupTest : public test::ClShapesTest {
               const std::vector<float>& weights, const std::vector<cl::ExpertEntry>& table) {
     const std::int64_t C = c.K + (c.shared ? 1 : 0);
     const std::int64_t most = cl::MaxTiles(c.T, C, c.E + (c.shared ? 1 : 0), c.tile_rows);
-    const ClBuffer d_ids = test::Upload(device(), ids);
+    std::vector<std::int32_t> all_ids(c.ids_offset, 0);
+    all_ids.insert(all_ids.end(), ids.begin(), ids.end());
+    const ClBuffer d_ids = test::Upload(device(), all_ids);
     const ClBuffer d_weights = test::Upload(device(), weights);
     const ClBuffer d_table = test::Upload(device(), table);
     // One more tile before and behind, to see what must stay.
@@ -42,7 +45,7 @@ class GroupTest : public test::ClShapesTest {
     const ClBuffer pair_weight = test::Upload(device(), std::vector<float>(c.T * C, -7.0F));
     const ClBuffer token_pairs = test::Upload(device(), std::vector<std::int32_t>(c.T * C, -7));
     cl::GroupArgs a;
-    a.ids = {d_ids.get(), 0};
+    a.ids = {d_ids.get(), c.ids_offset};
     a.weights = {d_weights.get(), 0};
     a.table = {d_table.get(), 0};
     a.T = c.T;
@@ -68,7 +71,7 @@ class GroupTest : public test::ClShapesTest {
     return g;
   }
 
-  // Every promise of GroupArgs, whatever the order of pairs within an expert.
+  // Every promise of GroupArgs: experts in their order, and of an expert the rows in theirs.
   void Check(const Case& c, int off_device_every) {
     SCOPED_TRACE(fmt::format("T {} K {} E {} shared {} tile_rows {} off {}", c.T, c.K, c.E,
                              c.shared, c.tile_rows, off_device_every));
@@ -107,7 +110,7 @@ class GroupTest : public test::ClShapesTest {
     std::int64_t next = 0;
     std::int64_t tile = 0;
     for (auto& [e, pairs] : pairs_of) {
-      std::sort(pairs.begin(), pairs.end());
+      ASSERT_TRUE(std::is_sorted(pairs.begin(), pairs.end())) << "expert " << e;
       ASSERT_EQ(pairs.front(), next) << "expert " << e;
       ASSERT_EQ(pairs.back(), next + std::ssize(pairs) - 1) << "expert " << e;
       for (std::int64_t at = 0; at < std::ssize(pairs); at += c.tile_rows, ++tile) {
@@ -140,6 +143,17 @@ TEST_P(GroupTest, ManyTokens) {
     Check({300, 4, 512, true, 64}, off);
   }
   Check({4096, 8, 256, true, 64}, 5);
+  Check({4096, 6, 64, true, 128}, 0);
+}
+
+// Shares of work-groups that begin between the choices of a row, and ids between vectors.
+TEST_P(GroupTest, OddSharesAndOffsets) {
+  for (const std::int64_t T : {10, 33, 257, 1000}) {
+    for (const std::int64_t offset : {1, 2, 4}) {
+      Check({T, 7, 61, true, 16, offset}, 0);
+      Check({T, 5, 61, false, 16, offset}, 7);
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, GroupTest, ::testing::Values(Shapes::kCpu, Shapes::kGpu),

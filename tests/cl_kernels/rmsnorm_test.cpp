@@ -10,8 +10,7 @@ using test::Shapes;
 
 class RmsNormTest : public test::ClShapesTest {
  protected:
-  void Check(std::int64_t T, std::int64_t D, bool in_place) {
-    const std::int64_t stride = D + 3;
+  void Check(std::int64_t T, std::int64_t D, std::int64_t stride, bool in_place) {
     const auto x = test::RandomFloats(static_cast<std::size_t>(T * stride), 1, 3.0F);
     const auto w = test::RandomFloats(static_cast<std::size_t>(D), 2);
     const ClBuffer xs = test::Upload(device(), x);
@@ -36,9 +35,10 @@ class RmsNormTest : public test::ClShapesTest {
 };
 
 TEST_P(RmsNormTest, Sizes) {
-  for (const std::int64_t D : {1, 7, 8, 9, 63, 64, 65, 512, 1536, 2048, 2049, 7168}) {
-    Check(1, D, false);
-    Check(3, D, true);
+  for (const std::int64_t D : {1, 7, 8, 9, 63, 64, 65, 512, 1536, 2048, 2049, 7168, 8190}) {
+    Check(1, D, D + 3, false);
+    Check(3, D, D + 3, true);
+    Check(3, D, (D + 7) / 4 * 4, D % 2 == 0);  // 16-byte loads
   }
 }
 
