@@ -4,13 +4,13 @@
 // section 2.1.1): every head multiplies its own rows of W_UV.
 //   w2 : WTYPE [N2, K], one head. swiglu: y[t, n] (+)= silu(w)[t, n] * (w2)[t, n], N2 = N;
 //        else y2[t, n] = sum_k x[t, k] w2[n, k]. N2 = 0: none
-//   norm : x is RMSNorm(x) * norm_w, which one work-group writes to norm_out. Not in linear_many
+//   norm : x is RMSNorm(x) * norm_w, which one work-group writes to norm_out. Not for many rows
 //
 //   linear_few_<rows>
 //       global (blocks * TEAM * TEAMS, ceil(T / rows), heads)   local (TEAM * TEAMS, 1, 1)
 //       any number of blocks: each takes every so many-th block of rows of w and w2
-//   linear_many[_swiglu]
-//       global (ceil(N / BN) * 256, ceil(T / BM), heads)   local (256, 1, 1)
+//   linear_many_swiglu             without it linear_tile.cl has many rows
+//       global (ceil(N / BN) * 256, ceil(T / BM), 1)   local (256, 1, 1)
 
 // The weight rows of this team for block b of the work-groups' blocks.
 INLINE void pick_rows(matrix_t* m, long* n, const linear_t* a, matrix_t w, matrix_t w2, long base,
@@ -143,22 +143,6 @@ INLINE void put_tile(const linear_t* a, const float* v, global float* y, long h,
       if (t < a->T && n < a->N) put(row + n, v[i * TN + j], (int)a->accumulate);
     }
   }
-}
-
-kernel __attribute__((reqd_work_group_size(TILE_GROUP, 1, 1))) void linear_many(
-    const global float* x, const global uchar* w_buffer, const global uchar* w2_buffer,
-    global float* y, linear_t a) {
-  local float tiles[TILE_FLOATS] __attribute__((aligned(16)));
-  local long row_at[BM];
-  const long h = get_group_id(2);
-  const long t0 = (long)get_group_id(1) * BM;
-  const long n0 = (long)get_group_id(0) * BN;
-  const long base = h * a.head_rows + a.row0;
-  tile_starts(row_at, &a, t0);
-  float sum[TM * TN];
-  many_rows(sum, tiles, matrix_at(w_buffer, a.w_offset, a.w_side, a.w_rows, a.K), base + n0,
-            base + a.N, x + a.x_offset + h * a.x_head_stride, row_at, (int)a.x_aligned);
-  put_tile(&a, sum, y, h, t0, n0);
 }
 
 kernel __attribute__((reqd_work_group_size(TILE_GROUP, 1, 1))) void linear_many_swiglu(

@@ -6,57 +6,14 @@
 
 #include "cl_kernels/gemm.h"
 #include "cl_kernels/launch.h"
+#include "cl_kernels/linear_tile.h"
+#include "cl_kernels/linear_words.h"
 #include "cl_kernels/matmul.h"
 #include "cl_kernels/rmsnorm.h"
 #include "memory/split_layout.h"
 
 namespace tandem::cl {
 namespace {
-
-// As linear_t in linear.cl.
-struct LinearWords {
-  cl_long x_offset, x_stride, x_head_stride, x_aligned;
-  cl_ulong w_offset, w_side;
-  cl_long w_rows;
-  cl_ulong w2_offset, w2_side;
-  cl_long w2_rows;
-  cl_long K, head_rows, row0, N, N2;
-  cl_long y_offset, y_stride, y_head_stride, y2_offset, y2_stride;
-  cl_long norm_offset, norm_out_offset, norm_out_stride;
-  cl_long T, accumulate, swiglu, norm, ksplit;
-  float eps, reserved;
-};
-static_assert(sizeof(LinearWords) == 29 * 8);
-
-LinearWords WordsOf(const LinearArgs& a) {
-  LinearWords words = {};
-  words.x_offset = a.x.offset;
-  words.x_stride = a.x_stride;
-  words.x_aligned = Aligned16(a.x.offset, a.x_stride) ? 1 : 0;
-  words.w_offset = a.w.offset;
-  words.w_side = a.w.scale_offset;
-  words.w_rows = a.w.rows;
-  words.w2_offset = a.w2.offset;
-  words.w2_side = a.w2.scale_offset;
-  words.w2_rows = a.w2.rows;
-  words.K = a.w.cols;
-  words.N = a.w.rows;
-  words.N2 = a.w2.buffer == nullptr ? 0 : a.w2.rows;
-  words.y_offset = a.y.offset;
-  words.y_stride = a.y_stride;
-  words.y2_offset = a.y2.offset;
-  words.y2_stride = a.y2_stride;
-  words.norm_offset = a.norm.w.offset;
-  words.norm_out_offset = a.norm.out.offset;
-  words.norm_out_stride = a.norm.out_stride;
-  words.T = a.T;
-  words.accumulate = a.accumulate ? 1 : 0;
-  words.swiglu = a.swiglu ? 1 : 0;
-  words.norm = a.norm.w.buffer == nullptr ? 0 : 1;
-  words.eps = a.norm.eps;
-  words.ksplit = 1;
-  return words;
-}
 
 cl_mem Or(cl_mem buffer, cl_mem other) { return buffer == nullptr ? other : buffer; }
 
@@ -215,8 +172,10 @@ void LaunchBatch(Programs& programs, const LinearArgs& a, LinearWords words) {
 
 void LaunchMany(Programs& programs, const LinearArgs& a, const LinearWords& words,
                 std::int64_t heads) {
-  const cl_kernel kernel =
-      programs.Kernel(Program::kMatmul, a.w.dtype, a.swiglu ? "linear_many_swiglu" : "linear_many");
+  if (!a.swiglu) {
+    return LaunchLinearTile(programs, ChooseTile(programs, a.T, words.N * heads), a, words, heads);
+  }
+  const cl_kernel kernel = programs.Kernel(Program::kMatmul, a.w.dtype, "linear_many_swiglu");
   Arguments(kernel).Set(a.x.buffer, a.w.buffer, Or(a.w2.buffer, a.w.buffer), a.y.buffer, words);
   Enqueue(programs, kernel, {CeilDiv(words.N, kTileColumns), CeilDiv(a.T, kTileRows), heads},
           kTileGroup);
@@ -270,14 +229,14 @@ void LaunchTransposed(Programs& programs, const HeadLinearArgs& a) {
           programs.traits().group_size());
 }
 
-// A unit that has a tile takes as long for it whatever the others have: 245 us of an H100 for K =
-// 2048. There the few-rows form needs twice the time of a full tile for each product.
+// A unit that has a tile takes as long for it whatever the others have. There the few-rows form
+// needs kFewCost times as long for a product as full tiles do.
 bool FewIsQuicker(const Programs& programs, const LinearArgs& a) {
-  constexpr std::int64_t kFewCost = 2;
+  constexpr double kFewCost = 3;
   const std::int64_t N = a.w.rows + (a.swiglu || a.w2.buffer == nullptr ? 0 : a.w2.rows);
   const std::int64_t units = programs.device().info().compute_units;
-  const std::int64_t rounds = CeilDiv(CeilDiv(N, kTileColumns) * CeilDiv(a.T, kTileRows), units);
-  return kFewCost * a.T * N < rounds * units * kTileColumns * kTileRows;
+  const double work = TileWork(ChooseTile(programs, a.T, N), a.T, N, units);
+  return kFewCost * static_cast<double>(a.T * N) < static_cast<double>(units) * work;
 }
 
 // Of a narrow matrix (a router's) the tiles for many rows fill half a device or less.
@@ -351,8 +310,18 @@ bool LaunchedOneRouted(Programs& programs, const LinearArgs& a,
   return true;
 }
 
+namespace {
+
+// Where matrix units take many rows, f32 is left to matrices that are kept in it, as a router's.
+bool TakesTiles(const DeviceTraits& traits, DType type, bool bf16) {
+  return traits.team > 1 && (!bf16 || type == DType::kF32 || traits.nv_compute < 80);
+}
+
+}  // namespace
+
 void PrepareLinear(Programs& programs, DType type, bool bf16) {
   programs.Build(Program::kMatmul, type);
+  if (TakesTiles(programs.traits(), type, bf16)) programs.Build(Program::kLinearTile, type);
   if (HasOneRowMma(type)) programs.Build(Program::kOneRowMma, type);
   if (bf16 && IsDeviceFormat(type)) programs.Build(Program::kLinearBatch, type);
 }

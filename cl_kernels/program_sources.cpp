@@ -2,16 +2,19 @@
 
 #include <fmt/format.h>
 
+#include <array>
+
 namespace tandem::cl {
 
 namespace source {  // written by embed_cl.cmake
 extern const std::string_view common, f16_mma, experts_args, one_row_codes, one_row_mma,
     one_row_mma_kernels, weights, units, few_rows, matmul, linear, linear_args, linear_batch,
-    linear_batch_parts, head_linear, experts, one_row, one_row_experts, attention, kv_append,
-    rmsnorm, rope, elementwise, group, argmax, router, router_linear, hand_over, mma, mla_cache,
-    mla_append, mla_attention, mla_heads, mla_heads_mma, mla_latents, mla_expanded,
-    mla_expanded_mma, mla_expanded_wgmma, mla_mma, mla_parts, mla_wgmma, panels, panel_split,
-    gemm_decode, gemm_parts, gemm_tile, gemm, gemm_wide, gemm_wgmma, gemm_tile_wgmma, wgmma;
+    linear_batch_parts, linear_tile, linear_tile_parts, head_linear, experts, one_row,
+    one_row_experts, attention, kv_append, rmsnorm, rope, elementwise, group, argmax, router,
+    router_linear, hand_over, mma, mla_cache, mla_append, mla_attention, mla_heads, mla_heads_mma,
+    mla_latents, mla_expanded, mla_expanded_mma, mla_expanded_wgmma, mla_mma, mla_parts, mla_wgmma,
+    panels, panel_split, gemm_decode, gemm_parts, gemm_tile, gemm, gemm_wide, gemm_wgmma,
+    gemm_tile_wgmma, wgmma;
 }  // namespace source
 
 namespace {
@@ -36,13 +39,27 @@ std::string LinearBatch() {
   return text;
 }
 
+// linear_tile.cl in its shapes: rows, columns, and the columns of K that it takes in a step.
+std::string LinearTiles() {
+  std::string text;
+  for (const auto& [rows, columns, k] :
+       {std::array{128, 128, 16}, std::array{128, 64, 16}, std::array{64, 64, 32}}) {
+    text += fmt::format(
+        "#define TILE_T {}\n#define TILE_N {}\n#define TILE_K {}\n{}\n#undef TILE_T\n#undef "
+        "TILE_N\n#undef TILE_K\n",
+        rows, columns, k, source::linear_tile);
+  }
+  return text;
+}
+
 }  // namespace
 
 std::string_view NameOf(Program program) {
   constexpr std::string_view kNames[] = {
-      "matmul",       "kv_cache",           "mla",          "mla_heads",        "panels",
-      "gemm",         "gemm_wide",          "gemm_wgmma",   "gemm_tiles_wgmma", "mla_wgmma",
-      "mla_expanded", "mla_expanded_wgmma", "linear_batch", "one_row_mma",      "rows"};
+      "matmul",           "kv_cache",    "mla",          "mla_heads",
+      "panels",           "gemm",        "gemm_wide",    "gemm_wgmma",
+      "gemm_tiles_wgmma", "mla_wgmma",   "mla_expanded", "mla_expanded_wgmma",
+      "linear_batch",     "linear_tile", "one_row_mma",  "rows"};
   return kNames[static_cast<std::size_t>(program)];
 }
 
@@ -56,6 +73,9 @@ std::string TextOf(Program program) {
     case Program::kLinearBatch:
       return fmt::format("{}{}{}{}{}{}", common, mma, gemm_decode, linear_args, linear_batch_parts,
                          LinearBatch());
+    case Program::kLinearTile:
+      return fmt::format("{}{}{}{}{}{}", common, weights, matmul, linear_args, linear_tile_parts,
+                         LinearTiles());
     case Program::kOneRowMma:
       return fmt::format("{}{}{}{}{}{}{}{}", common, weights, f16_mma, linear_args, experts_args,
                          one_row_codes, one_row_mma, one_row_mma_kernels);
@@ -102,6 +122,7 @@ std::string TypeOption(Program program, DType type) {
   switch (program) {
     case Program::kMatmul:
     case Program::kLinearBatch:
+    case Program::kLinearTile:
     case Program::kOneRowMma:
     case Program::kMlaHeads:
     case Program::kPanels:

@@ -25,6 +25,7 @@ enum class Program : int {
   kMlaExpanded,       // one for all: mla_expanded, mla_expanded_mma
   kMlaExpandedWgmma,  // the same, patched
   kLinearBatch,       // per weight format: linear_batch
+  kLinearTile,        // per weight format: linear_tile, in its shapes
   kOneRowMma,         // per weight format of small codes: one_row_mma
   kRows,              // f32 only: rmsnorm, rope, elementwise, router, hand_over
 };
@@ -33,7 +34,8 @@ inline constexpr std::array kPrograms{
     Program::kMlaHeads,    Program::kPanels,      Program::kGemm,
     Program::kGemmWide,    Program::kGemmWgmma,   Program::kGemmTilesWgmma,
     Program::kMlaWgmma,    Program::kMlaExpanded, Program::kMlaExpandedWgmma,
-    Program::kLinearBatch, Program::kOneRowMma,   Program::kRows,
+    Program::kLinearBatch, Program::kLinearTile,  Program::kOneRowMma,
+    Program::kRows,
 };
 
 // True where the binary is patched (program_patch.h).

@@ -4,7 +4,7 @@
 // A work-group per row, whose items take every GROUP-th vector of four. What they keep of x is read
 // once, the rest of a long row a second time, from the cache.
 //   rmsnorm_f32  global (GROUP, T)   local (GROUP, 1)
-#define KEPT 2
+#define KEPT 4
 
 // The sum over the work-group's GROUP items, in all of them, in an order that depends on GROUP
 // alone. room: SUM_ROOM floats of local memory, which are free again after a barrier.

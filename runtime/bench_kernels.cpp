@@ -98,8 +98,8 @@ class KernelBench {
     if (!cases.empty()) return cases;
     Throw<UsageError>(
         "--only {}: expected a part of \"kernel shape format\" as the table has it; the kernels "
-        "are linear, experts, group, rmsnorm, router, argmax, mla_append, mla_query, mla_output, "
-        "mla_attention, mla_expanded, hand_over",
+        "are linear, linear_f32, experts, group, rmsnorm, router, combine, argmax, mla_append, "
+        "mla_query, mla_output, mla_attention, mla_expanded, hand_over",
         options_.only);
   }
 

@@ -17,7 +17,7 @@ struct LinearState {
 };
 
 std::shared_ptr<LinearState> PrepareLinear(BenchMemory& memory, DType type, std::int64_t N,
-                                           std::int64_t K, std::int64_t rows) {
+                                           std::int64_t K, std::int64_t rows, bool exact) {
   auto state = std::make_shared<LinearState>();
   memory.Fill(type);
   state->matrices = memory.Matrices(type, N, K);
@@ -30,15 +30,15 @@ std::shared_ptr<LinearState> PrepareLinear(BenchMemory& memory, DType type, std:
   a.y = All(state->y);
   a.y_stride = N;
   a.T = rows;
-  a.bf16 = true;
+  a.bf16 = !exact;
   a.work = All(state->work);
   return state;
 }
 
 KernelCase LinearCase(BenchMemory& memory, DType type, std::int64_t N, std::int64_t K,
-                      std::int64_t rows) {
+                      std::int64_t rows, bool exact = false) {
   KernelCase c;
-  c.kernel = "linear";
+  c.kernel = exact ? "linear_f32" : "linear";
   c.shape = fmt::format("{} x {}, {} row{}", N, K, rows, rows == 1 ? "" : "s");
   c.format = Name(type);
   c.bytes = static_cast<double>(BenchMemory::MatrixBytes(type, N, K)) +
@@ -47,7 +47,7 @@ KernelCase LinearCase(BenchMemory& memory, DType type, std::int64_t N, std::int6
   c.left_out = memory.WhyNot(BenchMemory::MatrixBytes(type, N, K),
                              static_cast<std::uint64_t>(rows * std::max(N, K)) * sizeof(float));
   c.prepare = [=, &memory](cl::Kernels& kernels) {
-    const auto state = PrepareLinear(memory, type, N, K, rows);
+    const auto state = PrepareLinear(memory, type, N, K, rows, exact);
     const auto one = [state, &kernels](std::size_t i) {
       state->args.w = state->matrices[i % state->matrices.size()];
       kernels.Linear(state->args);
@@ -72,6 +72,11 @@ std::vector<KernelCase> ProductCases(const KernelGrid& grid, BenchMemory& memory
   };
   add(grid.decode_formats, grid.matrices, grid.decode_rows);
   add(grid.prefill_formats, grid.wide_matrices, grid.prefill_rows);
+  for (const auto& [N, K] : grid.wide_matrices) {
+    for (const std::int64_t T : grid.prefill_rows) {
+      cases.push_back(LinearCase(memory, DType::kF32, N, K, T, true));
+    }
+  }
   return cases;
 }
 
