@@ -26,6 +26,7 @@ std::int64_t PieceWeights(DType type) {
   switch (type) {
     case DType::kF8E4M3:
     case DType::kQ8_0:
+      return 128;
     case DType::kQ4_0:
     case DType::kMXFP4:
     case DType::kQ4_K:

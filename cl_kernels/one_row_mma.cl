@@ -4,7 +4,7 @@
 //   linear_one_mma           as linear_few_1, of one head
 //   experts_gate_up_one_mma  as experts_gate_up_1
 //   experts_down_one_mma     as experts_down_sum, of one row
-//   all: any number of groups, local (TEAM * TEAMS, 1, 1); K a multiple of 256; rows of x on 16
+//   all: any number of groups, local (TEAM * TEAMS, 1, 1); K a multiple of PIECE; rows of x on 16
 //   bytes, codes and side data on 16; experts: at most ONE_TILES tiles, all of row 0
 //
 // The sixteen weight rows of a tile are an mma's first operand, x the second, as three f16 whose
@@ -224,12 +224,20 @@ INLINE void keep_totals(local float* totals, float* total, lane_t lane) {
   }
 }
 
-// The 256 columns `run` of x; of down they are those of one expert's act.
-INLINE const global float* x_of_run(const job_t* j, const global float* x, int run) {
-  if (j->kind != JOB_DOWN) return x + run * 256;
-  const int e = expert_of(j, run * (256 / PIECE));
+// Where this lane's eight of the 256 columns `run` of x are. Of down a piece's columns are those of
+// one expert's act, and a run may have pieces of two.
+INLINE const global float* x_of_piece(const job_t* j, const global float* x, int piece) {
+  const int e = expert_of(j, piece);
   const int begin = e > 0 ? j->list[e - 1].end : 0;
-  return x + (long)j->list[e].pair * j->K + run * 256 - begin * PIECE;
+  return x + (long)j->list[e].pair * j->K - begin * PIECE;
+}
+INLINE const global float* x_of_lane(const job_t* j, const global float* x, int run, int lane) {
+  if (j->kind == JOB_DOWN) {
+    const global float* const first = x_of_piece(j, x, run * (256 / PIECE));
+    const global float* const last = x_of_piece(j, x, run * (256 / PIECE) + 256 / PIECE - 1);
+    x = lane * 8 < PIECE ? first : last;
+  }
+  return x + run * 256 + lane * 8;
 }
 
 INLINE float sum_of_squares(float8 v) { return dot8(v, v, 0.0f); }
@@ -268,10 +276,12 @@ INLINE void stage_eight(local uint4* pool, int run, float8 v, lane_t lane) {
 
 #define STAGE_AHEAD 2  // loads of x under way
 
-// x of a span to the pool; the sum of its squares over this work-item's values.
+// x of a span to the pool, with zeros to the end of its last run; the sum of its squares over this
+// work-item's values.
 INLINE float stage_x(local uint4* pool, const job_t* j, const global float* x,
                      const global float* norm_w, int span0, lane_t lane) {
-  const int runs = span_pieces(j, span0) * PIECE / 256;
+  const int columns = span_pieces(j, span0) * PIECE;
+  const int runs = (columns + 255) / 256;
   const int run0 = span0 * PIECE / 256;
   float squares = 0.0f;
   for (int first = lane.warp; first < runs; first += STAGE_AHEAD * TEAMS) {
@@ -279,14 +289,17 @@ INLINE float stage_x(local uint4* pool, const job_t* j, const global float* x,
 #pragma unroll
     for (int i = 0; i < STAGE_AHEAD; ++i) {
       const int run = min(first + i * TEAMS, runs - 1);
-      v[i] = load8(x_of_run(j, x, run0 + run) + lane.lane * 8, 1);
+      const global float* const from = x_of_lane(j, x, run0 + run, lane.lane);
+      v[i] = (float8)(0.0f);
+      if (run * 256 + lane.lane * 8 < columns) v[i] = load8(from, 1);
     }
 #pragma unroll
     for (int i = 0; i < STAGE_AHEAD; ++i) {
       const int run = first + i * TEAMS;
+      const int k = run * 256 + lane.lane * 8;
       if (run < runs) {
         squares += sum_of_squares(v[i]);
-        if (norm_w) v[i] *= vload8(0, norm_w + (run0 + run) * 256 + lane.lane * 8);
+        if (norm_w && k < columns) v[i] *= vload8(0, norm_w + run0 * 256 + k);
         stage_eight(pool, run, v[i], lane);
       }
     }

@@ -98,7 +98,7 @@ TEST_P(LinearTest, BlockFormats) {
   }
 }
 
-// Columns by 256, of one row: one_row_mma.cl, where a device has it.
+// Columns by 256, or 128 of eight-bit codes, of one row: one_row_mma.cl, where a device has it.
 TEST_P(LinearTest, OneRowOfSmallCodes) {
   for (const DType dtype :
        {DType::kF8E4M3, DType::kQ8_0, DType::kQ4_0, DType::kMXFP4, DType::kQ4_K}) {
@@ -107,6 +107,8 @@ TEST_P(LinearTest, OneRowOfSmallCodes) {
     for (const std::int64_t K : {256, 512, 2048, 2304, 7168}) Check(dtype, {1, 41, K, 4, 0, true});
     Check(dtype, {1, 10, 14592});  // more than local memory holds, twice
     if (GetParam() == Shapes::kOwn) Check(dtype, {1, 40000, 256});
+    if (dtype != DType::kF8E4M3 && dtype != DType::kQ8_0) continue;
+    for (const std::int64_t K : {128, 1408, 7296}) Check(dtype, {1, 41, K, 4, 0, true});
   }
 }
 
