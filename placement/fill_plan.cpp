@@ -45,6 +45,7 @@ Plan HostPlan(const PlanInput& in, const Resources& resources, const Recipe& rec
   plan.host_budget_bytes = in.host_budget;
   plan.stream_prefill = recipe.stream;
   if (recipe.stream) plan.stream = in.stream;
+  plan.stream.memory = in.profile.stream_memory;
   plan.hand_over = in.profile.hand_over;
   plan.deferral = in.profile.deferral;
   return plan;

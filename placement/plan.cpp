@@ -114,6 +114,11 @@ std::string PredictionLines(const Plan& plan) {
 
 }  // namespace
 
+std::string_view Name(StreamMemory memory) {
+  constexpr std::array<std::string_view, 3> kNames{"auto", "locked", "ring"};
+  return kNames[static_cast<std::size_t>(memory)];
+}
+
 std::string_view Name(HandOverWay way) {
   constexpr std::array<std::string_view, 3> kNames{"auto", "polled", "events"};
   return kNames[static_cast<std::size_t>(way)];

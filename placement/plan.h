@@ -10,6 +10,7 @@
 #include "model/tensor_list.h"
 #include "placement/hand_over_way.h"
 #include "placement/machine.h"
+#include "placement/stream_memory.h"
 
 namespace tandem {
 
@@ -98,6 +99,7 @@ struct StreamPlan {
   std::int64_t rows = 0;           // least rows of a step that does so; 0: none does
   std::uint64_t expert_bytes = 0;  // of an expert as it travels, at the most
   std::uint64_t bf16_bytes = 0;    // the same decoded there; 0: it travels in a device's format
+  StreamMemory memory = StreamMemory::kAuto;
 };
 
 // Room on devices[0] for experts of the host that are used much (runtime/expert_cache.h).

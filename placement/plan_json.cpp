@@ -116,6 +116,7 @@ OrderedJson PlanJson(const Plan& plan) {
           {"stream_rows", plan.stream.rows},
           {"stream_expert_bytes", plan.stream.expert_bytes},
           {"stream_bf16_bytes", plan.stream.bf16_bytes},
+          {"stream_memory", Name(plan.stream.memory)},
           {"cache_slots", plan.cache.slots},
           {"cache_expert_bytes", plan.cache.expert_bytes},
           {"cache_raw_bytes", plan.cache.raw_bytes},

@@ -91,6 +91,14 @@ HandOverWay ParseHandOver(const Field& field) {
   field.Expected("auto, polled or events");
 }
 
+StreamMemory ParseStreamMemory(const Field& field) {
+  const std::string word = Text(field);
+  for (const auto memory : {StreamMemory::kAuto, StreamMemory::kLocked, StreamMemory::kRing}) {
+    if (Name(memory) == word) return memory;
+  }
+  field.Expected("auto, locked or ring");
+}
+
 Limit ParseLimit(const Field& field) {
   const std::string text = Text(field);
   for (int i = 0; i <= static_cast<int>(Limit::kHandOver); ++i) {
@@ -214,7 +222,8 @@ Plan ParsePlan(const std::string& text, const std::string& file) {
   plan.deferral = Flag(root["deferral"]);
   plan.stream = {Integer<std::int64_t>(root["stream_rows"]),
                  Integer<std::uint64_t>(root["stream_expert_bytes"]),
-                 Integer<std::uint64_t>(root["stream_bf16_bytes"])};
+                 Integer<std::uint64_t>(root["stream_bf16_bytes"]),
+                 ParseStreamMemory(root["stream_memory"])};
   plan.cache = {Integer<std::int64_t>(root["cache_slots"]),
                 Integer<std::uint64_t>(root["cache_expert_bytes"]),
                 Integer<std::uint64_t>(root["cache_raw_bytes"])};

@@ -10,6 +10,7 @@
 
 #include "memory/dtype.h"
 #include "placement/hand_over_way.h"
+#include "placement/stream_memory.h"
 
 namespace tandem {
 
@@ -103,6 +104,7 @@ struct Profile {
     kHost,
     kStream
   } prefill_experts = PrefillExperts::kAuto;
+  StreamMemory stream_memory = StreamMemory::kAuto;
 
   std::optional<std::uint64_t> expert_cache_bytes;  // on the first device; absent: no cache
 

@@ -18,6 +18,7 @@ constexpr std::array<std::string_view, 3> kSideWords{"auto", "host", "device"};
 constexpr std::array<std::string_view, 3> kPolicyWords{"auto", "hot", "order"};
 constexpr std::array<std::string_view, 3> kPrefillWords{"auto", "host", "stream"};
 constexpr std::array<std::string_view, 3> kHandOverWords{"auto", "polled", "events"};
+constexpr std::array<std::string_view, 3> kStreamWords{"auto", "locked", "ring"};
 constexpr std::array<std::string_view, 2> kSwitchWords{"off", "on"};
 constexpr std::string_view kAnyWord = "any";
 
@@ -126,6 +127,10 @@ constexpr std::array kSettings{
     Make<OneOf<&P::prefill_experts, kPrefillWords>>(
         "placement.prefill_experts", "auto|host|stream",
         "experts of the host in prefill: computed there, or copied to the device", Tie::kBoth),
+    Make<OneOf<&P::stream_memory, kStreamWords>>(
+        "placement.stream_memory", "auto|locked|ring",
+        "streamed experts: from where they lie, locked in memory, or by a pinned ring",
+        Tie::kMachine),
     Make<SizeOrOff<&P::expert_cache_bytes>>(
         "placement.expert_cache", "SIZE|off",
         "memory of the first device for experts of the host that are used much", Tie::kBoth),

@@ -122,6 +122,7 @@ void Repeat(Engine& engine, const BenchOptions& options, const std::function<boo
     if (metrics.streamed_bytes > 0) {
       result.stream_bytes_per_s.push_back(static_cast<double>(metrics.streamed_bytes) /
                                           metrics.stream_s);
+      result.stream_in_place = metrics.stream_in_place;
     }
     result.prefill_tokens_per_s.push_back(sequences * static_cast<double>(options.prompt_tokens) /
                                           seconds);

@@ -26,6 +26,7 @@ struct BenchResult {
   std::vector<double> read_bytes_per_s;     // the machine's, measured after each repetition
   std::vector<double> share_of_read;        // host_bytes_per_s over the read right after it
   std::vector<double> host_moe_ms;          // per decode step: the CPU's part of the MoE layers
+  bool stream_in_place = false;            // and from where they lie, without the ring
   std::vector<double> stream_bytes_per_s;   // host experts copied to the device in prefill
   std::vector<double> device_wait_ms;       // per decode step: waiting for the device
   std::uint64_t logits_hash = 0;            // of the last step: the same work gives the same hash

@@ -205,6 +205,7 @@ void PrintJson(const BenchFlags& flags, const Report& report) {
                {"decode_host_moe_ms", Spread(r.host_moe_ms)},
                {"decode_device_wait_ms", Spread(r.device_wait_ms)},
                {"prefill_streamed_bytes_per_s", Spread(r.stream_bytes_per_s)},
+               {"prefill_streamed_in_place", r.stream_in_place},
                {"hand_over_s", report.hand_over_s},
                {"logits_hash", fmt::format("{:016x}", r.logits_hash)}};
   if (report.cache_slots > 0) json["expert_cache"] = CacheJson(report);
@@ -234,7 +235,10 @@ void PrintText(const BenchFlags& flags, const Report& report) {
          "tokens/s");
   AddRow(table, "weights read by the CPU in decode", r.host_bytes_per_s, kGb, "GB/s");
   if (!r.stream_bytes_per_s.empty()) {
-    AddRow(table, "experts streamed to the device in prefill", r.stream_bytes_per_s, kGb, "GB/s");
+    AddRow(table,
+           r.stream_in_place ? "experts streamed in prefill, in place"
+                             : "experts streamed in prefill, by a ring",
+           r.stream_bytes_per_s, kGb, "GB/s");
   }
   if (std::ranges::any_of(r.device_bytes_per_s, [](double v) { return v > 0; })) {
     AddRow(table, "weights read by the device in decode", r.device_bytes_per_s, kGb, "GB/s");

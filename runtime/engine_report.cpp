@@ -53,6 +53,7 @@ const Metrics& Engine::metrics() const {
   if (const auto& stream = impl_->Run().forward.stream) {
     m.streamed_bytes = stream->moved_bytes();
     m.stream_s = stream->seconds();
+    m.stream_in_place = stream->in_place();
   }
   return m;
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "memory/blocks.h"
 #include "memory/split_layout.h"
@@ -10,8 +11,12 @@ namespace tandem {
 namespace {
 
 constexpr std::uint64_t kAlign = 256;  // as in runtime/weight_layout.cpp
+// As there for the host, so that an expert that lies in one piece travels in one piece.
+constexpr std::uint64_t kHostAlign = 64;
 
-std::uint64_t AlignUp(std::uint64_t n) { return (n + kAlign - 1) / kAlign * kAlign; }
+std::uint64_t AlignUp(std::uint64_t n, std::uint64_t align) {
+  return (n + align - 1) / align * align;
+}
 
 std::uint64_t HostBytes(const Matrix& m, std::int64_t rows) {
   return IsBlockFormat(m.dtype()) ? PackedBytes(m.dtype(), rows, m.cols())
@@ -26,17 +31,18 @@ std::uint64_t ScaleBytes(const Matrix& m, std::int64_t rows) {
 
 }  // namespace
 
-MatrixRange::MatrixRange(std::uint64_t at, std::uint64_t data_bytes, std::uint64_t side_bytes)
-    : data(at), side(at + AlignUp(data_bytes)), end(side + AlignUp(side_bytes)) {}
+MatrixRange::MatrixRange(std::uint64_t at, std::uint64_t data_bytes, std::uint64_t side_bytes,
+                         std::uint64_t align)
+    : data(at), side(at + AlignUp(data_bytes, align)), end(side + AlignUp(side_bytes, align)) {}
 
 MatrixRange HostRange(const Matrix& m, std::uint64_t at) {
-  return {at, HostBytes(m, m.rows()), ScaleBytes(m, m.rows())};
+  return {at, HostBytes(m, m.rows()), ScaleBytes(m, m.rows()), kHostAlign};
 }
 
 MatrixRange DeviceRange(const Matrix& m, std::uint64_t at) {
   if (!IsBlockFormat(m.dtype())) return HostRange(m, at);
   return {at, SplitDataBytes(m.dtype(), m.rows(), m.cols()),
-          SplitSideBytes(m.dtype(), m.rows(), m.cols())};
+          SplitSideBytes(m.dtype(), m.rows(), m.cols()), kAlign};
 }
 
 std::vector<HostRun> HostRuns(const Matrix& m, std::uint64_t at) {
@@ -73,6 +79,45 @@ std::vector<std::vector<HostRun>> InPieces(const std::vector<HostRun>& runs,
     }
   }
   return pieces;
+}
+
+std::vector<HostRun> Joined(const std::vector<HostRun>& runs, std::uint64_t most_bytes) {
+  std::vector<HostRun> copies;
+  for (const HostRun& run : runs) {
+    for (std::uint64_t done = 0; done < run.bytes;) {
+      const HostRun rest{run.from + done, run.bytes - done, run.at + done};
+      HostRun* const last = copies.empty() ? nullptr : &copies.back();
+      const std::uint64_t end = last == nullptr ? 0 : rest.at - last->at;  // with what lies between
+      const bool follows = last != nullptr && rest.at >= last->at + last->bytes &&
+                           end - last->bytes < kHostAlign && end < most_bytes &&
+                           rest.from == last->from + end;
+      const std::uint64_t taken = std::min(rest.bytes, follows ? most_bytes - end : most_bytes);
+      if (follows) {
+        last->bytes = end + taken;
+      } else {
+        copies.push_back({rest.from, taken, rest.at});
+      }
+      done += taken;
+    }
+  }
+  return copies;
+}
+
+std::vector<std::span<const std::byte>> PageRanges(const std::vector<HostRun>& runs) {
+  constexpr std::uintptr_t kPage = 4096;
+  std::vector<std::pair<std::uintptr_t, std::uintptr_t>> ends;
+  for (const HostRun& run : runs) {
+    const auto from = reinterpret_cast<std::uintptr_t>(run.from);
+    ends.emplace_back(from / kPage * kPage, (from + run.bytes + kPage - 1) / kPage * kPage);
+  }
+  std::ranges::sort(ends);
+  std::vector<std::span<const std::byte>> ranges;
+  for (std::size_t i = 0; i < ends.size();) {
+    auto [begin, end] = ends[i];
+    for (; i < ends.size() && ends[i].first <= end; ++i) end = std::max(end, ends[i].second);
+    ranges.emplace_back(reinterpret_cast<const std::byte*>(begin), end - begin);
+  }
+  return ranges;
 }
 
 void CopyShare(std::byte* to, const std::byte* from, std::uint64_t bytes, const Worker& worker) {

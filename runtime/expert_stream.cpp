@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <iterator>
+#include <span>
+#include <utility>
 
 #include "memory/error.h"
 #include "placement/scratch.h"
@@ -12,6 +14,9 @@
 
 namespace tandem {
 namespace {
+
+// Copies in place are cut there, so that room and events come in good time.
+constexpr std::uint64_t kMostInPlace = std::uint64_t{16} << 20;
 
 constexpr std::int64_t kEntryWords = sizeof(cl::ExpertEntry) / sizeof(cl_int);
 
@@ -54,6 +59,60 @@ ExpertStream::ExpertStream(const Plan& plan, const Weights& weights, HostSide& h
       tables_(device.Scratch("stream tables").buffer) {
   if (packed_) bf16_ = device.Scratch("stream bf16").buffer;
   BuildTables();
+  in_place_ = CopiesInPlace();
+  if (!in_place_) locked_ = {};
+}
+
+// All that streams, layer by layer: the experts of a layer lie in a few pieces. False: the driver
+// refused.
+bool ExpertStream::LockExperts() {
+  for (std::size_t l = 0; l < layers_.size(); ++l) {
+    std::vector<HostRun> runs;
+    for (const int e : layers_[l].experts) {
+      const MlpWeights& w = weights_.layers[l].experts[static_cast<std::size_t>(e)];
+      for (const Matrix* m : {&w.gate, &w.up, &w.down}) {
+        std::ranges::copy(HostRuns(*m, 0), std::back_inserter(runs));
+      }
+    }
+    for (const std::span<const std::byte> range : PageRanges(runs)) {
+      if (!locked_.Lock(device_.device, range.data(), range.size())) return false;
+    }
+  }
+  return true;
+}
+
+double ExpertStream::CopyRate(const std::byte* from, std::uint64_t bytes) {
+  constexpr int kCopies = 4;
+  double start = 0;
+  for (int i = 0; i <= kCopies; ++i) {
+    if (i == 1) start = Now();  // the first one is for whatever happens once
+    CopyToRaw(0, from, bytes, 0);
+    device_.device.Await(pieces_[0].copied.get());
+  }
+  return static_cast<double>(bytes * kCopies) / (Now() - start);
+}
+
+// Where the driver does not copy from there by DMA, the team and the ring are quicker.
+bool ExpertStream::CopiesInPlace() {
+  constexpr double kAsQuick = 0.8;
+  const StreamMemory memory = plan_.stream.memory;
+  if (memory == StreamMemory::kRing) return false;
+  const MlpWeights* first = nullptr;
+  for (std::size_t l = 0; l < layers_.size() && first == nullptr; ++l) {
+    if (layers_[l].experts.empty()) continue;
+    first = &weights_.layers[l].experts[static_cast<std::size_t>(layers_[l].experts[0])];
+  }
+  if (first == nullptr) return false;
+  if (!LockExperts()) {
+    if (memory == StreamMemory::kAuto) return false;
+    Throw<OpenClError>(
+        "'placement.stream_memory': locked: '{}' does not lock the memory of the experts; set ring",
+        device_.device.info().name);
+  }
+  if (memory == StreamMemory::kLocked) return true;
+  const HostRun run = HostRuns(first->gate, 0).front();
+  const std::uint64_t bytes = std::min(run.bytes, kStreamPieceBytes);
+  return CopyRate(run.from, bytes) >= kAsQuick * CopyRate(ring_.host(), bytes);
 }
 
 // For every layer a table in which all its experts are there, and one for each group with that
@@ -128,9 +187,10 @@ cl::Span ExpertStream::Table(int layer) const {
 }
 
 void ExpertStream::Run(int layer, cl::ExpertsArgs a) {
-  const double start = Now();
   const Layer& l = layers_[static_cast<std::size_t>(layer)];
   const LayerWeights& w = weights_.layers[static_cast<std::size_t>(layer)];
+  if (layer <= last_layer_ || last_layer_ < 0) counted_until_ = Now();  // another step
+  last_layer_ = layer;
   const cl_mem slab = packed_ ? bf16_ : raw_;
   a.slabs = {&slab, 1};
   if (packed_) a.gate_up = a.down = DType::kBF16;
@@ -157,7 +217,8 @@ void ExpertStream::Run(int layer, cl::ExpertsArgs a) {
     slots_[slot].done = Marker(device_.device.queue());
     device_.device.Flush();
   }
-  seconds_ += Now() - start;
+  const double now = Now();
+  seconds_ += now - std::exchange(counted_until_, now);
 }
 
 // Enqueues a read of the tiles that Group listed, and of their number behind them.
@@ -204,28 +265,42 @@ void ExpertStream::CopyGroup(const std::vector<const MlpWeights*>& group, std::s
       at = HostRange(*m, at).end;
     }
   }
-  for (const std::vector<HostRun>& piece : InPieces(runs, kStreamPieceBytes)) CopyPiece(piece);
+  if (!in_place_) {
+    for (const std::vector<HostRun>& piece : InPieces(runs, kStreamPieceBytes)) CopyPiece(piece);
+    return;
+  }
+  for (const HostRun& copy : Joined(runs, kMostInPlace)) {
+    CopyToRaw(NextPiece(), copy.from, copy.bytes, copy.at);
+    moved_bytes_ += copy.bytes;
+  }
+}
+
+std::size_t ExpertStream::NextPiece() {
+  const std::size_t piece = std::exchange(next_piece_, (next_piece_ + 1) % pieces_.size());
+  if (pieces_[piece].copied) device_.device.Await(pieces_[piece].copied.get());
+  return piece;
+}
+
+void ExpertStream::CopyToRaw(std::size_t piece, const std::byte* from, std::uint64_t bytes,
+                             std::uint64_t at) {
+  cl_event event = nullptr;
+  ClCheck(clEnqueueWriteBuffer(copies_.get(), raw_, CL_FALSE, at, bytes, from, 0, nullptr, &event),
+          "clEnqueueWriteBuffer of a streamed expert", device_.device);
+  pieces_[piece].copied.reset(event);
+  ClCheck(clRetainEvent(event), "clRetainEvent");
+  last_copy_.reset(event);
+  ClCheck(clFlush(copies_.get()), "clFlush", device_.device);
 }
 
 // `runs`, whose destinations rise, lie less than a piece apart and leave only short gaps.
 void ExpertStream::CopyPiece(const std::vector<HostRun>& runs) {
-  Piece& piece = pieces_[next_piece_];
-  std::byte* room = ring_.host() + next_piece_ * kStreamPieceBytes;
-  next_piece_ = (next_piece_ + 1) % kStreamPieces;
-  if (piece.copied) device_.device.Await(piece.copied.get());
+  const std::size_t piece = NextPiece();
+  std::byte* const room = ring_.host() + piece * kStreamPieceBytes;
   const std::uint64_t first = runs.front().at;
   host_.pool.Run([&](const Worker& worker) {
     for (const HostRun& run : runs) CopyShare(room + (run.at - first), run.from, run.bytes, worker);
   });
-  const std::uint64_t bytes = runs.back().at + runs.back().bytes - first;
-  cl_event event = nullptr;
-  ClCheck(
-      clEnqueueWriteBuffer(copies_.get(), raw_, CL_FALSE, first, bytes, room, 0, nullptr, &event),
-      "clEnqueueWriteBuffer of a streamed expert", device_.device);
-  piece.copied.reset(event);
-  ClCheck(clRetainEvent(event), "clRetainEvent");
-  last_copy_.reset(event);
-  ClCheck(clFlush(copies_.get()), "clFlush", device_.device);
+  CopyToRaw(piece, room, runs.back().at + runs.back().bytes - first, first);
   for (const HostRun& run : runs) moved_bytes_ += run.bytes;
 }
 

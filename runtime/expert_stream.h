@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cl_kernels/args.h"
+#include "memory/cl_in_place.h"
 #include "memory/cl_shared.h"
 #include "placement/scratch.h"
 #include "runtime/device_side.h"
@@ -14,10 +15,11 @@
 
 namespace tandem {
 
-// Host experts on their way through a device in prefill (Plan::stream_prefill): the team copies
-// them into pinned pieces, a queue of its own carries those to slots of a few experts on the
-// device, and the compute queue runs them there, slot after slot. Nothing here waits for the device
-// but for the room that it needs: while one layer computes, the next one's experts are under way.
+// Host experts on their way through a device in prefill (Plan::stream_prefill): a queue of its own
+// carries them to slots of a few experts on the device, and the compute queue runs them there, slot
+// after slot. Copies begin where the experts lie, whose memory is locked for it, or else in pinned
+// pieces that the team copies them into. Nothing here waits for the device but for the room that it
+// needs: while one layer computes, the next one's experts are under way.
 //
 // Block formats travel in the CPU's panels and become bf16 on the device; the others travel as they
 // are.
@@ -34,8 +36,10 @@ class ExpertStream {
   // made from Table. The sum is the caller's.
   void Run(int layer, cl::ExpertsArgs a);
 
+  bool in_place() const { return in_place_; }
   std::uint64_t moved_bytes() const { return moved_bytes_; }
-  double seconds() const { return seconds_; }  // that Run took, all of them together
+  // From the beginning of a step's first Run to the end of its last, of all steps.
+  double seconds() const { return seconds_; }
   void ResetCounts();
 
  private:
@@ -66,7 +70,14 @@ class ExpertStream {
   cl::ExpertEntry EntryInSlot(const MlpWeights& w, std::size_t slot, std::size_t index) const;
   // `group` has nulls where an expert is not used.
   void CopyGroup(const std::vector<const MlpWeights*>& group, std::size_t slot);
-  void CopyPiece(const std::vector<HostRun>& runs);  // to raw_
+  void CopyPiece(const std::vector<HostRun>& runs);  // to raw_, through the ring
+  // The place of the next copy in the ring, once the copy before has left it.
+  std::size_t NextPiece();
+  void CopyToRaw(std::size_t piece, const std::byte* from, std::uint64_t bytes, std::uint64_t at);
+  bool LockExperts();
+  // Bytes a second of copies from there to raw_.
+  double CopyRate(const std::byte* from, std::uint64_t bytes);
+  bool CopiesInPlace();
   void Unpack(const std::vector<const MlpWeights*>& group, std::size_t slot);
   void AfterCopies();  // the compute queue waits for what was copied
 
@@ -74,6 +85,8 @@ class ExpertStream {
   const Weights& weights_;
   HostSide& host_;
   DeviceSide& device_;
+  ClInPlace locked_;
+  bool in_place_ = false;
   ClPinned ring_;
   ClPinned tiles_;      // of kStreamTileReads layers
   ClSideQueue copies_;  // ends before the memory that it copies from goes
@@ -94,6 +107,8 @@ class ExpertStream {
   std::int64_t table_entries_ = 0;  // of one table
   std::uint64_t moved_bytes_ = 0;
   double seconds_ = 0;
+  double counted_until_ = 0;  // seconds_ has all until then
+  int last_layer_ = -1;       // whose Run was the last
 };
 
 }  // namespace tandem

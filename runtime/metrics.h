@@ -26,6 +26,7 @@ struct Metrics {
   std::uint64_t device_weight_bytes = 0;
   std::uint64_t streamed_bytes = 0;  // host experts that were copied to the device in prefill
   double stream_s = 0;               // seconds of that
+  bool stream_in_place = false;      // from where they lie, without the ring
   // The run-time cache of experts (runtime/expert_cache.h).
   std::int64_t cache_pairs = 0;  // (row, expert) pairs of experts whose place is the host
   std::int64_t cache_hits = 0;   // of these, those that the cache served

@@ -41,6 +41,7 @@ placement:
   experts_order: [7, 0, 12]
   layers: [1, 30]
   prefill_experts: stream
+  stream_memory: locked
   expert_cache: 2 GiB
 rules:
   - {role: head, place: host}

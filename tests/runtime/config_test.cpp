@@ -107,6 +107,7 @@ constexpr std::pair<const char*, const char*> kValues[] = {
     {"placement.experts_order", "[7, 0, 12]"},
     {"placement.layers", "[1, 30]"},
     {"placement.prefill_experts", "stream"},
+    {"placement.stream_memory", "ring"},
     {"placement.expert_cache", "2 GiB"},
     {"rules", "[{layers: [3, 10], place: host}]"}};
 

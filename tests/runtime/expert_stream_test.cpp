@@ -76,6 +76,21 @@ TEST_F(ExpertStreamTest, GivesTheLogitsOfExpertsOnTheHost) {
   }
 }
 
+TEST_F(ExpertStreamTest, FromWhereTheyLieAndThroughTheRing) {
+  for (const std::string& model : {DemoDir(), GoldenDir("v3")}) {
+    Profile profile = HybridProfile(true);
+    profile.stream_memory = StreamMemory::kRing;
+    const Outcome ring = PrefillOf(model, profile, Precision::kExact);
+    EXPECT_FALSE(ring.metrics.stream_in_place);
+    profile.stream_memory = StreamMemory::kLocked;
+    const Outcome locked = PrefillOf(model, profile, Precision::kExact);
+    EXPECT_TRUE(locked.metrics.stream_in_place);
+    EXPECT_EQ(locked.logits, ring.logits) << model;
+    EXPECT_GE(locked.metrics.streamed_bytes, ring.metrics.streamed_bytes)
+        << "with what lies between";
+  }
+}
+
 // A decode step is too small to stream: its experts run on the host.
 TEST_F(ExpertStreamTest, OneRowStaysOnTheHost) {
   Engine engine = MakeEngine(DemoDir(), HybridProfile(true), Precision::kExact);
