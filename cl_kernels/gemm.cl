@@ -46,6 +46,26 @@ kernel __attribute__((reqd_work_group_size(256, 1, 1))) void gemm_round_fragment
   *(global uint4*)(out + out_offset + i * 4) = (uint4)(words[0], words[1], words[2], words[3]);
 }
 
+// As gemm_round, but in the order of turned_column: rows of whole blocks of 64 columns, zeros
+// beyond K. K is even, and a multiple of 256 where blocks have 256 `columns`.
+//                                                   global ceil(T ceil(K / 64) 8 / 256) * 256
+kernel __attribute__((reqd_work_group_size(256, 1, 1))) void gemm_round_turned(
+    const global float* x, long x_offset, long x_stride, int T, int K, int columns,
+    global uint* out, long out_offset) {
+  const long i = (long)get_global_id(0);
+  const int eighths = (K + 63) / 64 * 8;
+  const long t = i / eighths;
+  if (t >= T) return;
+  const global float* const from = x + x_offset + t * x_stride;
+  uint words[4];
+#pragma unroll
+  for (int c = 0; c < 4; ++c) {
+    const int k = turned_column((int)(i % eighths) * 8 + 2 * c, columns);
+    words[c] = k < K ? bf16_pair(from[k], from[k + 1]) : 0;
+  }
+  *(global uint4*)(out + out_offset + i * 4) = (uint4)(words[0], words[1], words[2], words[3]);
+}
+
 #if NV_COMPUTE >= 80
 
 kernel void gemm_linear(LINEAR_ARGS) {
@@ -56,11 +76,6 @@ kernel void gemm_linear(LINEAR_ARGS) {
     LINEAR_TILE(HALF_TILE);
   }
 }
-
-#define EXPERT_ARGS                                                                                \
-  const global uchar *slab_a, const global uchar *slab_b, int slab_index, const global int *table, \
-      long table_offset, const global int *tile_list, long tiles_offset,                           \
-      const global int *n_tiles, long n_tiles_at
 
 kernel void gemm_gate_up(EXPERT_ARGS, const global int* pair_row, long pair_row_offset,
                          const global float* pair_weight, long pair_weight_offset,

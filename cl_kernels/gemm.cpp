@@ -12,7 +12,8 @@ namespace tandem::cl {
 namespace {
 
 constexpr std::int64_t kItems = 256;
-constexpr std::int64_t kColumns = 128;  // of a tile of weights of the experts
+constexpr std::int64_t kColumns = 128;        // of a tile of weights of the experts
+constexpr std::int64_t kTurnedMeanRows = 64;  // of an expert, up to which gemm_turned.cl is faster
 
 enum Mode : cl_int { kStore = 0, kAdd = 1, kSwiglu = 2, kBf16 = 3 };
 
@@ -118,6 +119,45 @@ Span NormedRows(Programs& programs, const LinearArgs& a, std::int64_t* stride) {
   return a.norm.out;
 }
 
+// Whether weights are the first operand of wgmma (gemm_turned.cl): where the mean expert has few
+// rows, of at most max_tiles' entries. Both products or none, because x and act lie in another
+// order; act's rows are whole blocks of 64 columns in bf16.
+bool Turned(Programs& programs, const ExpertsArgs& a) {
+  const std::int64_t pairs = a.T * a.C;
+  const std::int64_t entries = a.max_tiles - pairs / a.tile_rows;
+  const auto turned = [&](DType type) {
+    return type != DType::kBF16 && UsesWgmma(programs, Program::kGemmTurned, type);
+  };
+  return pairs <= kTurnedMeanRows * entries && CeilDiv(a.F, 64) * 64 <= 2 * a.F &&
+         turned(a.gate_up) && turned(a.down);
+}
+
+int TurnedColumns(DType type) { return type == DType::kQ4_K ? 256 : 64; }
+
+void RoundTurned(Programs& programs, const ExpertsArgs& a) {
+  const std::int64_t items = a.T * CeilDiv(a.D, 64) * 8;
+  const cl_kernel kernel =
+      programs.Kernel(TileProgram(programs, a.gate_up), a.gate_up, "gemm_round_turned");
+  Arguments(kernel).Set(a.x, a.x_stride, static_cast<cl_int>(a.T), static_cast<cl_int>(a.D),
+                        cl_int{TurnedColumns(a.gate_up)}, a.work);
+  Enqueue(programs, kernel, {CeilDiv(items, kItems), 1, 1}, kItems);
+}
+
+void LaunchTurnedGateUp(Programs& programs, const ExpertsArgs& a, cl_int slab) {
+  const cl_kernel kernel = programs.Kernel(Program::kGemmTurned, a.gate_up, "gemm_gate_up_turned");
+  Arguments(kernel).Set(SlabAt(a, slab), SlabAt(a, slab + 1), slab, a.table, a.tiles, a.n_tiles,
+                        a.pair_row, a.pair_weight, a.work, a.act, static_cast<cl_int>(a.D),
+                        static_cast<cl_int>(a.F), cl_int{TurnedColumns(a.down)});
+  Enqueue(programs, kernel, {CeilDiv(a.F, kColumns / 2), a.max_tiles, 1}, kItems);
+}
+
+void LaunchTurnedDown(Programs& programs, const ExpertsArgs& a, cl_int slab) {
+  const cl_kernel kernel = programs.Kernel(Program::kGemmTurned, a.down, "gemm_down_turned");
+  Arguments(kernel).Set(SlabAt(a, slab), SlabAt(a, slab + 1), slab, a.table, a.tiles, a.n_tiles,
+                        a.act, a.pair_out, static_cast<cl_int>(a.D), static_cast<cl_int>(a.F));
+  Enqueue(programs, kernel, {CeilDiv(a.D, kColumns), a.max_tiles, 1}, kItems);
+}
+
 void LaunchGateUp(Programs& programs, const ExpertsArgs& a, cl_int slab) {
   const cl_kernel kernel =
       programs.Kernel(TileProgram(programs, a.gate_up), a.gate_up, "gemm_gate_up");
@@ -144,6 +184,9 @@ void LaunchGemmRound(Programs& programs, DType weights, const Span& x, std::int6
 void PrepareGemm(Programs& programs, DType type) {
   if (!IsDeviceFormat(type) || !HasMma(programs, type)) return;
   programs.Build(TileProgram(programs, type), type);
+  if (type != DType::kBF16 && UsesWgmma(programs, Program::kGemmTurned, type)) {
+    programs.Build(Program::kGemmTurned, type);
+  }
   if (type == DType::kBF16 && !UsesWgmma(programs, kWgmma.program, type)) {
     programs.Build(kWide.program, type);
   }
@@ -202,13 +245,24 @@ bool LaunchedGemm(Programs& programs, const ExpertsArgs& a) {
   return true;
 }
 
+std::int64_t ExpertsActColumns(Programs& programs, const ExpertsArgs& a) {
+  return Turned(programs, a) ? TurnedColumns(a.down) : 0;
+}
+
 void LaunchExpertsGemm(Programs& programs, const ExpertsArgs& a) {
   TANDEM_CHECK(GemmTakes(programs, a));
   if (a.T <= 0 || a.max_tiles <= 0) return;
   const auto slabs = static_cast<cl_int>(a.slabs.size());
-  LaunchGemmRound(programs, a.gate_up, a.x, a.x_stride, a.T, a.D, a.work);
-  for (cl_int slab = 0; slab < slabs; slab += kSlabsAtOnce) LaunchGateUp(programs, a, slab);
-  for (cl_int slab = 0; slab < slabs; slab += kSlabsAtOnce) LaunchDown(programs, a, slab);
+  const bool turned = Turned(programs, a);
+  if (turned) {
+    RoundTurned(programs, a);
+  } else {
+    LaunchGemmRound(programs, a.gate_up, a.x, a.x_stride, a.T, a.D, a.work);
+  }
+  const auto gate_up = turned ? LaunchTurnedGateUp : LaunchGateUp;
+  const auto down = turned ? LaunchTurnedDown : LaunchDown;
+  for (cl_int slab = 0; slab < slabs; slab += kSlabsAtOnce) gate_up(programs, a, slab);
+  for (cl_int slab = 0; slab < slabs; slab += kSlabsAtOnce) down(programs, a, slab);
   if (!a.sum) return;
   ExpertCombineArgs sum;
   sum.pair_out = a.pair_out;

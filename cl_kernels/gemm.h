@@ -43,6 +43,9 @@ bool LaunchedGemmBf16(Programs& programs, const LinearArgs& a);
 bool GemmTakes(const Programs& programs, const ExpertsArgs& a);
 bool LaunchedGemm(Programs& programs, const ExpertsArgs& a);
 void LaunchExpertsGemm(Programs& programs, const ExpertsArgs& a);
+// How it leaves act: 0: rows of F as they are; else rows of whole blocks of 64 columns in the order
+// of turned_column (gemm_parts.cl) in blocks of so many.
+std::int64_t ExpertsActColumns(Programs& programs, const ExpertsArgs& a);
 
 // x f32 [T, K], rows x_stride apart, to bf16 at work, rows packed. K % 8 == 0.
 void LaunchGemmRound(Programs& programs, DType weights, const Span& x, std::int64_t x_stride,

@@ -28,6 +28,17 @@
 #define X_ITEMS 4
 #endif
 
+// The order of columns that gemm_turned.cl wants of x, in blocks of 64 or 256 columns, of which a
+// step takes 64: where work-item c's 16 columns of step s begin, and the column at a place.
+INLINE int turned_run(int c, int s, int columns) {
+  return columns == 64 ? 16 * c : 64 * c + s % 2 * 32 + s / 2 * 16;
+}
+INLINE int turned_column(int place, int columns) {
+  const int at = place % columns;
+  return place - at + turned_run(at / 2 % 4, at / 64, columns) + at / 16 % 4 * 4 + at / 8 % 2 * 2 +
+         at % 2;
+}
+
 #if NV_COMPUTE >= 80
 
 INLINE uint swizzled16(uint row, uint chunk) { return row * 32 + ((chunk ^ (row >> 2 & 1)) << 4); }
@@ -139,6 +150,11 @@ INLINE int2 tile_of(int group, int row_tiles, int column_tiles) {
   const global uchar *x, long x_offset, const global uchar *w, ulong codes, ulong side,  \
       const global uchar *w2, ulong codes2, ulong side2, global float *y, long y_offset, \
       long y_stride, int T, int N, int K, int mode
+
+#define EXPERT_ARGS                                                                                \
+  const global uchar *slab_a, const global uchar *slab_b, int slab_index, const global int *table, \
+      long table_offset, const global int *tile_list, long tiles_offset,                           \
+      const global int *n_tiles, long n_tiles_at
 
 #define LINEAR_TILE(SHAPE)                                                                    \
   SHAPE(linear_tile)                                                                          \

@@ -14,7 +14,7 @@ extern const std::string_view common, f16_mma, experts_args, one_row_codes, one_
     router_linear, hand_over, mma, mla_cache, mla_append, mla_attention, mla_heads, mla_heads_mma,
     mla_latents, mla_expanded, mla_expanded_mma, mla_expanded_wgmma, mla_mma, mla_parts, mla_wgmma,
     panels, panel_split, gemm_decode, gemm_parts, gemm_tile, gemm, gemm_wide, gemm_wgmma,
-    gemm_tile_wgmma, wgmma;
+    gemm_tile_wgmma, gemm_turned, wgmma;
 }  // namespace source
 
 namespace {
@@ -56,10 +56,10 @@ std::string LinearTiles() {
 
 std::string_view NameOf(Program program) {
   constexpr std::string_view kNames[] = {
-      "matmul",           "kv_cache",    "mla",          "mla_heads",
-      "panels",           "gemm",        "gemm_wide",    "gemm_wgmma",
-      "gemm_tiles_wgmma", "mla_wgmma",   "mla_expanded", "mla_expanded_wgmma",
-      "linear_batch",     "linear_tile", "one_row_mma",  "rows"};
+      "matmul",       "kv_cache",           "mla",          "mla_heads",        "panels",
+      "gemm",         "gemm_wide",          "gemm_wgmma",   "gemm_tiles_wgmma", "mla_wgmma",
+      "mla_expanded", "mla_expanded_wgmma", "linear_batch", "linear_tile",      "one_row_mma",
+      "rows",         "gemm_turned"};
   return kNames[static_cast<std::size_t>(program)];
 }
 
@@ -101,6 +101,9 @@ std::string TextOf(Program program) {
                          gemm_decode, gemm_parts, gemm_tile_wgmma,
                          GemmTile(1, 16, "NARROW_STAGES", 8), GemmTile(1, 8, "NARROW_STAGES", 4),
                          "#undef MW\n#define MW 2\n", gemm);
+    case Program::kGemmTurned:
+      return fmt::format("{}{}{}#define TILE_WGMMA\n#define WHOLE_LINES\n{}{}{}", common, mma,
+                         wgmma, gemm_decode, gemm_parts, gemm_turned);
     case Program::kGemmWgmma:
       return fmt::format("{}{}{}{}{}{}", common, mma, wgmma, gemm_decode, gemm_parts, gemm_wgmma);
     case Program::kMlaWgmma:
@@ -129,6 +132,7 @@ std::string TypeOption(Program program, DType type) {
     case Program::kGemm:
     case Program::kGemmWide:
     case Program::kGemmTilesWgmma:
+    case Program::kGemmTurned:
     case Program::kGemmWgmma:
       return fmt::format(" -DWTYPE={}", static_cast<int>(type));
     case Program::kKvCache:

@@ -28,6 +28,7 @@ enum class Program : int {
   kLinearTile,        // per weight format: linear_tile, in its shapes
   kOneRowMma,         // per weight format of small codes: one_row_mma
   kRows,              // f32 only: rmsnorm, rope, elementwise, router, hand_over
+  kGemmTurned,        // per weight format but bf16: gemm_turned, patched
 };
 inline constexpr std::array kPrograms{
     Program::kMatmul,      Program::kKvCache,     Program::kMla,
@@ -35,13 +36,14 @@ inline constexpr std::array kPrograms{
     Program::kGemmWide,    Program::kGemmWgmma,   Program::kGemmTilesWgmma,
     Program::kMlaWgmma,    Program::kMlaExpanded, Program::kMlaExpandedWgmma,
     Program::kLinearBatch, Program::kLinearTile,  Program::kOneRowMma,
-    Program::kRows,
+    Program::kRows,        Program::kGemmTurned,
 };
 
 // True where the binary is patched (program_patch.h).
 constexpr bool IsPatched(Program program) {
   return program == Program::kGemmWgmma || program == Program::kGemmTilesWgmma ||
-         program == Program::kMlaWgmma || program == Program::kMlaExpandedWgmma;
+         program == Program::kGemmTurned || program == Program::kMlaWgmma ||
+         program == Program::kMlaExpandedWgmma;
 }
 
 // "matmul", ...: for messages.

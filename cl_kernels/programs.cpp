@@ -23,6 +23,7 @@ DType KeyType(Program program, DType type) {
 // alone the compiler takes a few more. Q4_K's scales take so many that one work-group is quicker.
 std::string_view RegisterOption(Program program, DType type, const DeviceTraits& traits) {
   const bool shares = program == Program::kGemm || program == Program::kGemmTilesWgmma ||
+                      program == Program::kGemmTurned ||
                       (program == Program::kOneRowMma && type != DType::kQ4_K);
   return shares && traits.nv_compute >= 80 ? " -cl-nv-maxrregcount=128" : "";
 }

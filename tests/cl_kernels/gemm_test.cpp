@@ -6,6 +6,7 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <optional>
 
 #include "cl_kernels/launch.h"
@@ -113,6 +114,45 @@ TEST_F(Gemm, RoundsInTheOrderOfFragments) {
       EXPECT_EQ(got[static_cast<std::size_t>((run * 32 + lane) * 8 + word * 2 + k % 2)], want)
           << t << " " << k;
     }
+  }
+}
+
+// Where column k is in the order of gemm_turned.cl, in blocks of `columns`; 0: where it was.
+std::int64_t TurnedPlace(std::int64_t k, std::int64_t columns) {
+  if (columns == 0) return k;
+  const std::int64_t in_block = k % columns;
+  const std::int64_t step = columns == 64 ? 0 : in_block % 64 / 32 + in_block % 32 / 16 * 2;
+  const std::int64_t item = in_block / (columns / 4);
+  return k - in_block + 64 * step + k % 16 / 4 * 16 + k % 4 / 2 * 8 + item * 2 + k % 2;
+}
+
+// Every value in its place, each place once, zeros beyond K.
+TEST_F(Gemm, RoundsInTheOrderOfRegisters) {
+  constexpr std::int64_t kT = 5;
+  constexpr std::int64_t kStride = 517;
+  const std::vector<float> x = RandomFloats(kT * kStride + 3, 17);
+  const ClBuffer in = Upload(device(), x);
+  const cl_kernel kernel = programs().Kernel(cl::Program::kGemm, DType::kBF16, "gemm_round_turned");
+  for (const auto& [columns, K] : {std::pair{64, 80}, {64, 64}, {256, 512}}) {
+    const std::int64_t row = (K + 63) / 64 * 64;
+    const ClBuffer out =
+        Upload(device(), std::vector<std::uint16_t>(static_cast<std::size_t>(kT * row), 1));
+    cl::Arguments(kernel).Set(cl::Span{in.get(), 3}, cl_long{kStride}, cl_int{kT}, cl_int{K},
+                              cl_int{columns}, cl::Span{out.get(), 0});
+    cl::Enqueue(programs(), kernel, {(kT * row / 8 + 255) / 256, 1, 1}, 256);
+    const auto got = Download<std::uint16_t>(device(), out, static_cast<std::size_t>(kT * row));
+    std::vector<int> met(static_cast<std::size_t>(row));
+    for (std::int64_t k = 0; k < row; ++k) {
+      const std::int64_t place = TurnedPlace(k, columns);
+      ++met[static_cast<std::size_t>(place)];
+      for (std::int64_t t = 0; t < kT; ++t) {
+        const std::uint16_t want =
+            k < K ? F32ToBf16(x[static_cast<std::size_t>(3 + t * kStride + k)]) : 0;
+        EXPECT_EQ(got[static_cast<std::size_t>(t * row + place)], want)
+            << K << " " << t << " " << k;
+      }
+    }
+    EXPECT_EQ(std::count(met.begin(), met.end(), 1), row) << columns;
   }
 }
 
@@ -418,26 +458,30 @@ TEST(HiddenPtx, OtherBinariesAreRefused) {
 // A layer of experts in two slabs, with pairs as Group lists them.
 class Layer {
  public:
-  static constexpr std::int64_t kD = 512;
-  static constexpr std::int64_t kF = 512;
   static constexpr std::int64_t kT = 70;
+  struct Widths {
+    std::int64_t D = 512;
+    std::int64_t F = 512;
+    std::int64_t less_F = 256;  // of some experts
+  };
 
-  Layer(const ClDevice& device, bool folds_scales, DType gate_up, DType down)
-      : device_(device), folds_scales_(folds_scales) {
-    AddExpert(0, gate_up, down, kF, 5);
-    AddExpert(1, gate_up, down, kF, 70);
-    AddExpert(-1, gate_up, down, 256, 0);
-    AddExpert(1, gate_up, down, 256, 64);
-    AddExpert(0, gate_up, down, kF, 65);
+  Layer(const ClDevice& device, bool folds_scales, DType gate_up, DType down, const Widths& widths)
+      : device_(device), folds_scales_(folds_scales), D_(widths.D), F_(widths.F) {
+    AddExpert(0, gate_up, down, F_, 5);
+    AddExpert(1, gate_up, down, F_, 70);
+    AddExpert(-1, gate_up, down, widths.less_F, 0);
+    AddExpert(1, gate_up, down, widths.less_F, 64);
+    AddExpert(0, gate_up, down, F_, 65);
     for (WeightBlob& blob : blobs_) slabs_.push_back(blob.Upload(device));
-    x_ = RandomFloats(static_cast<std::size_t>(kT * kD), 21);
+    x_ = RandomFloats(static_cast<std::size_t>(kT * D_), 21);
     weight_ = RandomFloats(row_.size(), 23);
     MakeTokenPairs();
   }
 
-  ::testing::AssertionResult Run(cl::Programs& programs, DType gate_up, DType down) {
+  // `turned`: as where experts have few rows each.
+  ::testing::AssertionResult Run(cl::Programs& programs, DType gate_up, DType down, bool turned) {
     const std::vector<cl_mem> slabs = {slabs_[0].get(), slabs_[1].get()};
-    const std::vector<float> before = RandomFloats(static_cast<std::size_t>(kT * kD), 25);
+    const std::vector<float> before = RandomFloats(static_cast<std::size_t>(kT * D_), 25);
     const auto pairs = static_cast<std::int64_t>(row_.size());
     const ClBuffer table = Upload(device_, table_);
     const ClBuffer tiles = Upload(device_, tiles_);
@@ -448,20 +492,20 @@ class Layer {
     const ClBuffer token_pairs = Upload(device_, token_pairs_);
     const ClBuffer x = Upload(device_, x_);
     const ClBuffer y = Upload(device_, before);
-    const ClBuffer act = Upload(device_, std::vector<float>(static_cast<std::size_t>(pairs * kF)));
-    const ClBuffer out = Upload(device_, std::vector<float>(static_cast<std::size_t>(pairs * kD)));
+    const ClBuffer act = Upload(device_, std::vector<float>(static_cast<std::size_t>(pairs * F_)));
+    const ClBuffer out = Upload(device_, std::vector<float>(static_cast<std::size_t>(pairs * D_)));
     const ClBuffer work =
-        device_.Allocate(static_cast<std::size_t>(cl::GemmWorkFloats(kT, kD)) * 4);
+        device_.Allocate(static_cast<std::size_t>(cl::GemmWorkFloats(kT, D_)) * 4);
     cl::ExpertsArgs a;
     a.slabs = slabs;
     a.gate_up = gate_up;
     a.down = down;
-    a.D = kD;
-    a.F = kF;
+    a.D = D_;
+    a.F = F_;
     a.table = {table.get(), 0};
     a.tiles = {tiles.get(), 0};
     a.n_tiles = {n_tiles.get(), 0};
-    a.max_tiles = static_cast<std::int64_t>(tiles_.size()) + 3;
+    a.max_tiles = static_cast<std::int64_t>(tiles_.size()) + (turned ? 3 : 2);
     a.tile_rows = cl::kGemmTileRows;
     a.pair_row = {row.get(), 0};
     a.pair_weight = {weight.get(), 0};
@@ -469,16 +513,19 @@ class Layer {
     a.T = kT;
     a.C = kC;
     a.x = {x.get(), 0};
-    a.x_stride = kD;
+    a.x_stride = D_;
     a.act = {act.get(), 0};
     a.pair_out = {out.get(), 0};
     a.y = {y.get(), 0};
-    a.y_stride = kD;
+    a.y_stride = D_;
     a.bf16 = true;
     a.work = {work.get(), 0};
     cl::LaunchExpertsGemm(programs, a);
-    const auto acts = Download<std::uint16_t>(device_, act, static_cast<std::size_t>(pairs * kF));
-    const auto sums = Download<float>(device_, out, static_cast<std::size_t>(pairs * kD));
+    act_columns_ = cl::ExpertsActColumns(programs, a);
+    if ((act_columns_ != 0) != turned) return ::testing::AssertionFailure() << "the other form";
+    const auto acts =
+        Download<std::uint16_t>(device_, act, static_cast<std::size_t>(2 * pairs * F_));
+    const auto sums = Download<float>(device_, out, static_cast<std::size_t>(pairs * D_));
     const auto result = CompareActs(acts);
     if (!result) return result;
     const auto downs = CompareDowns(acts, sums);
@@ -488,7 +535,6 @@ class Layer {
 
  private:
   static constexpr std::int64_t kC = 4;
-
   struct Expert {
     TestWeight gate, up, down;
     std::int64_t F = 0;
@@ -498,8 +544,8 @@ class Layer {
 
   void AddExpert(int slab, DType gate_up, DType down, std::int64_t F, std::int64_t n) {
     const auto seed = static_cast<unsigned>(31 + 5 * experts_.size());
-    Expert e{MakeWeight(gate_up, F, kD, seed),       MakeWeight(gate_up, F, kD, seed + 1),
-             MakeWeight(down, kD, F, seed + 2),      F,
+    Expert e{MakeWeight(gate_up, F, D_, seed),       MakeWeight(gate_up, F, D_, seed + 1),
+             MakeWeight(down, D_, F, seed + 2),      F,
              static_cast<std::int64_t>(row_.size()), n};
     cl::ExpertEntry entry;
     if (slab >= 0) {
@@ -529,6 +575,11 @@ class Layer {
     }
   }
 
+  std::size_t ActAt(std::int64_t p, std::int64_t f) const {
+    const std::int64_t row = act_columns_ == 0 ? F_ : (F_ + 63) / 64 * 64;
+    return static_cast<std::size_t>(p * row + TurnedPlace(f, act_columns_));
+  }
+
   static double Slack(const TestWeight& w) {
     const double c = 4 * test::DotFactor(w.cols);
     return BlockElements(w.dtype) == 256 ? c + 3 * 0x1p15 / static_cast<double>(w.cols) : c;
@@ -540,12 +591,12 @@ class Layer {
     for (const Expert& e : experts_) {
       for (std::int64_t p = e.first; p < e.first + e.n; ++p) {
         const float* const x =
-            &x_[static_cast<std::size_t>(row_[static_cast<std::size_t>(p)] * kD)];
+            &x_[static_cast<std::size_t>(row_[static_cast<std::size_t>(p)] * D_)];
         for (std::int64_t f = 0; f < e.F; f += f % 16 == 5 ? 7 : 1) {
           Reference gate, up;
-          for (std::int64_t k = 0; k < kD; ++k) {
-            gate.Add(Rounded(x[k]), e.gate.values[static_cast<std::size_t>(f * kD + k)]);
-            up.Add(Rounded(x[k]), e.up.values[static_cast<std::size_t>(f * kD + k)]);
+          for (std::int64_t k = 0; k < D_; ++k) {
+            gate.Add(Rounded(x[k]), e.gate.values[static_cast<std::size_t>(f * D_ + k)]);
+            up.Add(Rounded(x[k]), e.up.values[static_cast<std::size_t>(f * D_ + k)]);
           }
           const double weight = weight_[static_cast<std::size_t>(p)];
           const double silu = gate.value / (1 + std::exp(-gate.value));
@@ -555,8 +606,7 @@ class Layer {
                       (1.1 * gate.size * std::fabs(up.value) + std::fabs(silu) * up.size);
           // The product is stored in bf16: half a unit of its last place.
           want.size += std::fabs(want.value) * 0x1p-8 / (kEps * Slack(e.gate));
-          worst.See(Bf16ToF32(acts[static_cast<std::size_t>(p * kF + f)]), want, Slack(e.gate), p,
-                    f);
+          worst.See(Bf16ToF32(acts[ActAt(p, f)]), want, Slack(e.gate), p, f);
         }
       }
     }
@@ -568,13 +618,13 @@ class Layer {
     Worst worst;
     for (const Expert& e : experts_) {
       for (std::int64_t p = e.first; p < e.first + e.n; ++p) {
-        for (std::int64_t d = 0; d < kD; d += d % 16 == 5 ? 7 : 1) {
+        for (std::int64_t d = 0; d < D_; d += d % 16 == 5 ? 7 : 1) {
           Reference want;
           for (std::int64_t f = 0; f < e.F; ++f) {
-            want.Add(Bf16ToF32(acts[static_cast<std::size_t>(p * kF + f)]),
+            want.Add(Bf16ToF32(acts[ActAt(p, f)]),
                      e.down.values[static_cast<std::size_t>(d * e.F + f)]);
           }
-          worst.See(sums[static_cast<std::size_t>(p * kD + d)], want, Slack(e.down), p, d);
+          worst.See(sums[static_cast<std::size_t>(p * D_ + d)], want, Slack(e.down), p, d);
         }
       }
     }
@@ -585,14 +635,14 @@ class Layer {
                                       const std::vector<float>& sums) const {
     Worst worst;
     for (std::int64_t t = 0; t < kT; ++t) {
-      for (std::int64_t d = 0; d < kD; ++d) {
+      for (std::int64_t d = 0; d < D_; ++d) {
         Reference want;
-        want.Add(before[static_cast<std::size_t>(t * kD + d)], 1);
+        want.Add(before[static_cast<std::size_t>(t * D_ + d)], 1);
         for (std::int64_t c = 0; c < kC; ++c) {
           const cl_int p = token_pairs_[static_cast<std::size_t>(t * kC + c)];
-          if (p >= 0) want.Add(sums[static_cast<std::size_t>(p * kD + d)], 1);
+          if (p >= 0) want.Add(sums[static_cast<std::size_t>(p * D_ + d)], 1);
         }
-        worst.See(y[static_cast<std::size_t>(t * kD + d)], want, 8, t, d);
+        worst.See(y[static_cast<std::size_t>(t * D_ + d)], want, 8, t, d);
       }
     }
     return worst.Verdict();
@@ -600,6 +650,9 @@ class Layer {
 
   const ClDevice& device_;
   const bool folds_scales_;
+  const std::int64_t D_;
+  const std::int64_t F_;
+  std::int64_t act_columns_ = 0;
   std::vector<Expert> experts_;
   WeightBlob blobs_[2];
   std::vector<ClBuffer> slabs_;
@@ -612,13 +665,21 @@ class Layer {
 TEST_F(Gemm, ExpertsInTwoSlabs) {
   NEEDS_MMA();
   const bool folds = FoldsScales(programs());
+  const auto run = [&](cl::Programs& with, DType gate_up, DType down, bool turned,
+                       const Layer::Widths& widths = {}) {
+    const bool folded = folds && &with == &programs();
+    EXPECT_TRUE(Layer(device(), folded, gate_up, down, widths).Run(with, gate_up, down, turned))
+        << Name(gate_up) << " " << Name(down) << " turned " << turned;
+  };
   for (const DType type : kFormats) {
-    EXPECT_TRUE(Layer(device(), folds, type, type).Run(programs(), type, type)) << Name(type);
+    run(programs(), type, type, false);
+    if (type != DType::kBF16 && folds) run(programs(), type, type, true);
   }
-  EXPECT_TRUE(
-      Layer(device(), folds, DType::kQ4_K, DType::kQ6_K).Run(programs(), DType::kQ4_K, DType::kQ6_K));
-  EXPECT_TRUE(Layer(device(), false, DType::kF8E4M3, DType::kF8E4M3)
-                  .Run(without_wgmma(), DType::kF8E4M3, DType::kF8E4M3));
+  run(programs(), DType::kQ4_K, DType::kQ6_K, folds);
+  run(programs(), DType::kF8E4M3, DType::kQ4_K, folds, {528, 512, 256});
+  run(programs(), DType::kF8E4M3, DType::kF8E4M3, folds, {528, 176, 80});
+  run(programs(), DType::kQ8_0, DType::kQ4_0, folds, {544, 224, 32});
+  run(without_wgmma(), DType::kF8E4M3, DType::kF8E4M3, false);
 }
 
 }  // namespace
