@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "model/open_model.h"
+#include "placement/attention_scratch.h"
 #include "placement/device_parts.h"
 #include "placement/planner.h"
 #include "placement/scratch.h"
@@ -92,11 +93,11 @@ TEST_F(SplitBuffers, AllOnTheDeviceGivesNearlyTheSame) {
 }
 
 // Tokens of two sequences, one forked off the other, whose KV cache lies in buffers of five blocks.
-std::vector<float> OfTwoSequences(Engine& engine) {
+std::vector<float> OfTwoSequences(Engine& engine, std::int64_t chunk) {
   std::vector<std::int32_t> ids;
   for (std::int32_t i = 0; i < 420; ++i) ids.push_back((i * 919 + 13) % 2048);
   const std::int32_t a = engine.NewSequence();
-  std::vector<float> logits = Prefill(engine, a, ids, 64);
+  std::vector<float> logits = Prefill(engine, a, ids, chunk);
   // In the fifth block, the last of its buffer, which is copied to another one.
   const std::int32_t b = engine.Fork(a, 310);
   for (std::int32_t i = 0; i < 40; ++i) {
@@ -120,8 +121,35 @@ TEST_F(SplitBuffers, TheKvCacheOfALayerMayLieInSeveral) {
   Model model = OpenModel(DemoDir());
   Engine split(std::move(model), std::move(plan));
   EXPECT_EQ(split.bytes().devices[0].kv, whole.bytes().devices[0].kv);
-  const Worst worst = WorstDifference(OfTwoSequences(split), OfTwoSequences(whole));
+  const Worst worst = WorstDifference(OfTwoSequences(split, 64), OfTwoSequences(whole, 64));
   EXPECT_LE(worst.difference, 1e-4F) << worst;
+}
+
+// Chunks in the expanded form: the first two of a sequence have their keys in one buffer, the third
+// has not and is absorbed; those of another sequence lie in a later buffer.
+TEST_F(SplitBuffers, TheExpandedFormReadsItsKeysInTheirBuffer) {
+  constexpr std::int64_t kChunk = 128;
+  profile_.context = 1024;
+  profile_.chunk = kChunk;
+  Engine whole = Make(0, Precision::kFast);
+  ASSERT_TRUE(whole.plan().bf16_many_rows);
+  ASSERT_GE(kChunk, LeastExpandedRows(whole.config()));
+  Plan plan = whole.plan();
+  plan.devices[0].max_alloc_bytes = kMost / 2;  // five blocks in f16
+  ASSERT_EQ(KvBuffersOf(whole.config(), plan).count, 4);
+  Model model = OpenModel(DemoDir());
+  Engine split(std::move(model), std::move(plan));
+  const auto logits = [&](Engine& engine) {
+    std::vector<float> all = OfTwoSequences(engine, kChunk);
+    std::vector<std::int32_t> ids(kChunk + 60);
+    for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<std::int32_t>(i * 37 % 2048);
+    const std::int32_t s = engine.NewSequence();
+    const auto third = Prefill(engine, s, ids, kChunk);
+    all.insert(all.end(), third.begin(), third.end());
+    return all;
+  };
+  const Worst worst = WorstDifference(logits(split), logits(whole));
+  EXPECT_LE(worst.difference, 0.1F) << worst;
 }
 
 // 132 blocks of 20 KiB take more than attention's largest buffer for partial results.
