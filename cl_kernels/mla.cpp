@@ -59,7 +59,8 @@ Form ChooseForm(Programs& programs, const MlaAttentionArgs& a) {
     const std::int64_t slots = a.T * a.H;
     const bool wide = a.H % 64 == 0 || slots >= kManySlots;
     if (!wide) return {Program::kMla, "mla_mma_16", 128, {CeilDiv(slots, 16), 1}};
-    if (programs.NvCompute(Program::kMlaWgmma, a.kv_type) == 90) {
+    // mla_wgmma.cl reads queries in fours.
+    if (a.q.offset % 4 == 0 && programs.NvCompute(Program::kMlaWgmma, a.kv_type) == 90) {
       return {Program::kMlaWgmma, "mla_wgmma_64", 256, {CeilDiv(slots, 64), 1}};
     }
     return {Program::kMla, "mla_mma_64", 256, {CeilDiv(slots, 64), 1}};

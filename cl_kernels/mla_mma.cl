@@ -21,19 +21,6 @@
 // mt_n becomes known by inlining.
 #define MOST_MT 2
 
-INLINE void load_matrices(uint* b, uint address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
-               : "r"(address)
-               : "memory");
-}
-INLINE void load_matrices_transposed(uint* b, uint address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
-               : "r"(address)
-               : "memory");
-}
-
 #if KVTYPE == KVTYPE_F16
 #define MMA_NAME "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
 #else

@@ -63,6 +63,19 @@ INLINE int any_in_warp(int condition) {
   return any;
 }
 
+INLINE void load_matrices(uint* b, uint address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
+               : "r"(address)
+               : "memory");
+}
+INLINE void load_matrices_transposed(uint* b, uint address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
+               : "r"(address)
+               : "memory");
+}
+
 INLINE void put4(uint to, const float* v) {
   asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to), "f"(v[0]), "f"(v[1]),
                "f"(v[2]), "f"(v[3])
@@ -82,6 +95,10 @@ INLINE float get1(uint from) {
   float v;
   asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(from) : "memory");
   return v;
+}
+
+INLINE void put2(uint to, uint first, uint second) {
+  asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(to), "r"(first), "r"(second) : "memory");
 }
 
 // Where 16 bytes of a key lie in a stage: 64 values of all 16 keys after another 64, swizzled.
@@ -128,6 +145,30 @@ INLINE uint decode2(uint codes, float scale) {
   return pack(first * scale, second * scale);
 }
 
+// 16 codes of a raw key to bf16 in the stage, two units of it.
+INLINE void decode_codes(uint stage, uint raw, int key, int unit) {
+  float codes[4];
+  const float scale = get1(raw + 512 + unit / 8 * 4);
+  get4(codes, raw + unit * 16);
+#pragma unroll
+  for (int half_unit = 0; half_unit < 2; ++half_unit) {
+    float out[4];
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+      const uint four = as_uint(codes[half_unit * 2 + c]);
+      out[2 * c] = as_float(decode2(four & 0xffffu, scale));
+      out[2 * c + 1] = as_float(decode2(four >> 16, scale));
+    }
+    put4(stage + unit_at(key, 2 * unit + half_unit), out);
+  }
+}
+// Eight values of the roped key, which is bf16 already.
+INLINE void copy_roped(uint stage, uint raw, int key, int unit) {
+  float rope[4];
+  get4(rope, raw + 528 + unit * 16);
+  put4(stage + unit_at(key, 64 + unit), rope);
+}
+
 // 16 raw keys to bf16 in the stage.
 INLINE void decode_keys(uint stage, uint raw, const int items) {
   const int sharers = items / KEYS;
@@ -136,28 +177,9 @@ INLINE void decode_keys(uint stage, uint raw, const int items) {
   raw += key * RAW_ROW_BYTES;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const int unit = unit0 + i * sharers;  // 16 codes, two units of the stage
-    if (unit >= 32) continue;
-    float codes[4];
-    const float scale = get1(raw + 512 + unit / 8 * 4);
-    get4(codes, raw + unit * 16);
-#pragma unroll
-    for (int half_unit = 0; half_unit < 2; ++half_unit) {
-      float out[4];
-#pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const uint four = as_uint(codes[half_unit * 2 + c]);
-        out[2 * c] = as_float(decode2(four & 0xffffu, scale));
-        out[2 * c + 1] = as_float(decode2(four >> 16, scale));
-      }
-      put4(stage + unit_at(key, 2 * unit + half_unit), out);
-    }
+    if (unit0 + i * sharers < 32) decode_codes(stage, raw, key, unit0 + i * sharers);
   }
-  if (unit0 < 8) {  // the roped key is bf16 already
-    float rope[4];
-    get4(rope, raw + 528 + unit0 * 16);
-    put4(stage + unit_at(key, 64 + unit0), rope);
-  }
+  if (unit0 < 8) copy_roped(stage, raw, key, unit0);
 }
 #endif
 
@@ -185,6 +207,48 @@ INLINE void load_queries(uint* a, const global float* q, long slot0, long slots,
 #endif
       a[4 * k + i] = pack(first, second);
     }
+  }
+}
+
+// For mla_wgmma.cl, q on 16 bytes. x[9][4]: of every run of 32 columns of this group's k-steps,
+// four of slots lane / 8 + 4 i of this warp's 16, zeros from `slots` on. The runs: 256 columns of
+// its own, and half of the last 64.
+INLINE void load_query_rows(float4* x, const global float* q, int team, int slots) {
+  const int lane = (int)get_local_id(0) % 32;
+#pragma unroll
+  for (int k = 0; k < 9; ++k) {
+    const int column = (k < 8 ? team * 256 + k * 32 : 512 + team * 32) + lane % 8 * 4;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int slot = lane / 8 + 4 * i;
+      x[4 * k + i] = (float4)(0.0f);
+      if (slot < slots) x[4 * k + i] = *(const global float4*)(q + slot * 576 + column);
+    }
+  }
+}
+
+// The A operand of this group's k-steps, by way of the warp's 1024 bytes at `mail`: rows of 64
+// bytes, swizzled.
+INLINE void pack_queries(uint* a, const float4* x, uint mail) {
+  const int lane = (int)get_local_id(0) % 32;
+  const int row = lane % 16;
+  const uint from = mail + row * 64;
+#pragma unroll
+  for (int k = 0; k < 9; ++k) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      float4 v = x[4 * k + i];
+#if KVTYPE == KVTYPE_F16
+      v = clamp(v, -65504.0f, 65504.0f);
+#endif
+      const int slot = lane / 8 + 4 * i;
+      put2(mail + slot * 64 + (lane % 8 / 2 ^ slot / 2 % 4) * 16 + lane % 2 * 8, pack(v.x, v.y),
+           pack(v.z, v.w));
+    }
+    asm volatile("bar.warp.sync 0xffffffff;" ::: "memory");
+    load_matrices(a + 8 * k, from + (lane / 16 ^ row / 2 % 4) * 16);
+    load_matrices(a + 8 * k + 4, from + ((2 + lane / 16) ^ row / 2 % 4) * 16);
+    asm volatile("bar.warp.sync 0xffffffff;" ::: "memory");
   }
 }
 

@@ -50,6 +50,14 @@ INLINE void wgmma_wait(void) {
   asm volatile("//PTX wgmma.wait_group.sync.aligned 0;" : : : "memory");
 }
 
+// Lane 0's number. Descriptors made of it stay in uniform registers: else every wgmma waits until
+// its own has been moved there.
+INLINE int uniform_of(int v) {
+  int same;
+  asm volatile("shfl.sync.idx.b32 %0, %1, 0, 0x1f, 0xffffffff;" : "=r"(same) : "r"(v));
+  return same;
+}
+
 // Descriptors of keys of attention at `address`: eight are 1024 bytes, swizzled by 128. For values
 // the next 64 columns are unit_bytes further on.
 INLINE ulong keys_at(uint address) {

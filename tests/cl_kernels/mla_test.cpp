@@ -506,6 +506,7 @@ struct AttentionCase {
   std::vector<int> sequence = {};  // of each row; empty: every row its own
   std::int64_t before = 0;         // runs of other launches for the same rows
   std::int64_t behind = 0;
+  std::int64_t q_at = 0;  // where q begins in its buffer
 };
 
 struct Result {
@@ -587,7 +588,9 @@ class MlaAttentionTest : public MlaTest {
   // Rows [first, first + T).
   Result Run(const AttentionCase& c, cl::Kernels& with, std::int64_t first, std::int64_t T,
              bool bf16 = false) {
-    const ClBuffer q = test::Upload(device(), q_);
+    std::vector<float> moved(static_cast<std::size_t>(c.q_at));
+    moved.insert(moved.end(), q_.begin(), q_.end());
+    const ClBuffer q = test::Upload(device(), moved);
     const ClBuffer kv = test::Upload(device(), kv_);
     const ClBuffer tables = test::Upload(device(), tables_);
     const ClBuffer starts = test::Upload(device(), table_start_);
@@ -598,7 +601,7 @@ class MlaAttentionTest : public MlaTest {
     const ClBuffer parts = test::Upload(device(), std::vector<float>(count * R, 1e30F));
     const ClBuffer lse = test::Upload(device(), std::vector<float>(count, 1e30F));
     cl::MlaAttentionArgs a;
-    a.q = {q.get(), first * c.H * (c.R + c.d)};
+    a.q = {q.get(), c.q_at + first * c.H * (c.R + c.d)};
     a.kv = kv.get();
     a.kv_type = c.type;
     a.tables = Whole(tables);
@@ -781,6 +784,15 @@ TEST_P(MlaMmaTest, OneLaunchOfSeveral) {
   for (const DType type : kMmaTypes) {
     CheckMma({64, 512, 64, {0, 64, 130, 0}, 2, type, 1.0F, {}, 2, 1});
     CheckMma({16, 512, 64, {200, 0, 70}, 3, type, 1.0F, {}, 1, 2});
+  }
+}
+
+// Queries are read in fours; others have another form.
+TEST_P(MlaMmaTest, QueriesAnywhere) {
+  for (const std::int64_t at : {4, 1}) {
+    AttentionCase c{64, 512, 64, {17, 65}, 2, DType::kF16};
+    c.q_at = at;
+    CheckMma(c);
   }
 }
 
