@@ -1,6 +1,7 @@
 // Products of few rows of x on the first OpenCL device, beside the rate at which it streams memory:
-//   gemv_bench [--rows | --one] [format ...]
-// --rows: one to 32 rows, each in every form that takes them; --one: one row only.
+//   gemv_bench [--rows | --one | --small] [format ...]
+// --rows: one to 32 rows, each in every form that takes them; --one: one row only; --small: one row
+// of V2-Lite's products, which take the host longer to enqueue than a GPU to compute.
 // Launches follow each other in one queue, over different weights, so that no cache holds them.
 #include <fmt/format.h>
 
@@ -202,9 +203,13 @@ class Bench {
     for (int round = 0; round < 3; ++round) {
       const auto start = Clock::now();
       for (int i = 0; i < count; ++i) launch();
+      const auto enqueued = Clock::now() - start;
       device_.Finish();
       const double us =
           std::chrono::duration<double, std::micro>(Clock::now() - start).count() / count;
+      if (us < best) {
+        enqueue_us_ = std::chrono::duration<double, std::micro>(enqueued).count() / count;
+      }
       best = std::min(best, us);
       count = std::clamp(static_cast<int>(20'000 / us), 8, 400);
     }
@@ -213,8 +218,8 @@ class Bench {
 
   void Print(const std::string& what, DType type, double us, double bytes) const {
     const double rate = bytes / us * 1e6;
-    fmt::print("{:8} {} {:8.1f} us {:6.0f} GB/s {:4.0f} %\n", Name(type), what, us, rate / 1e9,
-               100 * rate / stream_);
+    fmt::print("{:8} {} {:8.1f} us {:6.0f} GB/s {:4.0f} %, enqueued in {:.1f} us\n", Name(type),
+               what, us, rate / 1e9, 100 * rate / stream_, enqueue_us_);
     std::fflush(stdout);
   }
 
@@ -225,6 +230,7 @@ class Bench {
   ClBuffer pool_;
   ClBuffer scratch_;
   double stream_ = 0;
+  double enqueue_us_ = 0;  // the host's part of what Time found last
   std::uint64_t at_ = 0;
 };
 
@@ -251,6 +257,17 @@ void RunOne(Bench& bench, DType type) {
   bench.Linear(type, 7168, 2048, 1, false);
   bench.Linear(type, 2048, 7168, 1, true);
   bench.Experts(type, 7168, 2048, 8, 1);
+}
+
+void RunSmall(Bench& bench, DType type) {
+  struct Shape {
+    std::int64_t N, K;
+  };
+  for (const Shape s : {Shape{3072, 2048}, {2048, 2048}, {576, 2048}, {3648, 2048}, {2048, 2816}}) {
+    if (s.K % BlockElements(type) == 0) bench.Linear(type, s.N, s.K, 1, false);
+  }
+  bench.Linear(type, 2816, 2048, 1, true);
+  bench.Experts(type, 2048, 1408 / BlockElements(type) * BlockElements(type), 6, 1);
 }
 
 void RunForms(Bench& bench, DType type) {
@@ -283,8 +300,9 @@ int main(int argc, char** argv) {
   Bench bench(device);
   const bool rows = argc > 1 && std::string_view(argv[1]) == "--rows";
   const bool one = argc > 1 && std::string_view(argv[1]) == "--one";
-  const auto run = rows ? RunForms : one ? RunOne : Run;
-  const int first = rows || one ? 2 : 1;
+  const bool small = argc > 1 && std::string_view(argv[1]) == "--small";
+  const auto run = rows ? RunForms : one ? RunOne : small ? RunSmall : Run;
+  const int first = rows || one || small ? 2 : 1;
   for (int i = first; i < argc; ++i) {
     const std::optional<DType> type = ParseWeightFormat(argv[i]);
     if (!type || !IsDeviceFormat(*type)) {
