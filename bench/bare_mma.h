@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
+#include <string>
 
 #include "memory/cl_device.h"
 
@@ -34,15 +35,21 @@ kernel __attribute__((reqd_work_group_size(256, 1, 1))) void bare(global float* 
 }
 )CLC";
 
-// FLOP/s of mma.sync in bf16 with nothing else to do, the best of three.
-inline double BareMmaRate(const ClDevice& device) {
-  using Clock = std::chrono::steady_clock;
-  const char* text = kBareMma;
+inline ClProgramHandle ProgramOf(const ClDevice& device, const std::string& source,
+                                 const std::string& options = "") {
+  const char* text = source.c_str();
   cl_int error = CL_SUCCESS;
-  const ClProgramHandle program(
-      clCreateProgramWithSource(device.context(), 1, &text, nullptr, &error));
+  ClProgramHandle program(clCreateProgramWithSource(device.context(), 1, &text, nullptr, &error));
   ClCheck(error, "clCreateProgramWithSource");
-  ClCheck(clBuildProgram(program.get(), 0, nullptr, "", nullptr, nullptr), "clBuildProgram");
+  ClCheck(clBuildProgram(program.get(), 0, nullptr, options.c_str(), nullptr, nullptr),
+          "clBuildProgram");
+  return program;
+}
+
+// FLOP/s of a kernel `bare`, the best of three; `flops` a work-group and round.
+inline double BareRate(const ClDevice& device, const ClProgramHandle& program, double flops) {
+  using Clock = std::chrono::steady_clock;
+  cl_int error = CL_SUCCESS;
   const ClKernelHandle kernel(clCreateKernel(program.get(), "bare", &error));
   ClCheck(error, "clCreateKernel");
   const std::size_t local = 256;
@@ -62,9 +69,14 @@ inline double BareMmaRate(const ClDevice& device) {
     }
     device.Finish();
     const double s = std::chrono::duration<double>(Clock::now() - start).count() / 8;
-    if (i > 0) best = std::max(best, static_cast<double>(global / 32) * rounds * 8 * 4096 / s);
+    if (i > 0) best = std::max(best, static_cast<double>(global / local) * rounds * flops / s);
   }
   return best;
+}
+
+// FLOP/s of mma.sync in bf16 with nothing else to do.
+inline double BareMmaRate(const ClDevice& device) {
+  return BareRate(device, ProgramOf(device, kBareMma), 8 * 8 * 4096);
 }
 
 }  // namespace tandem

@@ -12,6 +12,8 @@
 #include <string>
 #include <vector>
 
+#include "bench/bare_f8.h"
+#include "bench/bare_mma.h"
 #include "bench/bench_device.h"
 #include "cl_kernels/device_traits.h"
 #include "cl_kernels/gemm.h"
@@ -25,29 +27,6 @@ namespace tandem {
 namespace {
 
 constexpr std::size_t kPattern = std::size_t{16} << 20;
-
-constexpr const char* kBareMma = R"(
-kernel __attribute__((reqd_work_group_size(256, 1, 1))) void bare(global float* out, int rounds) {
-  float c[16][4];
-  const uint a = 0x3f803f80u + (uint)get_local_id(0), b = 0x3c003c00u;
-#pragma unroll
-  for (int i = 0; i < 16; ++i)
-    for (int j = 0; j < 4; ++j) c[i][j] = (float)i;
-  for (int r = 0; r < rounds; ++r) {
-#pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      asm volatile(
-          "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %4, %4, %4}, "
-          "{%5, %5}, {%0, %1, %2, %3};"
-          : "+f"(c[i][0]), "+f"(c[i][1]), "+f"(c[i][2]), "+f"(c[i][3])
-          : "r"(a), "r"(b));
-    }
-  }
-  float sum = 0;
-#pragma unroll
-  for (int i = 0; i < 16; ++i) sum += c[i][0] + c[i][1] + c[i][2] + c[i][3];
-  out[get_global_id(0)] = sum;
-})";
 
 double Seconds(const ClDevice& device, const std::function<void()>& work) {
   device.Finish();
@@ -72,9 +51,10 @@ class Bench {
     Limits();
   }
 
-  void Linear(DType type, std::int64_t T, std::int64_t N, std::int64_t K, bool swiglu = false) {
-    const std::string name =
-        fmt::format("linear {}{} {} x {} x {}", Name(type), swiglu ? " swiglu" : "", T, N, K);
+  void Linear(DType type, std::int64_t T, std::int64_t N, std::int64_t K, bool swiglu = false,
+              bool fp8 = false) {
+    const std::string name = fmt::format("linear {}{}{} {} x {} x {}", fp8 ? "FP8 x " : "",
+                                         Name(type), swiglu ? " swiglu" : "", T, N, K);
     if (name.find(word_) == std::string::npos) return;
     const ClBuffer weights = Weights(2 * MatrixBytes(type, N, K));
     const ClBuffer x = Weights(static_cast<std::size_t>(T * K) * 4);
@@ -90,11 +70,12 @@ class Bench {
     a.T = T;
     a.swiglu = swiglu;
     a.bf16 = true;
+    a.fp8 = fp8;
     a.work = {work.get(), 0};
     if (!cl::GemmTakes(programs_, a)) return;
     const double matrices = swiglu ? 2 : 1;
     Report(name, matrices * 2.0 * static_cast<double>(T) * static_cast<double>(N * K),
-           matrices * static_cast<double>(MatrixBytes(type, N, K)),
+           fp8 ? f8_flops_ : flops_, matrices * static_cast<double>(MatrixBytes(type, N, K)),
            [&] { cl::LaunchGemm(programs_, a); });
   }
 
@@ -172,7 +153,7 @@ class Bench {
     a.bf16 = true;
     a.work = {work.get(), 0};
     if (!cl::GemmTakes(programs_, a)) return;
-    Report(name, 6.0 * static_cast<double>(P) * static_cast<double>(D * F),
+    Report(name, 6.0 * static_cast<double>(P) * static_cast<double>(D * F), flops_,
            static_cast<double>(E) * static_cast<double>(2 * gate + down),
            [&] { cl::LaunchExpertsGemm(programs_, a); });
   }
@@ -219,40 +200,24 @@ class Bench {
     const ClBuffer memory = Weights(std::size_t{2} << 30);
     const DeviceRead read(device_, memory.get(), memory.bytes());
     for (int i = 0; i < 5; ++i) bytes_per_s_ = std::max(bytes_per_s_, read.Measure());
-    if (programs_.traits().nv_compute >= 80) MeasureMma();
-    if (!programs_.HasWgmma()) fmt::print("no wgmma: {}\n", fmt::join(programs_.refusals(), "; "));
+    const int nv = programs_.traits().nv_compute;
+    if (nv >= 80) flops_ = BareMmaRate(device_);
+    if (nv >= 89) f8_flops_ = BareMmaF8Rate(device_);
+    if (!programs_.HasWgmma()) {
+      fmt::print("no wgmma: {}\n", fmt::join(programs_.refusals(), "; "));
+    }
     fmt::print("{}, driver {}: streaming read {:.0f} GB/s, mma.sync bf16 {:.0f} TFLOP/s\n",
                device_.info().name, device_.info().driver_version, bytes_per_s_ * 1e-9,
                flops_ * 1e-12);
+    if (f8_flops_ > 0) fmt::print("mma.sync e4m3 {:.0f} TFLOP/s\n", f8_flops_ * 1e-12);
+    if (nv == 90 && programs_.NvCompute(cl::Program::kGemmF8Wgmma, DType::kF8E4M3) == 90) {
+      f8_flops_ = BareWgmmaF8Rate(device_);
+      fmt::print("wgmma e4m3 {:.0f} TFLOP/s\n", f8_flops_ * 1e-12);
+    }
   }
 
-  void MeasureMma() {
-    const cl_device_id id = device_.id();
-    const ClProgramHandle program(clCreateProgramWithSource(
-        device_.context(), 1, const_cast<const char**>(&bare_), nullptr, nullptr));
-    ClCheck(clBuildProgram(program.get(), 1, &id, "", nullptr, nullptr), "clBuildProgram");
-    const ClKernelHandle kernel(clCreateKernel(program.get(), "bare", nullptr));
-    const std::size_t groups = 4 * device_.info().compute_units;
-    const std::size_t global = groups * 256;
-    const std::size_t local = 256;
-    const ClBuffer out = device_.Allocate(global * 4);
-    cl_mem memory = out.get();
-    const cl_int rounds = 4096;
-    clSetKernelArg(kernel.get(), 0, sizeof(memory), &memory);
-    clSetKernelArg(kernel.get(), 1, sizeof(rounds), &rounds);
-    const auto launch = [&] {
-      ClCheck(clEnqueueNDRangeKernel(device_.queue(), kernel.get(), 1, nullptr, &global, &local, 0,
-                                     nullptr, nullptr),
-              "clEnqueueNDRangeKernel");
-    };
-    Seconds(device_, launch);
-    const double seconds = Seconds(device_, [&] {
-      for (int i = 0; i < 5; ++i) launch();
-    });
-    flops_ = 5.0 * static_cast<double>(groups) * 8 * 16 * rounds * 4096 / seconds;
-  }
-
-  void Report(const std::string& name, double flops, double bytes,
+  // `rate`: FLOP/s of the bare instruction.
+  void Report(const std::string& name, double flops, double rate, double bytes,
               const std::function<void()>& launch) {
     launch();
     const double once = Seconds(device_, launch);
@@ -263,7 +228,7 @@ class Bench {
                                     for (int i = 0; i < times; ++i) launch();
                                   }) / times);
     }
-    const double bound = std::max(flops_ > 0 ? flops / flops_ : 0, bytes / bytes_per_s_);
+    const double bound = std::max(rate > 0 ? flops / rate : 0, bytes / bytes_per_s_);
     fmt::print("{:<48} {:8.3f} ms {:6.1f} TFLOP/s {:6.0f} GB/s  {:3.0f} % of the bound\n", name,
                seconds * 1e3, flops / seconds * 1e-12, bytes / seconds * 1e-9,
                100 * bound / seconds);
@@ -276,7 +241,7 @@ class Bench {
   ClBuffer pattern_;
   double bytes_per_s_ = 0;
   double flops_ = 0;
-  const char* bare_ = kBareMma;
+  double f8_flops_ = 0;
 };
 
 void RunAll(Bench& bench) {
@@ -291,6 +256,11 @@ void RunAll(Bench& bench) {
     bench.Linear(type, 4096, 7168, 7168);
   }
   bench.Linear(DType::kF8E4M3, 64, 7168, 7168);
+  bench.Linear(DType::kF8E4M3, 256, 7168, 7168);
+  bench.Linear(DType::kF8E4M3, 8192, 8192, 8192, false, true);
+  bench.Linear(DType::kF8E4M3, 4096, 7168, 7168, false, true);
+  bench.Linear(DType::kF8E4M3, 4096, 2048, 7168, true, true);
+  bench.Linear(DType::kF8E4M3, 256, 7168, 7168, false, true);
   for (const DType type : {DType::kF8E4M3, DType::kQ4_K, DType::kBF16}) {
     bench.Experts(type, 64, 384, 2048, 1408);
     bench.Experts(type, 256, 64, 7168, 2048);

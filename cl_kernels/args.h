@@ -58,6 +58,8 @@ struct LinearArgs {
   // Many rows may round x (and weights that bf16 cannot hold) to bf16; a device with matrix units
   // does from DeviceTraits::batch_rows_min rows on.
   bool bf16 = false;
+  // And, where a weight is FP8, to e4m3 with a scale for each row and 128 columns (e4m3.cl).
+  bool fp8 = false;
   // Scratch of GemmWorkFloats floats for many rows; buffer null: the form without it.
   Span work = {};
 };

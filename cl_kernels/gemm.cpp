@@ -12,6 +12,7 @@ namespace tandem::cl {
 namespace {
 
 constexpr std::int64_t kItems = 256;
+constexpr std::int64_t kF8Columns = 128;      // that have a scale
 constexpr std::int64_t kColumns = 128;        // of a tile of weights of the experts
 constexpr std::int64_t kTurnedMeanRows = 64;  // of an expert, up to which gemm_turned.cl is faster
 
@@ -44,6 +45,8 @@ struct Form {
   std::int64_t columns;
 };
 constexpr Form kWide{Program::kGemmWide, "gemm_linear_wide", 256, 128};
+constexpr Form kF8Wgmma{Program::kGemmF8Wgmma, "gemm_f8_wgmma", 256, 128};
+constexpr Form kF8Narrow{Program::kGemmF8Wgmma, "gemm_f8_wgmma_narrow", 128, 128};
 constexpr Form kWgmma{Program::kGemmWgmma, "gemm_linear_wgmma", 256, 128};
 
 // The program with the tiles of 128 x 128 for weights of a type. bf16 weights pass by cp.async, for
@@ -54,9 +57,16 @@ Program TileProgram(Programs& programs, DType type) {
              : Program::kGemm;
 }
 
-Form FormOf(Programs& programs, const Weight& w, std::int64_t T, bool swiglu) {
+bool IsF8(const Form& form) { return form.program == Program::kGemmF8Wgmma; }
+
+Form FormOf(Programs& programs, const Weight& w, std::int64_t T, bool swiglu, bool fp8) {
   const std::int64_t tiles =
       CeilDiv(T, kWide.rows) * CeilDiv(w.rows * (swiglu ? 2 : 1), kWide.columns);
+  // Codes are counted in 32 bits.
+  if (fp8 && w.dtype == DType::kF8E4M3 && w.rows * w.cols <= std::int64_t{UINT32_MAX} &&
+      UsesWgmma(programs, kF8Wgmma.program, w.dtype)) {
+    return tiles >= programs.device().info().compute_units ? kF8Wgmma : kF8Narrow;
+  }
   if (w.dtype != DType::kBF16 || tiles < programs.device().info().compute_units) {
     return {TileProgram(programs, w.dtype), "gemm_linear", 128, 128};
   }
@@ -88,9 +98,22 @@ void Round(Programs& programs, DType weights, const Span& x, std::int64_t x_stri
   Enqueue(programs, kernel, {CeilDiv(eighths, kItems), 1, 1}, kItems);
 }
 
+void LaunchE4m3(Programs& programs, const char* name, const Span& x, std::int64_t stride,
+                std::int64_t T, std::int64_t K, const Span& out) {
+  const cl_kernel kernel = programs.Kernel(Program::kE4m3, DType::kF8E4M3, name);
+  Arguments(kernel).Set(x, stride, cl_int{Aligned16(x.offset, stride)}, static_cast<cl_int>(T),
+                        static_cast<cl_int>(K), out);
+  Enqueue(programs, kernel, {CeilDiv(T, 16) * CeilDiv(K, kF8Columns), 1, 1}, kItems);
+}
+
+void RoundToE4m3(Programs& programs, const LinearArgs& a, const Span& x, std::int64_t stride) {
+  LaunchE4m3(programs, "e4m3_fragments", x, stride, a.T, a.w.cols, a.work);
+}
+
 // x, in bf16, to a.work in the form's order.
 void RoundFor(Programs& programs, const Form& form, const LinearArgs& a, const Span& x,
               std::int64_t stride) {
+  if (IsF8(form)) return RoundToE4m3(programs, a, x, stride);
   if (form.program != Program::kGemmWgmma) {
     return Round(programs, a.w.dtype, x, stride, a.T, a.w.cols, form.program == Program::kGemmWide,
                  a.work);
@@ -176,12 +199,21 @@ void LaunchDown(Programs& programs, const ExpertsArgs& a, cl_int slab) {
 
 }  // namespace
 
+void LaunchE4m3Values(Programs& programs, const Span& x, std::int64_t x_stride, std::int64_t T,
+                      std::int64_t K, const Span& out) {
+  LaunchE4m3(programs, "e4m3_values", x, x_stride, T, K, out);
+}
+
 void LaunchGemmRound(Programs& programs, DType weights, const Span& x, std::int64_t x_stride,
                      std::int64_t T, std::int64_t K, const Span& work) {
   Round(programs, weights, x, x_stride, T, K, false, work);
 }
 
-void PrepareGemm(Programs& programs, DType type) {
+void PrepareGemm(Programs& programs, DType type, bool fp8) {
+  if (fp8 && type == DType::kF8E4M3) {
+    programs.Build(Program::kE4m3, type);
+    UsesWgmma(programs, kF8Wgmma.program, type);
+  }
   if (!IsDeviceFormat(type) || !HasMma(programs, type)) return;
   programs.Build(TileProgram(programs, type), type);
   if (type != DType::kBF16 && UsesWgmma(programs, Program::kGemmTurned, type)) {
@@ -213,11 +245,11 @@ void LaunchGemm(Programs& programs, const LinearArgs& a) {
   std::int64_t stride = 0;
   const Span x = NormedRows(programs, a, &stride);
   const Mode mode = a.swiglu ? kSwiglu : a.accumulate ? kAdd : kStore;
-  const Form form = FormOf(programs, a.w, a.T, a.swiglu);
+  const Form form = FormOf(programs, a.w, a.T, a.swiglu, a.fp8);
   RoundFor(programs, form, a, x, stride);
   LaunchProduct(programs, form, a, a.w, a.y, a.y_stride, mode);
   if (a.w2.buffer == nullptr || a.swiglu) return;
-  const Form second = FormOf(programs, a.w2, a.T, false);
+  const Form second = FormOf(programs, a.w2, a.T, false, a.fp8);
   if (second.program != form.program) RoundFor(programs, second, a, x, stride);
   LaunchProduct(programs, second, a, a.w2, a.y2, a.y2_stride, kStore);
 }
@@ -225,7 +257,7 @@ void LaunchGemm(Programs& programs, const LinearArgs& a) {
 bool LaunchedGemmBf16(Programs& programs, const LinearArgs& a) {
   TANDEM_CHECK(a.norm.w.buffer == nullptr && a.w2.buffer == nullptr && !a.accumulate);
   if (!GemmTakes(programs, a) || !HasMma(programs, a.w.dtype) || a.w.rows % 2 != 0) return false;
-  const Form form = FormOf(programs, a.w, a.T, false);
+  const Form form = FormOf(programs, a.w, a.T, false, a.fp8);
   RoundFor(programs, form, a, a.x, a.x_stride);
   LaunchProduct(programs, form, a, a.w, a.y, a.y_stride, kBf16);
   return true;

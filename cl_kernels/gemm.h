@@ -15,7 +15,7 @@ namespace tandem::cl {
 
 // Floats of LinearArgs::work that T rows of K values need: x in bf16, on whole lines.
 constexpr std::int64_t GemmWorkFloats(std::int64_t T, std::int64_t K) {
-  return (T + 15) / 16 * 16 * ((K + 63) / 64 * 64) / 2;
+  return (T + 15) / 16 * 16 * ((K + 127) / 128 * 128) / 2;
 }
 
 // Pairs of a tile of experts. A tile of up to half as many costs half as much.
@@ -23,9 +23,9 @@ inline constexpr std::int64_t kGemmTileRows = 128;
 // Fewer rows than this are quicker without matrix units.
 inline constexpr std::int64_t kGemmMinRows = 32;
 
-// Builds what products with weights of a type need, so that no step compiles. Nothing where the
-// device has no matrix units.
-void PrepareGemm(Programs& programs, DType type);
+// Builds what products with weights of a type need, with fp8 also as LinearArgs::fp8 has them, so
+// that no step compiles. Nothing where the device has no matrix units.
+void PrepareGemm(Programs& programs, DType type, bool fp8);
 
 // True where this device has a form for these arguments and is faster with it: then LaunchGemm runs
 // it. Needs a.bf16 and a.work, at least kGemmMinRows rows, and a K that is a multiple of 8 for BF16
@@ -46,6 +46,10 @@ void LaunchExpertsGemm(Programs& programs, const ExpertsArgs& a);
 // How it leaves act: 0: rows of F as they are; else rows of whole blocks of 64 columns in the order
 // of turned_column (gemm_parts.cl) in blocks of so many.
 std::int64_t ExpertsActColumns(Programs& programs, const ExpertsArgs& a);
+
+// The e4m3 nearest to x, times their scales (e4m3.cl), f32 [T, K] at `out`. K % 8 == 0.
+void LaunchE4m3Values(Programs& programs, const Span& x, std::int64_t x_stride, std::int64_t T,
+                      std::int64_t K, const Span& out);
 
 // x f32 [T, K], rows x_stride apart, to bf16 at work, rows packed. K % 8 == 0.
 void LaunchGemmRound(Programs& programs, DType weights, const Span& x, std::int64_t x_stride,

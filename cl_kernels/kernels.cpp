@@ -54,11 +54,12 @@ Kernels::Kernels(const ClDevice& device, std::filesystem::path cache_dir,
 
 Kernels::~Kernels() = default;
 
-void Kernels::Prepare(const std::vector<DType>& weight_formats, DType kv_type, bool many_rows) {
+void Kernels::Prepare(const std::vector<DType>& weight_formats, DType kv_type, bool many_rows,
+                      bool fp8) {
   for (const DType format : weight_formats) {
     PrepareLinear(impl_->programs, format, many_rows);
     impl_->programs.Build(Program::kMlaHeads, format);
-    if (many_rows) PrepareGemm(impl_->programs, format);
+    if (many_rows) PrepareGemm(impl_->programs, format, fp8);
   }
   // Attention over keys of several heads has no cache in FP8.
   if (kv_type != DType::kF8E4M3) impl_->programs.Build(Program::kKvCache, kv_type);

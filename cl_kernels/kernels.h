@@ -28,8 +28,9 @@ class Kernels {
 
   // Builds every program that these formats need, so that no step compiles. Throws OpenClError with
   // options, device and build log.
-  // `many_rows`: also those for many rows that may be rounded to bf16.
-  void Prepare(const std::vector<DType>& weight_formats, DType kv_type, bool many_rows = true);
+  // `many_rows`: also those for many rows that may be rounded to bf16; `fp8`: or to e4m3.
+  void Prepare(const std::vector<DType>& weight_formats, DType kv_type, bool many_rows = true,
+               bool fp8 = false);
 
   void PreparePanels(DType format);
 

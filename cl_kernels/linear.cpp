@@ -248,6 +248,35 @@ bool IsFew(const Programs& programs, const LinearArgs& a) {
          (traits.few_rows_fill && FewIsQuicker(programs, a));
 }
 
+void LaunchWhole(Programs& programs, const LinearArgs& a);
+
+// Whether x is rounded to e4m3 for products in f32: gemm.h's forms do it on matrix units.
+bool RoundsToE4m3(const Programs& programs, const LinearArgs& a) {
+  const bool f8 =
+      a.w.dtype == DType::kF8E4M3 && (a.w2.buffer == nullptr || a.w2.dtype == DType::kF8E4M3);
+  return a.fp8 && a.bf16 && f8 && a.work.buffer != nullptr && a.T > kGemmMinRows &&
+         a.w.cols % 8 == 0 && programs.traits().nv_compute == 0;
+}
+
+// The scratch holds half the rows in f32: two turns.
+void LaunchRounded(Programs& programs, LinearArgs a) {
+  if (a.norm.w.buffer != nullptr) a = NormFirst(programs, a);
+  const std::int64_t half = CeilDiv(a.T, 2);
+  LinearArgs part = a;
+  part.x = a.work;
+  part.x_stride = a.w.cols;
+  part.work = {};
+  part.bf16 = part.fp8 = false;
+  for (std::int64_t t = 0; t < a.T; t += half) {
+    part.T = std::min(half, a.T - t);
+    LaunchE4m3Values(programs, {a.x.buffer, a.x.offset + t * a.x_stride}, a.x_stride, part.T,
+                     a.w.cols, a.work);
+    part.y.offset = a.y.offset + t * a.y_stride;
+    part.y2.offset = a.y2.offset + t * a.y2_stride;
+    LaunchWhole(programs, part);
+  }
+}
+
 void LaunchWhole(Programs& programs, const LinearArgs& a) {
   if (a.T <= 0 || a.w.rows <= 0) return;
   const bool pair = a.w2.buffer != nullptr;
@@ -255,6 +284,7 @@ void LaunchWhole(Programs& programs, const LinearArgs& a) {
   TANDEM_CHECK(!a.swiglu || (pair && a.w2.dtype == a.w.dtype && a.w2.rows == a.w.rows));
   const bool batch = TakesBatch(programs, a);
   if (!batch && LaunchedGemm(programs, a)) return;
+  if (RoundsToE4m3(programs, a)) return LaunchRounded(programs, a);
   const bool few = IsFew(programs, a);
   if (a.norm.w.buffer != nullptr && (batch || !FusesNorm(programs.traits(), a))) {
     return LaunchWhole(programs, NormFirst(programs, a));

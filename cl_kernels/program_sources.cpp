@@ -13,8 +13,8 @@ extern const std::string_view common, f16_mma, experts_args, one_row_codes, one_
     one_row_experts, attention, kv_append, rmsnorm, rope, elementwise, group, argmax, router,
     router_linear, hand_over, mma, mla_cache, mla_append, mla_attention, mla_heads, mla_heads_mma,
     mla_latents, mla_expanded, mla_expanded_mma, mla_expanded_wgmma, mla_mma, mla_parts, mla_wgmma,
-    panels, panel_split, gemm_decode, gemm_parts, gemm_tile, gemm, gemm_wide, gemm_wgmma,
-    gemm_tile_wgmma, gemm_turned, wgmma;
+    panels, panel_split, gemm_decode, gemm_parts, gemm_tile, gemm, e4m3, gemm_f8_parts,
+    gemm_f8_wgmma, gemm_wide, gemm_wgmma, gemm_tile_wgmma, gemm_turned, wgmma;
 }  // namespace source
 
 namespace {
@@ -55,11 +55,25 @@ std::string LinearTiles() {
 }  // namespace
 
 std::string_view NameOf(Program program) {
-  constexpr std::string_view kNames[] = {
-      "matmul",       "kv_cache",           "mla",          "mla_heads",        "panels",
-      "gemm",         "gemm_wide",          "gemm_wgmma",   "gemm_tiles_wgmma", "mla_wgmma",
-      "mla_expanded", "mla_expanded_wgmma", "linear_batch", "linear_tile",      "one_row_mma",
-      "rows",         "gemm_turned"};
+  constexpr std::string_view kNames[] = {"matmul",
+                                         "kv_cache",
+                                         "mla",
+                                         "mla_heads",
+                                         "panels",
+                                         "gemm",
+                                         "gemm_wide",
+                                         "gemm_wgmma",
+                                         "e4m3",
+                                         "gemm_f8_wgmma",
+                                         "gemm_tiles_wgmma",
+                                         "mla_wgmma",
+                                         "mla_expanded",
+                                         "mla_expanded_wgmma",
+                                         "linear_batch",
+                                         "linear_tile",
+                                         "one_row_mma",
+                                         "rows",
+                                         "gemm_turned"};
   return kNames[static_cast<std::size_t>(program)];
 }
 
@@ -106,6 +120,11 @@ std::string TextOf(Program program) {
                          wgmma, gemm_decode, gemm_parts, gemm_turned);
     case Program::kGemmWgmma:
       return fmt::format("{}{}{}{}{}{}", common, mma, wgmma, gemm_decode, gemm_parts, gemm_wgmma);
+    case Program::kE4m3:
+      return fmt::format("{}{}", common, e4m3);
+    case Program::kGemmF8Wgmma:
+      return fmt::format("{}{}{}{}{}{}{}", common, mma, wgmma, gemm_decode, gemm_parts,
+                         gemm_f8_parts, gemm_f8_wgmma);
     case Program::kMlaWgmma:
       return fmt::format("{}{}{}{}{}{}", common, wgmma, mla_cache, mla_attention, mla_parts,
                          mla_wgmma);
@@ -134,6 +153,8 @@ std::string TypeOption(Program program, DType type) {
     case Program::kGemmTilesWgmma:
     case Program::kGemmTurned:
     case Program::kGemmWgmma:
+    case Program::kE4m3:
+    case Program::kGemmF8Wgmma:
       return fmt::format(" -DWTYPE={}", static_cast<int>(type));
     case Program::kKvCache:
     case Program::kMla:

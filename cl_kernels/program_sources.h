@@ -20,6 +20,8 @@ enum class Program : int {
   kGemm,              // per weight format: gemm, in two shapes
   kGemmWide,          // bf16: gemm_wide
   kGemmWgmma,         // bf16: gemm_wgmma, whose binary is patched (program_patch.h)
+  kE4m3,              // FP8: e4m3
+  kGemmF8Wgmma,       // FP8: gemm_f8_wgmma, whose binary is patched
   kGemmTilesWgmma,    // per weight format but bf16: gemm, patched
   kMlaWgmma,          // per KV type: mla_wgmma, whose binary is patched
   kMlaExpanded,       // one for all: mla_expanded, mla_expanded_mma
@@ -31,19 +33,20 @@ enum class Program : int {
   kGemmTurned,        // per weight format but bf16: gemm_turned, patched
 };
 inline constexpr std::array kPrograms{
-    Program::kMatmul,      Program::kKvCache,     Program::kMla,
-    Program::kMlaHeads,    Program::kPanels,      Program::kGemm,
-    Program::kGemmWide,    Program::kGemmWgmma,   Program::kGemmTilesWgmma,
-    Program::kMlaWgmma,    Program::kMlaExpanded, Program::kMlaExpandedWgmma,
-    Program::kLinearBatch, Program::kLinearTile,  Program::kOneRowMma,
-    Program::kRows,        Program::kGemmTurned,
+    Program::kMatmul,      Program::kKvCache,          Program::kMla,
+    Program::kMlaHeads,    Program::kPanels,           Program::kGemm,
+    Program::kGemmWide,    Program::kGemmWgmma,        Program::kE4m3,
+    Program::kGemmF8Wgmma, Program::kGemmTilesWgmma,   Program::kMlaWgmma,
+    Program::kMlaExpanded, Program::kMlaExpandedWgmma, Program::kLinearBatch,
+    Program::kLinearTile,  Program::kOneRowMma,        Program::kRows,
+    Program::kGemmTurned,
 };
 
 // True where the binary is patched (program_patch.h).
 constexpr bool IsPatched(Program program) {
-  return program == Program::kGemmWgmma || program == Program::kGemmTilesWgmma ||
-         program == Program::kGemmTurned || program == Program::kMlaWgmma ||
-         program == Program::kMlaExpandedWgmma;
+  return program == Program::kGemmWgmma || program == Program::kGemmF8Wgmma ||
+         program == Program::kGemmTilesWgmma || program == Program::kGemmTurned ||
+         program == Program::kMlaWgmma || program == Program::kMlaExpandedWgmma;
 }
 
 // "matmul", ...: for messages.

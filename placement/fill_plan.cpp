@@ -37,6 +37,7 @@ Plan HostPlan(const PlanInput& in, const Resources& resources, const Recipe& rec
   plan.activation_type = in.profile.activation_type.value_or(DType::kF32);
   plan.bf16_many_rows =
       in.task.options.precision == Precision::kFast && in.profile.activation_type != DType::kF32;
+  plan.f8_many_rows = plan.bf16_many_rows && in.profile.f8_on_devices;
   plan.block_formats = std::ranges::any_of(in.task.tensors.all(), IsPacked);
   plan.kv_blocks = in.kv_blocks;
   plan.max_rows = recipe.chunk;

@@ -159,6 +159,12 @@ std::string ToText(const Plan& plan) {
         "deferral: in steps of up to 32 rows the CPU's sum of a MoE layer is added after the next "
         "layer's attention and router; this changes results, loading measures by how much\n";
   }
+  if (plan.f8_many_rows) {
+    text +=
+        "activations.device: f8: devices round many rows to FP8 for products with FP8 weights; "
+        "this "
+        "changes results\n";
+  }
   for (const std::string& note : plan.notes) text += fmt::format("note: {}\n", note);
   return text;
 }

@@ -121,6 +121,7 @@ struct Plan {
   DType kv_type = DType::kF16;
   DType activation_type = DType::kF32;  // bf16: CPU kernels take rounded activations
   bool bf16_many_rows = false;  // CPU kernels for many rows round activations (and weights) to bf16
+  bool f8_many_rows = false;    // devices round to e4m3 where weights are FP8 (cl_kernels/e4m3.cl)
   bool block_formats = false;   // among the matrices: the host quantises activations for them
   std::int64_t kv_blocks = 0;   // of 64 tokens, per layer
   std::int64_t max_rows = 512;

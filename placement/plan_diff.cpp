@@ -58,6 +58,8 @@ void DiffSettings(const Plan& before, const Plan& after, PlanDiff& diff) {
   compare("KV type", [](const Plan& p) { return std::string(Name(p.kv_type)); });
   compare("KV blocks", [](const Plan& p) { return std::to_string(p.kv_blocks); });
   compare("activations", [](const Plan& p) { return std::string(Name(p.activation_type)); });
+  compare("activations of devices",
+          [](const Plan& p) { return std::string(p.f8_many_rows ? "f8" : "auto"); });
   compare("rows of a step", [](const Plan& p) { return std::to_string(p.max_rows); });
   compare("sequences", [](const Plan& p) { return std::to_string(p.max_sequences); });
   compare("threads", [](const Plan& p) {

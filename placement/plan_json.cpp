@@ -106,6 +106,7 @@ OrderedJson PlanJson(const Plan& plan) {
           {"kv_type", Name(plan.kv_type)},
           {"activation_type", Name(plan.activation_type)},
           {"bf16_many_rows", plan.bf16_many_rows},
+          {"f8_many_rows", plan.f8_many_rows},
           {"block_formats", plan.block_formats},
           {"kv_blocks", plan.kv_blocks},
           {"max_rows", plan.max_rows},

@@ -213,6 +213,7 @@ Plan ParsePlan(const std::string& text, const std::string& file) {
   plan.kv_type = ParseType(root["kv_type"]);
   plan.activation_type = ParseType(root["activation_type"]);
   plan.bf16_many_rows = Flag(root["bf16_many_rows"]);
+  plan.f8_many_rows = Flag(root["f8_many_rows"]);
   plan.block_formats = Flag(root["block_formats"]);
   plan.kv_blocks = Integer<std::int64_t>(root["kv_blocks"]);
   plan.max_rows = Integer<std::int64_t>(root["max_rows"]);

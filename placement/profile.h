@@ -71,6 +71,7 @@ struct Profile {
   // row's results do not depend on the rows beside it; absent: bf16 for many rows where that is
   // faster. The integer kernels of block formats quantise them in any case.
   std::optional<DType> activation_type;
+  bool f8_on_devices = false;    // may devices round to e4m3 too, where weights are FP8
   std::optional<DType> kv_type;  // f32, bf16, f16, q8_0, f8; absent: by precision
   Side kv_place = Side::kAuto;   // attention runs where its cache is, so this places both
 

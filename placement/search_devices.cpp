@@ -36,6 +36,12 @@ void CheckAbilities(const PlanTask& task, const Profile& profile) {
         "{}: 'activations.type': bf16 rounds, and --precision exact does not: change one",
         ProfileName(profile));
   }
+  const bool rounds = !exact && profile.activation_type != DType::kF32;
+  if (profile.f8_on_devices && !rounds) {
+    Throw<ConfigError>("{}: 'activations.device': f8 rounds, and {} does not: change one",
+                       ProfileName(profile),
+                       exact ? "--precision exact" : "'activations.type': f32");
+  }
   if (exact && profile.deferral) {
     Throw<ConfigError>(
         "{}: 'deferral': on changes results, and --precision exact does not: change one",
@@ -250,6 +256,17 @@ void NoteDeferral(const Config& config, Plan& plan) {
       "deferral: on has no effect: no two MoE layers in a row pass between a device and the CPU");
 }
 
+void NoteF8(const PlanTask& task, Plan& plan) {
+  if (!plan.f8_many_rows) return;
+  const bool f8 = std::ranges::any_of(
+      task.tensors.all(), [](const TensorInfo& t) { return t.dtype == DType::kF8E4M3; });
+  if (f8 && !plan.devices.empty()) return;
+  plan.f8_many_rows = false;
+  plan.notes.push_back(
+      fmt::format("activations.device: f8 has no effect: {}",
+                  f8 ? "the plan uses no device" : "the model has no weights in F8_E4M3"));
+}
+
 }  // namespace
 
 Outcome FindPlan(const PlanTask& task, const Profile& profile, Effort effort) {
@@ -284,6 +301,7 @@ Outcome FindPlan(const PlanTask& task, const Profile& profile, Effort effort) {
   if (!outcome.fits || effort == Effort::kFits) return outcome;
   SetStreamRows(in, outcome.plan);
   NoteDeferral(task.config, outcome.plan);
+  NoteF8(task, outcome.plan);
   outcome.plan.prediction = task.cost.Predict(outcome.plan, in.workload);
   if (use_device) {
     NoteDevices(best, outcome.plan);

@@ -20,6 +20,7 @@ constexpr std::array<std::string_view, 3> kPrefillWords{"auto", "host", "stream"
 constexpr std::array<std::string_view, 3> kHandOverWords{"auto", "polled", "events"};
 constexpr std::array<std::string_view, 3> kStreamWords{"auto", "locked", "ring"};
 constexpr std::array<std::string_view, 2> kSwitchWords{"off", "on"};
+constexpr std::array<std::string_view, 2> kDeviceActivationWords{"auto", "f8"};
 constexpr std::string_view kAnyWord = "any";
 
 template <class Form>
@@ -103,6 +104,9 @@ constexpr std::array kSettings{
 
     Make<ActivationsForm>("activations.type", "auto|f32|bf16",
                           "what CPU kernels may round activations to in fast runs", Tie::kMachine),
+    Make<OneOf<&P::f8_on_devices, kDeviceActivationWords>>(
+        "activations.device", "auto|f8",
+        "f8: devices round many rows to FP8 where weights are FP8: changes results"),
     Make<KvTypeForm>("kv.type", "auto|f32|bf16|f16|q8_0|f8", "number format of the KV cache"),
     MakeSide<&P::kv_place>("kv.place", "KV cache, with attention"),
 

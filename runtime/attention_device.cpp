@@ -17,6 +17,7 @@ void Attention::RunOnDevice(int layer) {
   const std::int64_t out_width = c.num_attention_heads * c.v_head_dim;
   cl::LinearArgs out{dout_, out_width, w.o.device, f_.x.on_device(), D, f_.T(), true};
   out.bf16 = f_.plan.bf16_many_rows;
+  out.fp8 = f_.plan.f8_many_rows;
   out.work = work_;
   f_.device->kernels.Linear(out);
   for (const Matrix* m :
@@ -40,10 +41,12 @@ void Attention::MhaOnDevice(int layer) {
   q.y2 = dz_;
   q.y2_stride = width;
   q.bf16 = f_.plan.bf16_many_rows;
+  q.fp8 = f_.plan.f8_many_rows;
   q.work = work_;
   k.Linear(q);
   cl::LinearArgs v{f_.h_device, D, w.v.device, At(dz_, width / 2), width, T, false};
   v.bf16 = q.bf16;
+  v.fp8 = q.fp8;
   v.work = work_;
   k.Linear(v);
   k.Rope({dq_, H * d, d, H, c.qk_rope_head_dim, f_.batch.device_cos_sin, false, T});

@@ -98,7 +98,8 @@ class KernelBench {
     if (!cases.empty()) return cases;
     Throw<UsageError>(
         "--only {}: expected a part of \"kernel shape format\" as the table has it; the kernels "
-        "are linear, linear_f32, experts, group, rmsnorm, router, combine, argmax, mla_append, "
+        "are linear, linear_f32, linear_f8, experts, group, rmsnorm, router, combine, argmax, "
+        "mla_append, "
         "mla_query, mla_output, mla_attention, mla_expanded, hand_over",
         options_.only);
   }

@@ -47,7 +47,8 @@ void PrepareKernels(const Weights& weights, const Plan& plan, int index, DeviceS
   if (index == 0) AddCopiedFormats(weights, plan, device, formats);
   // A KV cache in q8_0 is the host's; the device has no program for it.
   const bool on_host = plan.kv_type == DType::kQ8_0;
-  device.kernels.Prepare(formats, on_host ? DType::kF16 : plan.kv_type, plan.bf16_many_rows);
+  device.kernels.Prepare(formats, on_host ? DType::kF16 : plan.kv_type, plan.bf16_many_rows,
+                         plan.f8_many_rows);
   SelfTestOnce(device.kernels, ScopeOf(weights, plan, index, formats), cl::DefaultCacheDir());
 }
 

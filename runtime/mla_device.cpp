@@ -88,6 +88,7 @@ void Attention::ProjectMla(int layer) {
   down.y2 = dz_;
   down.y2_stride = width;
   down.bf16 = f_.plan.bf16_many_rows;
+  down.fp8 = f_.plan.f8_many_rows;
   down.work = work_;
   k.Linear(down);
   for (std::size_t i = 0; i < f_.batch.kv_parts.size() && !AppendsWithQuery(); ++i) {
@@ -97,6 +98,7 @@ void Attention::ProjectMla(int layer) {
   cl::LinearArgs up{dq_a_, c.q_lora_rank, w.q_b.device, dq_, q_width, T, false};
   up.norm = {w.q_a_norm.device, eps, dq_a_normed_, c.q_lora_rank};
   up.bf16 = down.bf16;
+  up.fp8 = down.fp8;
   up.work = work_;
   k.Linear(up);
 }

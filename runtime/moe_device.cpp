@@ -21,10 +21,12 @@ void FeedForward::MlpOnDevice(const MlpWeights& w, const cl::Span& y, const Vect
   up.w2 = w.up.device;
   up.swiglu = true;
   up.bf16 = f_.plan.bf16_many_rows;
+  up.fp8 = f_.plan.f8_many_rows;
   up.work = dexperts_.work;
   k.Linear(up);
   cl::LinearArgs down{dgate_, width, w.down.device, y, D, T, true};
   down.bf16 = up.bf16;
+  down.fp8 = up.fp8;
   down.work = dexperts_.work;
   k.Linear(down);
   f_.device->metrics.device_weight_bytes +=

@@ -113,7 +113,7 @@ TestMatrix SelfTestCases::MakeMatrix(DType format, std::int64_t rows, std::int64
   return m;
 }
 
-void SelfTestCases::Product(const TestMatrix& m, std::int64_t T, bool bf16) {
+void SelfTestCases::Product(const TestMatrix& m, std::int64_t T, bool bf16, bool fp8) {
   const std::int64_t N = m.weight.rows;
   const std::int64_t K = m.weight.cols;
   const Floats x = Random(T * K);
@@ -122,6 +122,7 @@ void SelfTestCases::Product(const TestMatrix& m, std::int64_t T, bool bf16) {
   const ClBuffer work = Results(cl::GemmWorkFloats(T, K));
   cl::LinearArgs a{{dx.get(), 0}, K, m.weight, {y.get(), 0}, N, T, false};
   a.bf16 = bf16;
+  a.fp8 = fp8;
   if (bf16) a.work = {work.get(), 0};
   kernels_.Linear(a);
   Doubles want(Size(T * N));
@@ -134,8 +135,16 @@ void SelfTestCases::Product(const TestMatrix& m, std::int64_t T, bool bf16) {
       want[Size(t * N + n)] = sum;
     }
   }
-  Add("products", fmt::format("{} rows by {} x {}{}", T, N, K, bf16 ? ", bf16" : ""),
-      m.weight.dtype, bf16 ? kBf16Bound : kFloatBound, want, Download(y, T * N));
+  Add("products",
+      fmt::format("{} rows by {} x {}{}", T, N, K,
+                  fp8    ? ", FP8"
+                  : bf16 ? ", bf16"
+                         : ""),
+      m.weight.dtype,
+      fp8    ? kF8Bound
+      : bf16 ? kBf16Bound
+             : kFloatBound,
+      want, Download(y, T * N));
 }
 
 void SelfTestCases::Products(DType format, bool bf16) {
@@ -149,6 +158,14 @@ void SelfTestCases::Products(DType format, bool bf16) {
   // Enough tiles for the form that fills a device.
   Product(MakeMatrix(format, 128 * std::int64_t{device().info().compute_units}, 64), kManyRows,
           true);
+}
+
+void SelfTestCases::ProductsInF8() {
+  Product(MakeMatrix(DType::kF8E4M3, kRows, kCols), kManyRows, true, true);
+  if (kernels_.traits().nv_compute != 90) return;
+  // Enough tiles for the form that fills a device.
+  Product(MakeMatrix(DType::kF8E4M3, 128 * std::int64_t{device().info().compute_units}, 144),
+          kManyRows, true, true);
 }
 
 // What comes in the CPU's panels: as bf16, which rounds, and into the device's layout, which keeps

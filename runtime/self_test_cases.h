@@ -20,6 +20,7 @@ constexpr std::size_t Size(std::int64_t n) { return static_cast<std::size_t>(n);
 // weights and results. A wrong value of a thousand gives 1e-3.
 inline constexpr double kFloatBound = 1e-10;
 inline constexpr double kBf16Bound = 3e-5;
+inline constexpr double kF8Bound = 2e-3;  // x has four bits: 6e-4 on average
 
 // A matrix as the device has it, and what its values are.
 struct TestMatrix {
@@ -38,6 +39,7 @@ class SelfTestCases {
   SelfTestCases(cl::Kernels& kernels, unsigned seed) : kernels_(kernels), random_(seed) {}
 
   void Products(DType format, bool bf16);
+  void ProductsInF8();
   void Experts(DType format, bool bf16);
   void Panels(DType format);
   void Mla(DType kv_type, const std::vector<DType>& formats, bool bf16);
@@ -74,7 +76,7 @@ class SelfTestCases {
   void Add(std::string family, std::string shape, DType format, double bound, const Doubles& want,
            const Floats& got);
 
-  void Product(const TestMatrix& matrix, std::int64_t T, bool bf16);
+  void Product(const TestMatrix& matrix, std::int64_t T, bool bf16, bool fp8 = false);
   ExpertsRun MakeExperts(const ExpertsShape& shape, DType format);
   Floats RunExperts(const ExpertsShape& shape, const ExpertsRun& run, DType format, bool bf16);
   void ExpertsOf(const ExpertsShape& shape, DType format, bool bf16);

@@ -58,6 +58,7 @@ Profile WithWorkload(Profile shipped, const Profile& user) {
   shipped.answer_tokens = user.answer_tokens;
   shipped.least_context = user.least_context;
   shipped.activation_type = user.activation_type;
+  shipped.f8_on_devices = user.f8_on_devices;
   shipped.kv_type = user.kv_type;
   shipped.statistics = user.statistics;
   return shipped;

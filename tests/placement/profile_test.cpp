@@ -82,7 +82,7 @@ TEST(Profile, DevicesNodesAndRules) {
       "threads: {0: 16, 1: 0}\n"
       "workload: {least_context: 100, prompt_tokens: 512, answer_tokens: 64, chunk: auto}\n"
       "kv: {type: auto, place: host}\n"
-      "activations: {type: bf16}\n"
+      "activations: {type: bf16, device: f8}\n"
       "placement:\n"
       "  experts: {policy: hot, statistics: stats.json}\n"
       "  prefill_experts: stream\n"
@@ -109,6 +109,7 @@ TEST(Profile, DevicesNodesAndRules) {
   EXPECT_FALSE(p.kv_type);
   EXPECT_EQ(p.kv_place, Side::kHost);
   EXPECT_EQ(p.activation_type, DType::kBF16);
+  EXPECT_TRUE(p.f8_on_devices);
   EXPECT_EQ(p.expert_policy, Profile::ExpertPolicy::kHot);
   EXPECT_EQ(p.statistics, "folder/stats.json");
   EXPECT_EQ(p.prefill_experts, Profile::PrefillExperts::kStream);

@@ -28,7 +28,7 @@ hand_over: events
 deferral: on
 workload: {for: agent, context: 50000, least_context: 700, sequences: 3, prompt_tokens: 300,
            answer_tokens: 200, chunk: 128}
-activations: {type: bf16}
+activations: {type: bf16, device: f8}
 kv: {type: bf16, place: host}
 placement:
   attention: device

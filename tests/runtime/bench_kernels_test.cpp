@@ -43,10 +43,10 @@ TEST_F(BenchKernelsTest, TimesEveryKernel) {
     EXPECT_EQ(f.limit == KernelLimit::kNone, f.kernel == "hand_over");
     EXPECT_EQ(f.share > 0, f.limit != KernelLimit::kNone);
   }
-  EXPECT_EQ(kernels,
-            (std::set<std::string>{"linear", "linear_f32", "experts", "group", "rmsnorm", "router",
-                                   "combine", "argmax", "mla_append", "mla_query", "mla_output",
-                                   "mla_attention", "mla_expanded", "hand_over"}));
+  EXPECT_EQ(kernels, (std::set<std::string>{"linear", "linear_f32", "linear_f8", "experts", "group",
+                                            "rmsnorm", "router", "combine", "argmax", "mla_append",
+                                            "mla_query", "mla_output", "mla_attention",
+                                            "mla_expanded", "hand_over"}));
   for (const double limit :
        {report.limits.read_bytes_per_s_before, report.limits.read_bytes_per_s_after,
         report.limits.matrix_flops_per_s, report.limits.launch_s}) {

@@ -94,6 +94,7 @@ constexpr std::pair<const char*, const char*> kValues[] = {
     {"workload.answer_tokens", "200"},
     {"workload.chunk", "128"},
     {"activations.type", "bf16"},
+    {"activations.device", "f8"},
     {"kv.type", "bf16"},
     {"kv.place", "host"},
     {"placement.attention", "device"},
