@@ -1,8 +1,7 @@
 // Products of many rows with matrices of weights on matrix units: x rounded to bf16, sums in f32.
 // gemm_round runs on any device; the products need NV_COMPUTE >= 80, see gemm_tile.cl.
 //
-//   gemm_round    b[t, k] = bf16(x[t, k]), rows packed; or in panels of 16 columns, so that what
-//                 a tile takes of x in a step is one piece     global ceil(T K / 8 / 256) * 256
+//   gemm_round    b[t, k] = bf16(x[t, k]), rows packed       global ceil(T K / 8 / 256) * 256
 //   gemm_linear   y[t, n] (+)= sum_k x[t, k] w[n, k], or silu(x w^T) * (x w2^T)
 //                                                             global ceil(T/BM) ceil(N/BN) * 256
 //   gemm_gate_up  act[p, f] = pair_weight[p] silu(gate_e . x[row]) (up_e . x[row]), in bf16
@@ -12,19 +11,17 @@
 //   -cl-nv-maxrregcount, and with more than 128 registers one work-group fills a multiprocessor.
 kernel __attribute__((reqd_work_group_size(256, 1, 1))) void gemm_round(
     const global float* x, long x_offset, long x_stride, int aligned, int K, long eighths,
-    int panels, global uint* out, long out_offset) {
+    global uint* out, long out_offset) {
   const long i = (long)get_global_id(0);
   if (i >= eighths) return;
   const long t = i / (K / 8);
   const float8 v = load8(x + x_offset + t * x_stride + i % (K / 8) * 8, aligned);
-  const long k8 = i % (K / 8);
-  const long to = panels ? (k8 / 2 * (eighths / (K / 8)) + t) * 2 + k8 % 2 : i;
-  *(global uint4*)(out + out_offset + to * 4) =
+  *(global uint4*)(out + out_offset + i * 4) =
       (uint4)(bf16_pair(v.s0, v.s1), bf16_pair(v.s2, v.s3), bf16_pair(v.s4, v.s5),
               bf16_pair(v.s6, v.s7));
 }
 
-// As gemm_round, but in the order of wgmma's fragments: rows in 16s (rows beyond T are zeros), each
+// As gemm_round, but in the order of fragments of 16 x 16 (gemm_fragments.cl): rows in 16s (rows beyond T are zeros), each
 // as ceil(K / 32) * 2 runs of 16 columns (zeros beyond K), each as 32 times 16 bytes, lane by lane:
 // columns 2 c and 2 c + 1 of rows l / 4 and l / 4 + 8, then 8 columns on; c = l % 4.
 kernel __attribute__((reqd_work_group_size(256, 1, 1))) void gemm_round_fragments(

@@ -89,12 +89,12 @@ void LaunchProduct(Programs& programs, const Form& form, const LinearArgs& a, co
 }
 
 void Round(Programs& programs, DType weights, const Span& x, std::int64_t x_stride, std::int64_t T,
-           std::int64_t K, bool panels, const Span& work) {
+           std::int64_t K, const Span& work) {
   TANDEM_CHECK(K % 8 == 0 && work.offset % 4 == 0);
   const std::int64_t eighths = T * K / 8;
   const cl_kernel kernel = programs.Kernel(TileProgram(programs, weights), weights, "gemm_round");
   Arguments(kernel).Set(x, x_stride, cl_int{Aligned16(x.offset, x_stride)}, static_cast<cl_int>(K),
-                        eighths, cl_int{panels}, work);
+                        eighths, work);
   Enqueue(programs, kernel, {CeilDiv(eighths, kItems), 1, 1}, kItems);
 }
 
@@ -114,9 +114,8 @@ void RoundToE4m3(Programs& programs, const LinearArgs& a, const Span& x, std::in
 void RoundFor(Programs& programs, const Form& form, const LinearArgs& a, const Span& x,
               std::int64_t stride) {
   if (IsF8(form)) return RoundToE4m3(programs, a, x, stride);
-  if (form.program != Program::kGemmWgmma) {
-    return Round(programs, a.w.dtype, x, stride, a.T, a.w.cols, form.program == Program::kGemmWide,
-                 a.work);
+  if (form.program != Program::kGemmWgmma && form.program != Program::kGemmWide) {
+    return Round(programs, a.w.dtype, x, stride, a.T, a.w.cols, a.work);
   }
   const std::int64_t items = CeilDiv(a.T, 16) * CeilDiv(a.w.cols, 32) * 2 * 32;
   const cl_kernel kernel = programs.Kernel(Program::kGemm, a.w.dtype, "gemm_round_fragments");
@@ -206,7 +205,7 @@ void LaunchE4m3Values(Programs& programs, const Span& x, std::int64_t x_stride, 
 
 void LaunchGemmRound(Programs& programs, DType weights, const Span& x, std::int64_t x_stride,
                      std::int64_t T, std::int64_t K, const Span& work) {
-  Round(programs, weights, x, x_stride, T, K, false, work);
+  Round(programs, weights, x, x_stride, T, K, work);
 }
 
 void PrepareGemm(Programs& programs, DType type, bool fp8) {

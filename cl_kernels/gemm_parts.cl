@@ -9,7 +9,6 @@
 #ifndef MW
 #define MW 2
 #define TILE_ROWS 128
-#define X_PANELS 0
 #endif
 #define TILE_BYTES 40960
 // The shapes of a whole tile and of one with at most half its rows.
@@ -65,7 +64,6 @@ typedef struct {
 typedef struct {
   weight_row_t row[2];
   scales_t scales;  // FP8
-  long x_step;      // bytes from a step's columns of x to the next one's
 } w_items_t;
 
 // Steps that the loads of weights run ahead where they pass through registers.
@@ -158,8 +156,7 @@ INLINE int2 tile_of(int group, int row_tiles, int column_tiles) {
 
 #define LINEAR_TILE(SHAPE)                                                                    \
   SHAPE(linear_tile)                                                                          \
-  (tiles, from, x_row, X_PANELS ? T * 32l : X_ITEMS * 16l, first, second, to, y_stride, even, \
-   rows, n0, N, K, mode)
+  (tiles, from, x_row, first, second, to, y_stride, even, rows, n0, N, K, mode)
 
 #define LINEAR_GROUP(NT)                                                                           \
   local uchar tiles[TILE_BYTES] __attribute__((aligned(1024)));                                    \
@@ -168,7 +165,7 @@ INLINE int2 tile_of(int group, int row_tiles, int column_tiles) {
       tile_of((int)get_group_id(0), (T + TILE_ROWS - 1) / TILE_ROWS, (N + columns - 1) / columns); \
   const int rows = T - at.x * TILE_ROWS;                                                           \
   const int n0 = at.y * columns;                                                                   \
-  const long x_row = X_PANELS ? 32 : K * 2;                                                        \
+  const long x_row = K * 2;                                                                        \
   const weights_t first = {w, codes, side};                                                        \
   const weights_t second = {w2, codes2, side2};                                                    \
   const global uchar* const from = x + x_offset * 4 + (long)at.x * TILE_ROWS * x_row;              \

@@ -42,7 +42,7 @@ INLINE void SHAPED(load_step16)(uint stage, const global uchar* const* x_at, con
   const uint at = stage + swizzled16(lid / 2, lid % 2);
   const int bytes = step * 16 + (int)(lid % 2) * 8 < K ? 16 : 0;
   const long k = (long)step * 32;
-  const long x_k = step * w->x_step;
+  const long x_k = (long)step * (X_ITEMS * 16);
 #pragma unroll
   for (int i = 0; i < (BM + 127) / 128; ++i) {
     if (BM % 128 == 0 || lid < 2 * BM) cp_async16(at + i * 4096, x_at[i] + x_k, bytes);
@@ -101,13 +101,12 @@ INLINE void SHAPED(tile_product)(float* acc, local uchar* tiles, const global uc
 //   x_at : this work-item's rows lid / 4 + 64 i of x's tile, at column 8 (lid % 4)
 //   w->row : its rows lid / 2 + 128 i of the weights' tile; it decodes columns 16 (lid % 2) on
 
-INLINE void SHAPED(load_x32)(uint stage, const global uchar* const* x_at, long x_step, int step,
-                             int K) {
+INLINE void SHAPED(load_x32)(uint stage, const global uchar* const* x_at, int step, int K) {
   const uint lid = (uint)get_local_id(0);
   const uint at = stage + swizzled32(lid / 4, lid % 4);
   const int bytes = step * 32 + (int)(lid % 4) * 8 < K ? 16 : 0;
 #pragma unroll
-  for (int i = 0; i < BM / 64; ++i) cp_async16(at + i * 4096, x_at[i] + step * x_step, bytes);
+  for (int i = 0; i < BM / 64; ++i) cp_async16(at + i * 4096, x_at[i] + (long)step * (X_ITEMS * 16), bytes);
 }
 
 // FP8: sums are kept in units of the scale of the 128 x 128 weights they are at, so that one set of
@@ -188,7 +187,7 @@ INLINE void SHAPED(tile_product)(float* acc, local uchar* tiles, const global uc
   }
 #pragma unroll
   for (int s = 0; s < STAGES - 1; ++s) {
-    if (s < steps) SHAPED(load_x32)(memory + s * BM * 64, x_at, w->x_step, s, K);
+    if (s < steps) SHAPED(load_x32)(memory + s * BM * 64, x_at, s, K);
     cp_async_commit();
   }
 #pragma unroll
@@ -218,7 +217,7 @@ INLINE void SHAPED(tile_product)(float* acc, local uchar* tiles, const global uc
         SHAPED(multiply32)(acc, x_first + stage, w_first + step % 2 * BN * 64);
 #endif
         if (step + STAGES - 1 < steps) {
-          SHAPED(load_x32)(memory + free, x_at, w->x_step, step + STAGES - 1, K);
+          SHAPED(load_x32)(memory + free, x_at, step + STAGES - 1, K);
         }
         cp_async_commit();
         if (step + 1 < steps) {
@@ -310,7 +309,7 @@ INLINE void SHAPED(store_linear)(const float* acc, global float* y, long y_strid
   }
 }
 
-INLINE void SHAPED(linear_tile)(local uchar* tiles, const global uchar* x, long x_row, long x_step,
+INLINE void SHAPED(linear_tile)(local uchar* tiles, const global uchar* x, long x_row,
                                 weights_t w, weights_t w2, global float* y, long y_stride, int even,
                                 int rows, int n0, int N, int K, int mode) {
   const int lid = (int)get_local_id(0);
@@ -322,7 +321,6 @@ INLINE void SHAPED(linear_tile)(local uchar* tiles, const global uchar* x, long 
     const int row = min(lid / X_ITEMS + GEMM_ITEMS / X_ITEMS * i, rows - 1);
     x_at[i] = x + row * x_row + lid % X_ITEMS * 16;
   }
-  items.x_step = x_step;
   SHAPED(begin_weights)(&items, w, w2, mode == MODE_SWIGLU, n0, N, K);
   SHAPED(tile_product)(acc, tiles, x_at, &items, K);
   SHAPED(store_linear)(acc, y, y_stride, even, rows, n0, N, mode);
@@ -345,7 +343,6 @@ INLINE void SHAPED(gate_up_tile)(local uchar* tiles, const global uchar* slab,
     const int row = min(lid / X_ITEMS + GEMM_ITEMS / X_ITEMS * i, tile.n_pairs - 1);
     x_at[i] = x + (long)pair_row[tile.first_pair + row] * D * 2 + lid % X_ITEMS * 16;
   }
-  items.x_step = X_ITEMS * 16;
   SHAPED(begin_weights)(&items, gate, up, 1, n0, N, D);
   SHAPED(tile_product)(acc, tiles, x_at, &items, D);
 #pragma unroll
@@ -384,7 +381,6 @@ INLINE void SHAPED(down_tile)(local uchar* tiles, const global uchar* slab,
     const int row = min(lid / X_ITEMS + GEMM_ITEMS / X_ITEMS * i, tile.n_pairs - 1);
     x_at[i] = act + (long)(tile.first_pair + row) * F * 2 + lid % X_ITEMS * 16;
   }
-  items.x_step = X_ITEMS * 16;
   SHAPED(begin_weights)(&items, down, down, 0, n0, D, e->F);
   SHAPED(tile_product)(acc, tiles, x_at, &items, e->F);
   SHAPED(store_linear)

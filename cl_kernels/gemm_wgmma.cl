@@ -3,16 +3,9 @@
 // needs stands in comments that begin with //PTX and become instructions in the program's binary,
 // which is text (program_patch.h).
 //
-// Fragments of x go from device memory to registers, in the order that gemm_round_fragments gave
-// them, so that local memory holds weights alone: a ring of five steps of 32 columns, swizzled by
-// 64 bytes (as swizzled32). Three are on their way while one is multiplied and the one before may
-// still be. With SwiGLU rows 0 to 63 of a step are gate's, the others up's.
+// x and the ring of weights are those of gemm_fragments.cl: three steps are on their way while one
+// is multiplied and the one before may still be.
 #if NV_COMPUTE == 90
-
-#define WGMMA_ROWS 256
-#define RING 5
-#define STEP_BYTES 8192
-#define FRAGMENT_SETS 3
 
 // c [64 x 128] += a [64 x 16] w^T, w the 128 rows that the descriptor tells.
 INLINE void wgmma_m64n128k16(float* c, uint4 a, ulong w) {
@@ -31,30 +24,13 @@ INLINE ulong descriptor(uint address) {
   return (ulong)((address & 0x3ffff) >> 4) | 1ul << 16 | 32ul << 32 | 2ul << 62;
 }
 
-// Rows lid / 4 and lid / 4 + 64 of the weights' tile, a quarter of a step each.
-INLINE void load_step(uint at, const global uchar* const* rows, int step, int K) {
-  const int k = step * 32 + (int)(get_local_id(0) % 4) * 8;
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    cp_async16(at + i * 4096, rows[i] + (long)k * 2, k < K ? 16 : 0);
-  }
-}
-
-// Two runs of 16 columns of this item's rows in both halves of its warps' 128.
-INLINE void load_set(uint4* set, const global uint4* const* fragments, int step) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) set[i] = fragments[i / 2][step * 64 + i % 2 * 32];
-}
-
-INLINE uint next_in_ring(uint at) { return at == (RING - 1) * STEP_BYTES ? 0 : at + STEP_BYTES; }
-
 kernel __attribute__((reqd_work_group_size(GEMM_ITEMS, 1, 1))) void gemm_linear_wgmma(LINEAR_ARGS) {
   local uchar ring[RING * STEP_BYTES] __attribute__((aligned(1024)));
   const int lid = (int)get_local_id(0);
   const int swiglu = mode == MODE_SWIGLU;
   const int columns = swiglu ? 64 : 128;
   const int2 at =
-      tile_of((int)get_group_id(0), (T + WGMMA_ROWS - 1) / WGMMA_ROWS, (N + columns - 1) / columns);
+      tile_of((int)get_group_id(0), (T + FRAGMENT_ROWS - 1) / FRAGMENT_ROWS, (N + columns - 1) / columns);
   const int n0 = at.y * columns;
   const int steps = (K + 31) / 32;
   const int warp = lid / 32;
@@ -62,7 +38,7 @@ kernel __attribute__((reqd_work_group_size(GEMM_ITEMS, 1, 1))) void gemm_linear_
   const global uchar* rows[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const int block = at.x * (WGMMA_ROWS / 16) + warp / 4 * 8 + i * 4 + warp % 4;
+    const int block = at.x * (FRAGMENT_ROWS / 16) + warp / 4 * 8 + i * 4 + warp % 4;
     fragments[i] = (const global uint4*)(x + x_offset * 4) +
                    (long)min(block, (T + 15) / 16 - 1) * steps * 64 + lid % 32;
     const long n = min(n0 + lid / 4 + (swiglu ? 0 : i * 64), N - 1);
@@ -113,24 +89,9 @@ kernel __attribute__((reqd_work_group_size(GEMM_ITEMS, 1, 1))) void gemm_linear_
 #pragma unroll
   for (int h = 0; h < 4; ++h) {
     const int t =
-        at.x * WGMMA_ROWS + warp / 4 * 128 + h / 2 * 64 + warp % 4 * 16 + h % 2 * 8 + lid % 32 / 4;
+        at.x * FRAGMENT_ROWS + warp / 4 * 128 + h / 2 * 64 + warp % 4 * 16 + h % 2 * 8 + lid % 32 / 4;
     global float* const to = y + y_offset + t * y_stride;
-    if (t < T) {
-#pragma unroll
-      for (int i = 0; i < 16; ++i) {
-        const float* const c = &acc[h / 2][i * 4 + h % 2 * 2];
-        const int column = n0 + i * 8 + lid % 4 * 2;
-        if (mode == MODE_STORE) {
-          store2(to, column, N, c[0], c[1], even);
-        } else if (mode == MODE_ADD) {
-          add2(to, column, N, c[0], c[1]);
-        } else if (mode == MODE_BF16) {
-          store2_bf16(to, column, N, c[0], c[1]);
-        } else if (i < 8) {
-          store2(to, column, N, quick_silu(c[0]) * c[32], quick_silu(c[1]) * c[33], even);
-        }
-      }
-    }
+    if (t < T) store_row(acc[h / 2] + h % 2 * 2, to, n0, N, mode, even);
   }
 }
 

@@ -13,8 +13,8 @@ extern const std::string_view common, f16_mma, experts_args, one_row_codes, one_
     one_row_experts, attention, kv_append, rmsnorm, rope, elementwise, group, argmax, router,
     router_linear, hand_over, mma, mla_cache, mla_append, mla_attention, mla_heads, mla_heads_mma,
     mla_latents, mla_expanded, mla_expanded_mma, mla_expanded_wgmma, mla_mma, mla_parts, mla_wgmma,
-    panels, panel_split, gemm_decode, gemm_parts, gemm_tile, gemm, e4m3, gemm_f8_parts,
-    gemm_f8_wgmma, gemm_wide, gemm_wgmma, gemm_tile_wgmma, gemm_turned, wgmma;
+    panels, panel_split, gemm_decode, gemm_fragments, gemm_parts, gemm_tile, gemm, e4m3,
+    gemm_f8_parts, gemm_f8_wgmma, gemm_wide, gemm_wgmma, gemm_tile_wgmma, gemm_turned, wgmma;
 }  // namespace source
 
 namespace {
@@ -108,8 +108,8 @@ std::string TextOf(Program program) {
                          GemmTile(4, 4, "NARROW_STAGES", 2), GemmTile(2, 4, "NARROW_STAGES", 2),
                          gemm);
     case Program::kGemmWide:
-      return fmt::format("{}{}{}#define MW 4\n#define TILE_ROWS 256\n#define X_PANELS 1\n{}{}{}",
-                         common, mma, gemm_decode, gemm_parts, GemmTile(4, 8, "3", 4), gemm_wide);
+      return fmt::format("{}{}{}{}{}{}", common, mma, gemm_decode, gemm_parts, gemm_fragments,
+                         gemm_wide);
     case Program::kGemmTilesWgmma:
       return fmt::format("{}{}{}#define TILE_WGMMA\n{}{}{}{}{}{}{}", common, mma, wgmma,
                          gemm_decode, gemm_parts, gemm_tile_wgmma,
@@ -119,7 +119,8 @@ std::string TextOf(Program program) {
       return fmt::format("{}{}{}#define TILE_WGMMA\n#define WHOLE_LINES\n{}{}{}", common, mma,
                          wgmma, gemm_decode, gemm_parts, gemm_turned);
     case Program::kGemmWgmma:
-      return fmt::format("{}{}{}{}{}{}", common, mma, wgmma, gemm_decode, gemm_parts, gemm_wgmma);
+      return fmt::format("{}{}{}{}{}{}{}", common, mma, wgmma, gemm_decode, gemm_parts,
+                         gemm_fragments, gemm_wgmma);
     case Program::kE4m3:
       return fmt::format("{}{}", common, e4m3);
     case Program::kGemmF8Wgmma:
