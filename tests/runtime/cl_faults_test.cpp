@@ -420,7 +420,7 @@ INSTANTIATE_TEST_SUITE_P(
                 {"clEnqueueMarkerWithWaitList", "CL_DEVICE_NOT_AVAILABLE"}},
         Planted{"hybrid",
                 "clWaitForEvents",
-                0.8,
+                0.92,
                 -14,
                 {"CL_EXEC_STATUS_ERROR_FOR_EVENTS_IN_WAIT_LIST"}}),
     ::testing::PrintToStringParamName());
