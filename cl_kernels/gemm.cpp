@@ -208,6 +208,11 @@ void LaunchGemmRound(Programs& programs, DType weights, const Span& x, std::int6
   Round(programs, weights, x, x_stride, T, K, work);
 }
 
+bool RoundsFp8(Programs& programs) {
+  return programs.traits().nv_compute == 0 ||
+         UsesWgmma(programs, kF8Wgmma.program, DType::kF8E4M3);
+}
+
 void PrepareGemm(Programs& programs, DType type, bool fp8) {
   if (fp8 && type == DType::kF8E4M3) {
     programs.Build(Program::kE4m3, type);

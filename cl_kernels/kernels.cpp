@@ -77,6 +77,8 @@ const TunedShapes& Kernels::shapes() const { return impl_->shapes; }
 
 const std::vector<std::string>& Kernels::refusals() const { return impl_->programs.refusals(); }
 
+bool Kernels::RoundsFp8() { return cl::RoundsFp8(impl_->programs); }
+
 void Kernels::RmsNorm(const RmsNormArgs& a) { LaunchRmsNorm(impl_->programs, a); }
 void Kernels::Linear(const LinearArgs& a) { LaunchLinear(impl_->programs, a); }
 void Kernels::HeadLinear(const HeadLinearArgs& a) { LaunchHeadLinear(impl_->programs, a); }

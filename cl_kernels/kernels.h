@@ -71,6 +71,8 @@ class Kernels {
   const TunedShapes& shapes() const;
   // Forms that the driver refused, and why: a line each. Generic ones take their place.
   const std::vector<std::string>& refusals() const;
+  // Whether products with LinearArgs::fp8 round x to e4m3 here (gemm.h).
+  bool RoundsFp8();
 
  private:
   struct Impl;

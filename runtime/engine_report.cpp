@@ -1,4 +1,6 @@
 // What the engine says of itself: counters, bytes, and where things are.
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "placement/scratch.h"
@@ -111,6 +113,12 @@ std::vector<std::string> Engine::Warnings() const {
     if (!shapes.empty()) warnings.push_back(std::move(shapes));
     const std::vector<std::string>& refusals = device->kernels.refusals();
     warnings.insert(warnings.end(), refusals.begin(), refusals.end());
+    if (impl_->plan.f8_many_rows && !device->kernels.RoundsFp8()) {
+      warnings.push_back(
+          fmt::format("activations.device: f8 has no effect on '{}': it has matrix units but no "
+                      "wgmma (compute capability 9.0); inputs of many rows are rounded to bf16",
+                      device->device.info().name));
+    }
   }
   return warnings;
 }

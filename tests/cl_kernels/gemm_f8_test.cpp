@@ -265,6 +265,15 @@ TEST_F(GemmF8, CodesInTheOrderOfFragments) {
   }
 }
 
+// What has matrix units but no wgmma, or a driver that refuses it, keeps x in bf16 and says so.
+TEST_F(GemmF8, OnlyInF32OrThroughWgmma) {
+  EXPECT_TRUE(cl::RoundsFp8(in_f32()));
+  cl::DeviceTraits traits = cl::TraitsOf(device());
+  traits.nv_compute = 80;
+  cl::Programs without_wgmma(device(), traits, "");
+  EXPECT_FALSE(cl::RoundsFp8(without_wgmma));
+}
+
 TEST_F(GemmF8, InF32) {
   for (const Shape s : kSmall) CheckProducts(in_f32(), s);
 }
