@@ -102,9 +102,10 @@ std::int64_t Floats(std::uint64_t bytes) { return static_cast<std::int64_t>(byte
 
 // Slots of experts, and a table of the experts for each group and one of all, in every MoE layer.
 void AddStream(List& list, const Config& c, const Plan& plan) {
-  constexpr std::int64_t kExperts = kStreamSlots * kStreamSlotExperts;
-  list.Add("stream", kExperts * Floats(plan.stream.expert_bytes));
-  list.Add("stream bf16", kExperts * Floats(plan.stream.bf16_bytes));
+  const std::int64_t experts = StreamSlots(plan) * kStreamSlotExperts;
+  list.Add("stream", experts * Floats(plan.stream.expert_bytes));
+  // One slot's: decoded just before they run, in one queue with that.
+  list.Add("stream bf16", kStreamSlotExperts * Floats(plan.stream.bf16_bytes));
   const std::int64_t groups =
       (c.n_routed_experts + kStreamSlotExperts - 1) / kStreamSlotExperts + 1;
   list.Add("stream tables", groups * TableWords(c));
@@ -178,6 +179,16 @@ ScratchUse UseOf(const Plan& plan, Place place) {
     use.experts = use.experts || std::ranges::find(layer.experts, place) != layer.experts.end();
   }
   return use;
+}
+
+std::int64_t StreamSlots(const Plan& plan) {
+  constexpr std::uint64_t kLeast = 3;  // one fills, one is full, one computes
+  constexpr std::uint64_t kMost = 64;
+  const std::uint64_t slot = plan.stream.expert_bytes * kStreamSlotExperts;
+  if (slot == 0 || plan.devices.empty()) return kLeast;
+  const PlanDevice& device = plan.devices[0];
+  const std::uint64_t room = std::min(device.budget_bytes / 16, device.max_alloc_bytes);
+  return static_cast<std::int64_t>(std::clamp(room / slot, kLeast, kMost));
 }
 
 KvBuffers KvBuffersOf(const Config& c, const Plan& plan) {

@@ -58,11 +58,14 @@ constexpr std::int64_t HeadMapFloats(const Config& c, std::int64_t rows) {
   return WholeLines(values) + WholeLines((values + 1) / 2) + QuantizedFloats(values);
 }
 
-// Streaming (Plan::stream): experts of a slot, slots, and the pinned pieces that copies go through.
+// Streaming (Plan::stream): experts of a slot, and the pinned pieces that copies go through.
 inline constexpr std::int64_t kStreamSlotExperts = 4;
-inline constexpr std::int64_t kStreamSlots = 3;
 inline constexpr std::int64_t kStreamPieces = 6;
 inline constexpr std::uint64_t kStreamPieceBytes = std::uint64_t{8} << 20;
+
+// Slots, as many as a 16th of the device's budget holds: copies go on in them while a layer's
+// attention runs, and while dense layers do before the first one.
+std::int64_t StreamSlots(const Plan& plan);
 
 // Tiles of a layer's experts, which the host reads back to leave out those that no row chose.
 std::uint64_t StreamTileBytes(const Plan& plan);

@@ -51,7 +51,7 @@ ExpertStream::ExpertStream(const Plan& plan, const Weights& weights, HostSide& h
       tiles_(device.device, std::tuple_size_v<decltype(tile_reads_)> * StreamTileBytes(plan)),
       copies_(device.device, DrainWatchdog()),
       pieces_(kStreamPieces),
-      slots_(kStreamSlots),
+      slots_(static_cast<std::size_t>(StreamSlots(plan))),
       raw_(device.Scratch("stream").buffer),
       packed_(plan.stream.bf16_bytes > 0),
       expert_raw_(plan.stream.expert_bytes),
@@ -116,9 +116,11 @@ bool ExpertStream::CopiesInPlace() {
 }
 
 // For every layer a table in which all its experts are there, and one for each group with that
-// group's places alone.
+// group's places alone. Slots go round through all layers, so that a layer's first copies need not
+// wait for the last ones of the layer before.
 void ExpertStream::BuildTables() {
   std::vector<cl::ExpertEntry> entries;
+  std::size_t slot = 0;
   for (std::size_t l = 0; l < weights_.layers.size(); ++l) {
     const LayerWeights& w = weights_.layers[l];
     Layer& layer = layers_.emplace_back();
@@ -139,7 +141,7 @@ void ExpertStream::BuildTables() {
       shared.slab = 0;
       shared.F = static_cast<cl_int>(w.shared.gate.rows());
     }
-    std::size_t slot = 0;
+    layer.first_slot = slot;
     for (std::size_t i = 0; i < layer.experts.size(); i += kStreamSlotExperts) {
       const auto first = static_cast<std::size_t>(std::ssize(entries));
       entries.resize(first + static_cast<std::size_t>(table_entries_));
@@ -148,7 +150,7 @@ void ExpertStream::BuildTables() {
         const auto e = static_cast<std::size_t>(layer.experts[i + j]);
         entries[first + e] = EntryInSlot(w.experts[e], slot, j);
       }
-      slot = (slot + 1) % kStreamSlots;
+      slot = (slot + 1) % slots_.size();
     }
   }
   const std::size_t bytes = entries.size() * sizeof(cl::ExpertEntry);
@@ -158,18 +160,18 @@ void ExpertStream::BuildTables() {
 
 cl::ExpertEntry ExpertStream::EntryInSlot(const MlpWeights& w, std::size_t slot,
                                           std::size_t index) const {
-  const std::size_t place = slot * kStreamSlotExperts + index;
   cl::ExpertEntry entry;
   entry.slab = 0;
   entry.F = static_cast<cl_int>(w.gate.rows());
   if (packed_) {
-    const MatrixRange gate = Bf16Range(w.gate, place * expert_bf16_);
+    const MatrixRange gate = Bf16Range(w.gate, index * expert_bf16_);
     const MatrixRange up = Bf16Range(w.up, gate.end);
     entry.gate = gate.data;
     entry.up = up.data;
     entry.down = up.end;
     return entry;
   }
+  const std::size_t place = slot * kStreamSlotExperts + index;
   const MatrixRange gate = HostRange(w.gate, place * expert_raw_);
   const MatrixRange up = HostRange(w.up, gate.end);
   const MatrixRange down = HostRange(w.down, up.end);
@@ -197,11 +199,10 @@ void ExpertStream::Run(int layer, cl::ExpertsArgs a) {
   a.sum = false;
   Used used = ReadTiles(a, w.experts.size());
   std::int64_t table = l.first_table;
-  next_slot_ = 0;  // as BuildTables counted
+  std::size_t next_slot = l.first_slot;
   for (std::size_t i = 0; i < l.experts.size(); i += kStreamSlotExperts) {
     table += table_entries_;
-    const std::size_t slot = next_slot_;
-    next_slot_ = (next_slot_ + 1) % kStreamSlots;
+    const std::size_t slot = std::exchange(next_slot, (next_slot + 1) % slots_.size());
     std::vector<const MlpWeights*> group;
     const std::size_t n = std::min<std::size_t>(kStreamSlotExperts, l.experts.size() - i);
     for (std::size_t j = 0; j < n; ++j) {
@@ -269,9 +270,13 @@ void ExpertStream::CopyGroup(const std::vector<const MlpWeights*>& group, std::s
     for (const std::vector<HostRun>& piece : InPieces(runs, kStreamPieceBytes)) CopyPiece(piece);
     return;
   }
-  for (const HostRun& copy : Joined(runs, kMostInPlace)) {
-    CopyToRaw(NextPiece(), copy.from, copy.bytes, copy.at);
-    moved_bytes_ += copy.bytes;
+  for (HostRun copy : Joined(runs, kMostInPlace)) {
+    while (copy.bytes > 0) {
+      const std::uint64_t bytes = locked_.Together(copy.from, copy.bytes);
+      CopyToRaw(NextPiece(), copy.from, bytes, copy.at);
+      moved_bytes_ += bytes;
+      copy = {copy.from + bytes, copy.bytes - bytes, copy.at + bytes};
+    }
   }
 }
 
@@ -309,9 +314,8 @@ void ExpertStream::AfterCopies() { WaitInQueue(device_.device.queue(), last_copy
 void ExpertStream::Unpack(const std::vector<const MlpWeights*>& group, std::size_t slot) {
   for (std::size_t j = 0; j < group.size(); ++j) {
     if (group[j] == nullptr) continue;
-    const std::size_t place = slot * kStreamSlotExperts + j;
-    std::uint64_t from = place * expert_raw_;
-    std::uint64_t to = place * expert_bf16_;
+    std::uint64_t from = (slot * kStreamSlotExperts + j) * expert_raw_;
+    std::uint64_t to = j * expert_bf16_;
     for (const Matrix* m : {&group[j]->gate, &group[j]->up, &group[j]->down}) {
       device_.kernels.Panels({raw_,
                               from,

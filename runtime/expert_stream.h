@@ -46,6 +46,7 @@ class ExpertStream {
   struct Layer {
     std::vector<int> experts;      // that stream, in their order
     std::int64_t first_table = 0;  // table of all, then one for each group
+    std::size_t first_slot = 0;    // of the first group
   };
   struct Slot {
     ClEventHandle done;  // the compute queue has finished with it
@@ -95,10 +96,9 @@ class ExpertStream {
   std::vector<Piece> pieces_;
   std::size_t next_piece_ = 0;
   std::vector<Slot> slots_;
-  std::size_t next_slot_ = 0;
   ClEventHandle last_copy_;
   cl_mem raw_ = nullptr;   // slots of experts as they travel
-  cl_mem bf16_ = nullptr;  // and decoded; null where they travel in a format of the device
+  cl_mem bf16_ = nullptr;  // one slot's, decoded; null where they travel in a format of the device
   bool packed_ = false;
   std::uint64_t expert_raw_ = 0;   // bytes of an expert's place in raw_
   std::uint64_t expert_bf16_ = 0;  // and in bf16_

@@ -91,6 +91,19 @@ TEST_F(ExpertStreamTest, FromWhereTheyLieAndThroughTheRing) {
   }
 }
 
+// Three slots for each layer's eight groups: they are used again within a layer.
+TEST_F(ExpertStreamTest, OnALittleDevice) {
+  for (const StreamMemory memory : {StreamMemory::kRing, StreamMemory::kLocked}) {
+    Profile profile = HybridProfile(true);
+    profile.stream_memory = memory;
+    const Outcome much = PrefillOf(DemoDir(), profile, Precision::kExact);
+    profile.device_memory_bytes = std::uint64_t{16} << 20;
+    const Outcome little = PrefillOf(DemoDir(), profile, Precision::kExact);
+    EXPECT_GT(little.metrics.streamed_bytes, 0U);
+    EXPECT_EQ(little.logits, much.logits);
+  }
+}
+
 // A decode step is too small to stream: its experts run on the host.
 TEST_F(ExpertStreamTest, OneRowStaysOnTheHost) {
   Engine engine = MakeEngine(DemoDir(), HybridProfile(true), Precision::kExact);

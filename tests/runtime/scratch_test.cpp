@@ -110,6 +110,25 @@ TEST(Scratch, GrowsWithRowsThreadsBlocksAndRounding) {
   EXPECT_EQ(bytes(more), bytes(plan));
 }
 
+TEST(Scratch, StreamSlotsAreASixteenthOfTheDevice) {
+  Plan plan;
+  plan.stream.expert_bytes = std::uint64_t{25} << 20;  // 100 MiB a slot
+  EXPECT_EQ(StreamSlots(plan), 3) << "no device";
+  plan.devices.resize(1);
+  PlanDevice& device = plan.devices[0];
+  device.max_alloc_bytes = std::uint64_t{20} << 30;
+  device.budget_bytes = std::uint64_t{16} << 30;
+  EXPECT_EQ(StreamSlots(plan), 10);
+  device.budget_bytes = std::uint64_t{2} << 30;
+  EXPECT_EQ(StreamSlots(plan), 3);
+  device.budget_bytes = std::uint64_t{200} << 30;
+  EXPECT_EQ(StreamSlots(plan), 64);
+  device.max_alloc_bytes = std::uint64_t{1} << 30;
+  EXPECT_EQ(StreamSlots(plan), 10) << "they lie in one buffer";
+  plan.stream.expert_bytes = 0;
+  EXPECT_EQ(StreamSlots(plan), 3) << "nothing streams";
+}
+
 TEST(Scratch, LogitsOfSomeRowsOnly) {
   Plan plan;
   plan.max_rows = 512;
