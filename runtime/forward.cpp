@@ -6,12 +6,19 @@
 #include "memory/error.h"
 #include "placement/model_sizes.h"
 #include "placement/scratch.h"
+#include "runtime/expert_copy.h"
 
 namespace tandem {
 
 Residual::Residual(std::int64_t width, HostSide& host, DeviceSide* device)
     : width_(width), device_(device), memory_(host.Scratch("x").data()) {
-  if (device != nullptr && device->HasScratch("x")) span_ = device->Scratch("x");
+  if (device == nullptr || !device->HasScratch("x")) return;
+  span_ = device->Scratch("x");
+  // Many rows go over by DMA then; NVIDIA's driver copies them through memory of its own else.
+  const std::span<const std::byte> x = std::as_bytes(host.Scratch("x"));
+  for (const std::span<const std::byte> pages : PageRanges({{x.data(), x.size(), 0}})) {
+    locked_.Lock(device->device, pages.data(), pages.size());
+  }
 }
 
 float* Residual::host() {

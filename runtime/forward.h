@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "memory/cl_in_place.h"
 #include "model/config.h"
 #include "placement/plan.h"
 #include "runtime/batch.h"
@@ -45,6 +46,7 @@ class Residual {
   DeviceSide* device_;  // non-owning; null without a device
   float* memory_;
   cl::Span span_;
+  ClInPlace locked_;  // host memory of x
   bool on_device_ = false;
 };
 
