@@ -17,7 +17,8 @@ struct StepRows {
 };
 
 // Adds up one step under a plan: the same operations in the same order as runtime/decoder.cpp,
-// with every wait that is in the code. Equations in docs/placement.md.
+// with every wait that is in the code. Equations in docs/placement.md. cost_attention.cpp and
+// cost_experts.cpp have those parts.
 class StepEstimate {
  public:
   StepEstimate(const Config& config, const RoleTypes& types, const Machine& machine,
@@ -34,6 +35,7 @@ class StepEstimate {
   StepCost Take();
 
  private:
+  static constexpr double kF32 = sizeof(float);
   struct Part {  // of a step, on one side
     double seconds = 0;
     double bytes = 0;  // of memory that it reads
@@ -44,6 +46,11 @@ class StepEstimate {
     std::vector<ExpertLoad> devices;
     double host_share = 0;  // of all pairs
     friend bool operator==(const Loads&, const Loads&) = default;
+  };
+
+  struct Overlap {
+    double seconds = 0, host = 0, device = 0;
+    Part host_part, device_part;
   };
 
   void MoveX(Place place);
@@ -68,6 +75,7 @@ class StepEstimate {
   // Both sides of a MoE layer at once. The shared experts count in full: reading the choice of
   // experts into pageable memory holds the host up until it is there, on the drivers measured.
   void AddOverlapped(const Loads& loads, bool host_shared, int shared_device);
+  Overlap OverlapOf(const Loads& loads, bool host_shared, int shared_device) const;
   double Together(const Part& host, const std::vector<Part>& devices) const;
   void Join(const Loads& loads, bool host_work, int shared_device);
 
@@ -86,10 +94,7 @@ class StepEstimate {
   // Layers that are alike cost the same: what was computed last.
   Loads last_loads_;
   int last_shared_ = -3;
-  struct Overlap {
-    double seconds = 0, host = 0, device = 0;
-    Part host_part, device_part;
-  } last_overlap_;
+  Overlap last_overlap_;
 };
 
 }  // namespace tandem
