@@ -18,7 +18,27 @@ std::int64_t KernelFloats(std::int64_t dk, std::int64_t dv) {
 }
 std::int64_t PackedFloats(std::int64_t n, std::int64_t dk) { return (n + 15) / 16 * 8 * Steps(dk); }
 
+// Rows whose queries and partial results fit into buffers of so many floats each.
+std::int64_t MlaRowsIn(const Config& c, std::int64_t floats) {
+  const std::int64_t H = c.num_attention_heads;
+  return std::min(floats / (H * c.kv_width()), (floats / c.kv_lora_rank - kDeviceMlaParts) / H);
+}
+
 }  // namespace
+
+std::int64_t DeviceMlaRows(const Config& c, const Plan& plan) {
+  if (c.attention != AttentionKind::kMla) return plan.max_rows;
+  constexpr std::int64_t kMostFloats = std::int64_t{40} << 20;
+  constexpr std::int64_t kLeastRows = 16;
+  const std::int64_t wanted =
+      std::max(kMostFloats / (c.num_attention_heads * c.kv_width()), kLeastRows);
+  const std::int64_t rows = std::min(plan.max_rows, wanted);
+  if (plan.devices.empty()) return rows;
+  const std::uint64_t most = plan.devices[0].max_alloc_bytes / sizeof(float);
+  const std::int64_t fit =
+      MlaRowsIn(c, static_cast<std::int64_t>(std::min<std::uint64_t>(most, INT64_MAX / 2)));
+  return fit < 1 ? rows : std::min(rows, fit);  // not even one: the planner refuses
+}
 
 std::int64_t ExpandedFloats(const Config& c, std::int64_t rows) {
   const std::int64_t nope = c.qk_nope_head_dim;

@@ -34,13 +34,9 @@ constexpr std::int64_t LeastExpandedRows(const Config& c) {
 }
 
 // Attention on a device: rows of a launch of the absorbed form, whose queries and partial results
-// are H times as wide as a row; and heads times runs of keys that fill a device (cl::kMlaParts).
-inline std::int64_t DeviceMlaRows(const Config& c, std::int64_t max_rows) {
-  constexpr std::int64_t kMostFloats = std::int64_t{40} << 20;
-  const std::int64_t row = c.num_attention_heads * c.kv_width();
-  const std::int64_t rows = kMostFloats / (row > 0 ? row : 1);
-  return rows >= max_rows ? max_rows : rows < 16 ? (max_rows < 16 ? max_rows : 16) : rows;
-}
+// are H times as wide as a row, as many as the device's largest buffer takes; and heads times runs
+// of keys that fill a device (cl::kMlaParts).
+std::int64_t DeviceMlaRows(const Config& config, const Plan& plan);
 inline constexpr std::int64_t kDeviceMlaParts = 16 * 528;
 
 // The expanded form on a device makes keys and values of as many whole blocks of keys at a time as

@@ -10,68 +10,14 @@
 #include "placement/byte_size.h"
 #include "placement/profile_check.h"
 #include "placement/scratch.h"
+#include "placement/start_plan.h"
+#include "placement/sum_plan.h"
 
 namespace tandem {
 namespace {
 
-unsigned RolesOf(const ScratchUse& use) {
-  return (use.attention ? kScratchAttention : 0U) | (use.mlp ? kScratchMlp : 0U) |
-         (use.router ? kScratchRouter : 0U) | (use.experts ? kScratchExperts : 0U) |
-         (use.head ? kScratchHead : 0U) | (use.cache ? kScratchCache : 0U) |
-         (use.first ? kScratchFirst : 0U);
-}
-
 constexpr std::array<unsigned, kLayerRoleCount> kScratchOf{kScratchAttention, kScratchMlp,
                                                            kScratchRouter, kScratchMlp};
-
-// Everything on the host.
-Plan HostPlan(const PlanInput& in, const Resources& resources, const Recipe& recipe) {
-  Plan plan;
-  plan.nodes = resources.splits[recipe.split].nodes;
-  plan.layers.resize(in.task.units.layers.size());
-  for (std::size_t i = 0; i < plan.layers.size(); ++i) {
-    plan.layers[i].moe = in.task.config.IsMoeLayer(static_cast<std::int64_t>(i));
-    plan.layers[i].experts.resize(in.task.units.layers[i].experts.size());
-  }
-  plan.kv_type = in.kv_type;
-  plan.activation_type = in.profile.activation_type.value_or(DType::kF32);
-  plan.bf16_many_rows =
-      in.task.options.precision == Precision::kFast && in.profile.activation_type != DType::kF32;
-  plan.f8_many_rows = plan.bf16_many_rows && in.profile.f8_on_devices;
-  plan.block_formats = std::ranges::any_of(in.task.tensors.all(), IsPacked);
-  plan.kv_blocks = in.kv_blocks;
-  plan.max_rows = recipe.chunk;
-  plan.max_sequences = in.profile.max_sequences;
-  plan.precision = in.task.options.precision;
-  plan.host_budget_bytes = in.host_budget;
-  plan.stream_prefill = recipe.stream;
-  if (recipe.stream) plan.stream = in.stream;
-  plan.stream.memory = in.profile.stream_memory;
-  plan.hand_over = in.profile.hand_over;
-  plan.deferral = in.profile.deferral;
-  return plan;
-}
-
-PlanDevice DescribeDevice(const Device& device, std::uint64_t budget, int threads) {
-  PlanDevice described;
-  described.index = device.index;
-  described.name = device.name;
-  described.shares_cores = device.shares_cores;
-  described.threads = device.shares_cores ? threads : 0;
-  described.budget_bytes = budget;
-  described.max_alloc_bytes = device.max_alloc_bytes;
-  return described;
-}
-
-// Whole slots of what is asked for, in one buffer.
-CachePlan CacheFor(const PlanInput& in, const PlanDevice& device) {
-  CachePlan cache = in.cache;
-  const std::uint64_t bytes =
-      std::min(in.profile.expert_cache_bytes.value_or(0), device.max_alloc_bytes);
-  if (bytes == 0 || cache.expert_bytes == 0) return {};
-  cache.slots = std::min(static_cast<std::int64_t>(bytes / cache.expert_bytes), cache.slots);
-  return cache.slots > 0 ? cache : CachePlan{};
-}
 
 // One thing to place.
 struct Piece {
@@ -89,14 +35,9 @@ class Filler {
          ScratchSizes& scratch)
       : in_(in), resources_(resources), recipe_(recipe), scratch_(scratch) {
     Plan& plan = filled_.plan;
-    plan = HostPlan(in, resources, recipe);
-    for (std::size_t d = 0; d < resources.devices.size(); ++d) {
-      plan.devices.push_back(DescribeDevice(*resources.devices[d], resources.budgets[d],
-                                            resources.splits[recipe.split].device_threads));
-    }
+    plan = StartPlan(in, resources, recipe);
     filled_.device_bytes.resize(plan.devices.size());
     roles_.resize(plan.devices.size());
-    if (!plan.devices.empty()) plan.cache = CacheFor(in, plan.devices[0]);
   }
 
   Filled Run() {
@@ -109,7 +50,7 @@ class Filler {
       if (!recipe_.experts_first) OfferExperts();
       DropUnusedDevices();
     }
-    Sum();
+    SumUp(in_, scratch_, filled_);
     return std::move(filled_);
   }
 
@@ -323,13 +264,8 @@ class Filler {
     const Device& owner = *resources_.devices[device];
     const std::string most = FormatBytes(owner.max_alloc_bytes);
     if (Buffer(piece, device) <= owner.max_alloc_bytes) {
-      filled_.problem = fmt::format(
-          "{}: a step of {} rows needs {} in one buffer, the device allows {}; lower "
-          "workload.chunk",
-          owner.name, filled_.plan.max_rows,
-          FormatBytes(scratch_.Device(filled_.plan, roles_[device] | RolesOn(device, piece.scratch))
-                          .largest),
-          most);
+      NoteScratch(filled_.plan.devices[device], roles_[device] | RolesOn(device, piece.scratch),
+                  piece.key);
       return;
     }
     const bool kv = KvBuffer(piece, device) > owner.max_alloc_bytes;
@@ -383,61 +319,24 @@ class Filler {
     const ScratchSize after = scratch_.Device(filled_.plan, roles_[0]);
     filled_.device_bytes[0] += after.bytes - before.bytes;
     const PlanDevice& device = filled_.plan.devices[0];
-    if (after.largest <= device.max_alloc_bytes || !filled_.problem.empty()) return;
-    filled_.problem = fmt::format("{}: a step of {} rows needs a buffer of {}, it allows {}",
-                                  device.name, filled_.plan.max_rows, FormatBytes(after.largest),
-                                  FormatBytes(device.max_alloc_bytes));
+    if (after.largest > device.max_alloc_bytes && filled_.problem.empty()) {
+      NoteScratch(device, roles_[0], "routed_experts");
+    }
   }
 
-  // Adds up the host's side and gives every place a number, for what it holds.
-  void CountOnHost(Place place, const Unit& unit, std::uint64_t extra) {
-    layout_ = (layout_ ^ static_cast<std::uint64_t>(place.on_device() ? place.index + 1 : 0)) *
-              std::uint64_t{0x100000001b3};
-    if (place.on_device()) {
-      filled_.host_bytes += unit.vector_bytes;
-      return;
-    }
-    weights_ += unit.HostBytes(nodes_);
-    filled_.host_bytes += extra;
-  }
-
-  void Sum() {
-    const Plan& plan = filled_.plan;
-    nodes_ = static_cast<int>(plan.nodes.size());
-    CountOnHost(plan.embedding, in_.task.units.embedding, 0);
-    CountOnHost(plan.head, in_.task.units.head, 0);
-    for (std::size_t i = 0; i < plan.layers.size(); ++i) {
-      const LayerUnits& units = in_.task.units.layers[i];
-      for (std::size_t r = 0; r < kLayerRoleCount; ++r) {
-        CountOnHost(plan.layers[i].*kLayerRoles[r].place, units.*kLayerRoles[r].unit,
-                    r == kAttention ? in_.kv_layer_bytes : 0);
-      }
-      for (std::size_t e = 0; e < units.experts.size(); ++e) {
-        CountOnHost(plan.layers[i].experts[e], units.experts[e], 0);
-      }
-    }
-    filled_.host_bytes += weights_;
-    filled_.host_bytes += scratch_.Host(plan, RolesOf(UseOf(plan, Place::Host()))).bytes;
-    filled_.host_bytes += ProgramBytes(in_.task.config, in_.task.tensors.all().size(), plan);
-    filled_.layout = layout_;
-    CountMissing();
-  }
-
-  void CountMissing() {
-    std::uint64_t host = filled_.host_bytes;
-    const auto over = [](std::uint64_t bytes, std::uint64_t budget) {
-      return bytes > budget ? bytes - budget : 0;
-    };
-    for (std::size_t d = 0; d < filled_.device_bytes.size(); ++d) {
-      const PlanDevice& device = filled_.plan.devices[d];
-      filled_.missing += over(filled_.device_bytes[d], device.budget_bytes);
-      if (device.shares_cores) host += filled_.device_bytes[d];
-    }
-    filled_.missing += over(host, in_.host_budget);
-    filled_.node_missing =
-        ShareWeights(in_.task.machine, in_.profile, weights_, filled_.plan.nodes);
-    if (over(host, in_.host_budget) == 0) filled_.missing += filled_.node_missing;
-    if (!filled_.problem.empty() && filled_.missing == 0) filled_.missing = kNoSuchBuffer;
+  // Fewer rows help unless those of the smallest step need as much.
+  void NoteScratch(const PlanDevice& device, unsigned roles, const char* key) {
+    const ScratchSize size = scratch_.Device(filled_.plan, roles);
+    Plan least = filled_.plan;
+    least.max_rows = 1;
+    const bool fewer_help = scratch_.Device(least, roles).largest <= device.max_alloc_bytes;
+    const bool streams = std::string_view(size.name).starts_with("stream");
+    filled_.problem = fmt::format(
+        "{}: a step of {} rows needs {} in one buffer, the device allows {} ('{}'); {}",
+        device.name, filled_.plan.max_rows, FormatBytes(size.largest),
+        FormatBytes(device.max_alloc_bytes), size.name,
+        fewer_help ? "lower workload.chunk"
+                   : fmt::format("set placement.{} to host", streams ? "prefill_experts" : key));
   }
 
   const PlanInput& in_;
@@ -446,9 +345,6 @@ class Filler {
   ScratchSizes& scratch_;
   Filled filled_;
   std::vector<unsigned> roles_;  // of each device
-  std::uint64_t weights_ = 0;    // on the host, shared out over its nodes
-  std::uint64_t layout_ = 0xcbf29ce484222325;
-  int nodes_ = 1;
 };
 
 }  // namespace

@@ -38,10 +38,11 @@ struct Resources {
   std::vector<Threads> splits;         // at least one; several beside a device that shares cores
 };
 
-// Bytes of all buffers for activations on one side, and of the largest.
+// Bytes of all buffers for activations on one side, and a device's largest.
 struct ScratchSize {
   std::uint64_t bytes = 0;
   std::uint64_t largest = 0;
+  const char* name = "";  // of the largest
 };
 
 // Remembers sizes, as the search asks for few different ones very often.
@@ -53,8 +54,8 @@ class ScratchSizes {
   ScratchSize Device(const Plan& plan, unsigned roles);
 
  private:
-  // Host or device, rows, threads, devices, roles, buffers of a layer's KV cache.
-  using Key = std::tuple<bool, std::int64_t, std::size_t, std::size_t, unsigned, std::int64_t>;
+  // Host or device, rows, threads, devices, roles, the first device.
+  using Key = std::tuple<bool, std::int64_t, std::size_t, std::size_t, unsigned, int>;
   ScratchSize Find(const Plan& plan, unsigned roles, bool host);
   const Config& config_;
   std::map<Key, ScratchSize> sizes_;

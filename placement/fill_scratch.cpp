@@ -42,15 +42,16 @@ ScratchSize ScratchSizes::Find(const Plan& plan, unsigned roles, bool host) {
   const std::size_t devices = host ? plan.devices.size() : 1;
   const auto [entry, is_new] = sizes_.try_emplace(
       {host, plan.max_rows, threads, devices, roles | (plan.stream_prefill ? kScratchStream : 0U),
-       KvBuffersOf(config_, plan).count});
+       plan.devices.empty() ? -1 : plan.devices[0].index});
   if (!is_new) return entry->second;
   const ScratchUse use = UseOfRoles(roles, devices > 0);
-  for (const ScratchBuffer& buffer :
-       host ? HostScratch(config_, plan, use) : DeviceScratch(config_, plan, use)) {
-    entry->second.bytes += buffer.bytes();
-    entry->second.largest = std::max(entry->second.largest, buffer.bytes());
-  }
-  return entry->second;
+  ScratchSize& size = entry->second;
+  size.bytes = SumBytes(host ? HostScratch(config_, plan, use) : DeviceScratch(config_, plan, use));
+  if (host) return size;
+  const ScratchBuffer largest = LargestBuffer(config_, plan, use);
+  size.largest = largest.bytes();
+  size.name = largest.name;
+  return size;
 }
 
 }  // namespace tandem

@@ -59,10 +59,8 @@ class Needs {
     use.*role = use.first = true;
     Need need{std::move(what), unit.DeviceBytes(max_alloc_) + kv,
               std::max(in_one_buffer, kv > 0 ? in_.KvBuffer(max_alloc_) : 0)};
-    for (const ScratchBuffer& buffer : DeviceScratch(in_.task.config, plan_, use)) {
-      need.bytes += buffer.bytes();
-      need.buffer = std::max(need.buffer, buffer.bytes());
-    }
+    need.bytes += SumBytes(DeviceScratch(in_.task.config, plan_, use));
+    need.buffer = std::max(need.buffer, LargestBuffer(in_.task.config, plan_, use).bytes());
     needs_.push_back(std::move(need));
   }
 

@@ -13,6 +13,7 @@ constexpr std::int64_t kExpertTileWords = 16 / 4;   // cl::ExpertTile
 constexpr std::int64_t kLeastTileRows = 8;
 constexpr std::int64_t kArgmaxFloats = 32 * 2;  // cl::ArgmaxPart
 constexpr std::int64_t kLeastLogitRows = 64;    // 33 MiB for V3's vocabulary
+constexpr std::uint64_t kLeastStreamSlots = 3;  // one fills, one is full, one computes
 
 class List {
  public:
@@ -182,13 +183,17 @@ ScratchUse UseOf(const Plan& plan, Place place) {
 }
 
 std::int64_t StreamSlots(const Plan& plan) {
-  constexpr std::uint64_t kLeast = 3;  // one fills, one is full, one computes
+  constexpr std::uint64_t kLeast = kLeastStreamSlots;
   constexpr std::uint64_t kMost = 64;
   const std::uint64_t slot = plan.stream.expert_bytes * kStreamSlotExperts;
   if (slot == 0 || plan.devices.empty()) return kLeast;
   const PlanDevice& device = plan.devices[0];
   const std::uint64_t room = std::min(device.budget_bytes / 16, device.max_alloc_bytes);
   return static_cast<std::int64_t>(std::clamp(room / slot, kLeast, kMost));
+}
+
+std::uint64_t LeastStreamBuffer(const StreamPlan& stream) {
+  return kStreamSlotExperts * std::max(kLeastStreamSlots * stream.expert_bytes, stream.bf16_bytes);
 }
 
 KvBuffers KvBuffersOf(const Config& c, const Plan& plan) {
@@ -248,8 +253,12 @@ void AddDeviceAttention(List& list, const Config& c, const Plan& plan, const Siz
   list.Add("q_a normed", s.T * c.q_lora_rank);
   list.Add("z", s.T * c.kv_width());
   list.Add("attention_out", s.T * s.out);
-  if (c.attention != AttentionKind::kMla) return;
-  const std::int64_t rows = DeviceMlaRows(c, plan.max_rows) * c.num_attention_heads;
+  if (c.attention != AttentionKind::kMla) {
+    const bool merges = KvBuffersOf(c, plan).count > 1;  // of keys in several buffers
+    list.Add("attention_lse", merges ? s.T * c.num_attention_heads : 0);
+    return;
+  }
+  const std::int64_t rows = DeviceMlaRows(c, plan) * c.num_attention_heads;
   const DeviceExpandedFloats block(c);  // the expanded form takes the same room for its keys
   list.Add("absorbed_q", std::max(rows * c.kv_width(), block.latents));
   list.Add("attention_parts", std::max((kDeviceMlaParts + rows) * c.kv_lora_rank, block.expanded));
@@ -311,6 +320,24 @@ std::uint64_t StreamTileBytes(const Plan& plan) {
   const auto pairs = static_cast<std::uint64_t>(plan.max_rows) * kMostChoices;
   const std::uint64_t tiles = experts + pairs / kLeastTileRows;
   return (tiles * kExpertTileWords * sizeof(float) + sizeof(float) + 63) / 64 * 64;
+}
+
+ScratchBuffer LargestBuffer(const Config& c, const Plan& plan, const ScratchUse& use) {
+  std::vector<ScratchBuffer> buffers = DeviceScratch(c, plan, use);
+  const Sizes s(c, plan);
+  if (s.moe && !use.first) {
+    buffers.push_back({"expert devices", 2 * s.T * (s.D + c.num_experts_per_tok), true});
+  }
+  if (s.moe && use.first) {
+    buffers.push_back({"hand_over", HandOverHostFloats(c, s, false), true});
+    if (plan.stream_prefill) {
+      buffers.push_back({"stream ring", kStreamPieces * Floats(kStreamPieceBytes), true});
+    }
+    if (use.cache) {
+      buffers.push_back({"cache ring", kCacheUnderWay * Floats(plan.cache.raw_bytes), true});
+    }
+  }
+  return *std::ranges::max_element(buffers, {}, &ScratchBuffer::floats);
 }
 
 std::uint64_t SumBytes(const std::vector<ScratchBuffer>& buffers) {

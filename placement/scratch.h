@@ -38,6 +38,10 @@ std::vector<ScratchBuffer> HostScratch(const Config& config, const Plan& plan,
 std::vector<ScratchBuffer> DeviceScratch(const Config& config, const Plan& plan,
                                          const ScratchUse& use);
 
+// The largest of them that the device must allow, with the driver's pinned memory on the host,
+// which it allocates one by one.
+ScratchBuffer LargestBuffer(const Config& config, const Plan& plan, const ScratchUse& use);
+
 // Rows of activations quantised for block formats: codes of a byte, a scale for every 32 and a sum
 // for every 16 values; sizes in floats, each part on cache lines.
 inline constexpr std::int64_t kQuantizedBlock = 32;
@@ -66,6 +70,8 @@ inline constexpr std::uint64_t kStreamPieceBytes = std::uint64_t{8} << 20;
 // Slots, as many as a 16th of the device's budget holds: copies go on in them while a layer's
 // attention runs, and while dense layers do before the first one.
 std::int64_t StreamSlots(const Plan& plan);
+// What must lie in one buffer with the fewest of them.
+std::uint64_t LeastStreamBuffer(const StreamPlan& stream);
 
 // Tiles of a layer's experts, which the host reads back to leave out those that no row chose.
 std::uint64_t StreamTileBytes(const Plan& plan);

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <limits>
 
+#include "placement/fitting_rows.h"
+#include "placement/scratch.h"
+
 namespace tandem {
 namespace {
 
@@ -28,7 +31,25 @@ bool Candidate::Better(const Candidate& other) const {
 }
 
 Search::Search(const PlanInput& input, const Resources& resources)
-    : input_(input), resources_(resources), scratch_(input.task.config) {}
+    : input_(input), resources_(resources), chunks_(input.chunks), scratch_(input.task.config) {
+  ChooseChunks();
+}
+
+// A chunk that the profile names is the most rows of a step: halves of it are tried, too, where the
+// device has no buffers for as many. A note then says so.
+void Search::ChooseChunks() {
+  constexpr std::int64_t kUsual = 512;
+  if (input_.profile.chunk) {
+    const std::int64_t fits = FittingRows(input_, resources_, chunks_[0]);
+    while (chunks_.front() > fits) chunks_.insert(chunks_.begin(), chunks_.front() / 2);
+    first_chunk_ = fits;
+    return;
+  }
+  const auto usual = std::ranges::upper_bound(chunks_, kUsual);
+  first_chunk_ = usual == chunks_.begin() ? chunks_[0] : *(usual - 1);
+  const std::int64_t fits = FittingRows(input_, resources_, first_chunk_);
+  if (std::ranges::find(chunks_, fits) != chunks_.end()) first_chunk_ = fits;
+}
 
 Filled Search::Plan(const Recipe& recipe) { return Fill(input_, resources_, recipe, scratch_); }
 
@@ -66,8 +87,13 @@ void Search::Consider(const Recipe& recipe) {
 }
 
 bool Search::MayStream() const {
-  return input_.task.options.abilities.stream_prefill && !resources_.devices.empty() &&
-         input_.stream.expert_bytes > 0;
+  if (!input_.task.options.abilities.stream_prefill || resources_.devices.empty() ||
+      input_.stream.expert_bytes == 0) {
+    return false;
+  }
+  // Where the profile demands it, a plan that lacks the buffers is refused.
+  return input_.profile.prefill_experts == Profile::PrefillExperts::kStream ||
+         LeastStreamBuffer(input_.stream) <= resources_.devices[0]->max_alloc_bytes;
 }
 
 Recipe Search::Everything() const {
@@ -76,10 +102,7 @@ Recipe Search::Everything() const {
   all.layers.fill(layers);
   all.head = true;
   all.experts = static_cast<std::int64_t>(input_.expert_order.size());
-  all.chunk = input_.chunks.front();
-  for (const std::int64_t chunk : input_.chunks) {
-    if (chunk <= 512) all.chunk = chunk;
-  }
+  all.chunk = first_chunk_;
   all.split = resources_.splits.size() / 2;
   all.stream = MayStream() && input_.profile.prefill_experts == Profile::PrefillExperts::kStream;
   for (std::size_t d = 1; d < resources_.devices.size(); ++d) all.homes.push_back(layers);
@@ -181,7 +204,7 @@ void Search::TryChunks() {
   if (effort_ == Effort::kFits && best_ && best_->missing == 0) return;
   const std::vector<Candidate> leaders =
       best_ && best_->missing == 0 ? Leaders(2, 24) : tried_;  // a smaller one may make it fit
-  for (const std::int64_t chunk : input_.chunks) {
+  for (const std::int64_t chunk : chunks_) {
     for (Candidate leader : leaders) {
       leader.recipe.chunk = chunk;
       Consider(leader.recipe);
@@ -238,9 +261,9 @@ std::vector<Recipe> Search::Neighbours(const Candidate& current) const {
   add([](Recipe& r) { r.head = !r.head; });
   add([](Recipe& r) { r.experts_first = !r.experts_first; });
   if (all.experts > 0) AddExpertSteps(current, list);
-  const auto at = std::ranges::find(input_.chunks, recipe.chunk);
-  if (at != input_.chunks.begin()) add([&](Recipe& r) { r.chunk = *(at - 1); });
-  if (at + 1 != input_.chunks.end()) add([&](Recipe& r) { r.chunk = *(at + 1); });
+  const auto at = std::ranges::find(chunks_, recipe.chunk);
+  if (at != chunks_.begin()) add([&](Recipe& r) { r.chunk = *(at - 1); });
+  if (at + 1 != chunks_.end()) add([&](Recipe& r) { r.chunk = *(at + 1); });
   if (recipe.split > 0) add([](Recipe& r) { --r.split; });
   if (recipe.split + 1 < resources_.splits.size()) add([](Recipe& r) { ++r.split; });
   for (std::size_t d = 0; d < recipe.homes.size(); ++d) {

@@ -42,6 +42,7 @@ class Search {
 
  private:
   std::vector<Recipe> SimplePolicies() const;
+  void ChooseChunks();
   bool MayStream() const;
   Recipe Everything() const;
   void AddSubsets(std::vector<Recipe>& policies) const;
@@ -59,6 +60,8 @@ class Search {
 
   const PlanInput& input_;
   const Resources& resources_;
+  std::vector<std::int64_t> chunks_;  // PlanInput::chunks, and halves of the profile's
+  std::int64_t first_chunk_ = 0;      // of these, where the search begins
   ScratchSizes scratch_;
   Effort effort_ = Effort::kFull;
   bool must_use_device_ = false;

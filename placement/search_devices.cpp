@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 #include <memory>
 #include <optional>
 
 #include "memory/error.h"
+#include "placement/buffer_notes.h"
 #include "placement/byte_size.h"
 #include "placement/deferral.h"
 #include "placement/least_need.h"
@@ -221,34 +223,6 @@ void NoteDevices(const Option& option, Plan& plan) {
   }
 }
 
-// What stays on the host though it may go to a device, as no buffer there is large enough.
-void NoteBuffers(const PlanInput& in, const Option& option, Plan& plan) {
-  const auto note = [&](const std::string& what, const Device& device, std::uint64_t bytes,
-                        const char* way_out) {
-    plan.notes.push_back(fmt::format(
-        "{} needs {} in one buffer, and the largest of {} has {} "
-        "(CL_DEVICE_MAX_MEM_ALLOC_SIZE){}",
-        what, FormatBytes(bytes), device.name, FormatBytes(device.max_alloc_bytes), way_out));
-  };
-  const Device& first = *option.resources.devices[0];
-  const std::uint64_t kv = in.KvBuffer(first.max_alloc_bytes);
-  const bool free = std::ranges::any_of(
-      in.wants.roles, [](const auto& roles) { return roles[kAttention].side == Side::kAuto; });
-  if (free && kv > first.max_alloc_bytes) {
-    note("attention stays on the host: a layer's KV cache", first, kv, "; lower workload.context");
-  }
-  const Device& largest =
-      **std::ranges::max_element(option.resources.devices, {}, &Device::max_alloc_bytes);
-  std::uint64_t expert = 0;
-  for (const ExpertRef ref : in.expert_order) {
-    const auto& units = in.task.units.layers[static_cast<std::size_t>(ref.layer)].experts;
-    expert = std::max(expert, units[static_cast<std::size_t>(ref.expert)].device_bytes);
-  }
-  if (expert > largest.max_alloc_bytes) {
-    note("routed experts stay on the host: each", largest, expert, "");
-  }
-}
-
 void NoteDeferral(const Config& config, Plan& plan) {
   if (!plan.deferral || DeferredLayers(config, plan) > 0) return;
   plan.deferral = false;
@@ -305,7 +279,8 @@ Outcome FindPlan(const PlanTask& task, const Profile& profile, Effort effort) {
   outcome.plan.prediction = task.cost.Predict(outcome.plan, in.workload);
   if (use_device) {
     NoteDevices(best, outcome.plan);
-    NoteBuffers(in, best, outcome.plan);
+    std::ranges::move(BufferNotes(in, best.resources, outcome.plan),
+                      std::back_inserter(outcome.plan.notes));
   }
   if (!use_device && with != nullptr) {
     outcome.plan.notes.push_back(UnusedNote(in, *with, outcome.plan.prediction));

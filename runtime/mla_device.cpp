@@ -32,8 +32,8 @@ std::size_t PartWithAll(const Batch& batch, std::int64_t t) {
 void Attention::MlaOnDevice(int layer) {
   ProjectMla(layer);
   // Partial results of keys in several buffers share the room of a row's.
-  const std::int64_t rows = std::max<std::int64_t>(
-      1, DeviceMlaRows(f_.config, f_.plan.max_rows) / std::ssize(f_.batch.kv_parts));
+  const std::int64_t rows =
+      std::max<std::int64_t>(1, DeviceMlaRows(f_.config, f_.plan) / std::ssize(f_.batch.kv_parts));
   std::int64_t absorbed = 0;  // rows from here on wait for their launches
   const auto flush = [&](std::int64_t end) {
     for (; absorbed < end; absorbed = std::min(end, absorbed + rows)) {
@@ -107,8 +107,7 @@ void Attention::ProjectMla(int layer) {
 bool Attention::AppendsWithQuery() const {
   constexpr std::int64_t kFewRows = 16;
   return f_.batch.kv_parts.size() == 1 && f_.T() <= kFewRows &&
-         f_.T() <= DeviceMlaRows(f_.config, f_.plan.max_rows) &&
-         f_.T() < LeastExpandedRows(f_.config);
+         f_.T() <= DeviceMlaRows(f_.config, f_.plan) && f_.T() < LeastExpandedRows(f_.config);
 }
 
 // This step's rows of the cache's buffer `part`.
@@ -131,7 +130,7 @@ cl::MlaAppendArgs Attention::MlaAppendOf(int layer, std::size_t part) const {
 // Runs of keys in each buffer of the KV cache that has keys of rows [t0, t0 + T), 0 in others.
 std::vector<std::int64_t>& Attention::MlaRuns(std::int64_t t0, std::int64_t T) {
   const std::int64_t H = f_.config.num_attention_heads;
-  const std::int64_t rows = DeviceMlaRows(f_.config, f_.plan.max_rows);
+  const std::int64_t rows = DeviceMlaRows(f_.config, f_.plan);
   const std::int64_t room = std::min(cl::kMostMlaSplits, (kDeviceMlaParts + rows * H) / (T * H));
   mla_runs_.assign(f_.batch.kv_parts.size(), 0);
   for (std::size_t i = 0; i < mla_runs_.size(); ++i) {

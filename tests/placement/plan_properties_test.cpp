@@ -7,8 +7,8 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
-#include "invented.h"
 #include "memory/error.h"
+#include "model_case.h"
 #include "placement/cost.h"
 #include "placement/offers.h"
 #include "placement/plan_input.h"
@@ -18,36 +18,13 @@
 namespace tandem {
 namespace {
 
+using test::Case;
 using test::kGiB;
+using test::ModelCase;
+using test::PlanOf;
+using test::Several;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
-
-struct ModelCase {
-  std::string name;
-  Config config;
-  TensorList tensors;
-};
-
-const ModelCase& Case(const std::string& name) {
-  static const std::vector<ModelCase> cases = [] {
-    std::vector<ModelCase> list;
-    list.push_back({"V2-Lite", test::V2Lite(), ExpectedTensors(test::V2Lite(), DType::kBF16)});
-    list.push_back({"V2", test::V2(), ExpectedTensors(test::V2(), DType::kBF16)});
-    list.push_back({"V3", test::V3(), ExpectedTensors(test::V3(), DType::kF8E4M3)});
-    return list;
-  }();
-  return *std::ranges::find(cases, name, &ModelCase::name);
-}
-
-Abilities Several() { return {.devices = 8, .stream_prefill = false}; }
-
-Plan PlanOf(const ModelCase& model, const Machine& machine, const Profile& profile = {},
-            const RoutingStatistics* statistics = nullptr) {
-  PlanOptions options;
-  options.statistics = statistics;
-  options.abilities = Several();
-  return MakePlan(model.config, model.tensors, machine, profile, options);
-}
 
 double Seconds(const ModelCase& model, const Machine& machine, const Profile& profile,
                const Plan& plan) {
@@ -274,79 +251,6 @@ TEST(PlanProperties, HotterExpertsFirst) {
   EXPECT_GT(hot.prediction.device_hit_rate, cold.prediction.device_hit_rate);
   EXPECT_GE(hot.prediction.decode_tokens_per_s, cold.prediction.decode_tokens_per_s);
   EXPECT_TRUE(hot.prediction.statistics);
-}
-
-Rule MakeRule(const std::string& role, Side place, int line) {
-  Rule rule;
-  rule.role = role;
-  rule.place = place;
-  rule.line = line;
-  return rule;
-}
-
-TEST(PlanProperties, RulesAreKept) {
-  const ModelCase& model = Case("V2-Lite");
-  Profile profile;
-  Rule attention = MakeRule("attention", Side::kHost, 3);
-  attention.layers = {4, 6};
-  Rule experts = MakeRule("routed_experts", Side::kDevice, 5);
-  experts.layers = {10, 12};
-  experts.experts = {{60, 63}, {2, 2}};
-  Rule name;
-  name.tensors = "model.layers.2?.mlp.shared_experts.*";
-  name.place = Side::kHost;
-  name.line = 9;
-  Rule again = name;  // the later one wins
-  again.tensors = "*.21.mlp.shared_experts.up_proj.weight";
-  again.place = Side::kDevice;
-  profile.rules = {attention, experts, name, again, MakeRule("head", Side::kHost, 12)};
-  const Plan plan = PlanOf(model, test::GpuMachine(8), profile);
-  ASSERT_EQ(plan.devices.size(), 1u);
-  EXPECT_FALSE(plan.head.on_device());
-  for (std::size_t i = 0; i < plan.layers.size(); ++i) {
-    const LayerPlan& layer = plan.layers[i];
-    if (i >= 4 && i <= 6) {
-      EXPECT_FALSE(layer.attention.on_device()) << i;
-    }
-    if (i >= 20) {
-      EXPECT_EQ(layer.shared.on_device(), i == 21) << i;
-    }
-    for (std::size_t e : {2, 60, 61, 62, 63}) {
-      if (i >= 10 && i <= 12) {
-        EXPECT_TRUE(layer.experts[e].on_device()) << i << " " << e;
-      }
-    }
-  }
-  profile.rules = {MakeRule("router", Side::kDevice, 4)};
-  profile.rules[0].layers = {0, 0};  // a dense layer
-  EXPECT_THAT(
-      test::Refusal([&] { PlanOf(model, test::GpuMachine(8), profile); }, ExitCode::kConfig),
-      HasSubstr("matches nothing"));
-}
-
-TEST(PlanProperties, RulesNameDevices) {
-  const ModelCase& model = Case("V2-Lite");
-  Profile profile;
-  profile.device = "all";
-  Rule rule = MakeRule("attention", Side::kDevice, 3);
-  rule.device = "small";
-  profile.rules = {rule};
-  const Plan plan = PlanOf(model, test::Workstation(), profile);
-  for (const LayerPlan& layer : plan.layers) {
-    ASSERT_TRUE(layer.attention.on_device());
-    EXPECT_THAT(plan.devices[static_cast<std::size_t>(layer.attention.index)].name,
-                HasSubstr("small"));
-  }
-}
-
-TEST(PlanProperties, GlobsMatchWholeNames) {
-  for (const char* yes : {"*", "abc", "a*c", "a?c", "*abc*", "a*b*c", "abc*", "??*"}) {
-    EXPECT_TRUE(GlobMatches(yes, "abc")) << yes;
-  }
-  for (const char* no : {"", "ab", "b*", "a?", "abcd", "*d", "a*b"}) {
-    EXPECT_FALSE(GlobMatches(no, "abc")) << no;
-  }
-  EXPECT_TRUE(GlobMatches("a*a*ab", "aaaaaaab"));
 }
 
 // All but routed experts is on the first device, each holds what it can, and two are never planned

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "invented.h"
 #include "memory/error.h"
@@ -12,11 +13,14 @@
 #include "placement/plan_explain.h"
 #include "placement/planner.h"
 #include "placement/yaml_tree.h"
+#include "real_shapes.h"
 
 namespace tandem {
 namespace {
 
 using test::kGiB;
+using test::OnDevice;
+using test::PlanTiny;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
@@ -182,6 +186,38 @@ TEST(PlanExplain, DemandsAreNamed) {
       EXPECT_EQ(group.why, "the profile says so");
     }
   }
+}
+
+TEST(PlanText, JsonHoldsEveryLayerAndPlace) {
+  Profile profile = OnDevice("0", 0.125);
+  profile.threads = 2;
+  profile.experts_order = {0, 1, 5, 31};
+  const Plan plan = PlanTiny(test::PoclMachine(), profile);
+  const auto json = nlohmann::json::parse(ToJson(plan));
+  ASSERT_EQ(json["layers"].size(), 5u);
+  EXPECT_EQ(json["layers"][0]["dense"], "device0");
+  const auto& experts = json["layers"][3]["routed_experts"];
+  EXPECT_EQ(experts["device0"].dump(), "[[0,1],[5,5],[31,31]]");
+  EXPECT_EQ(experts["host"].dump(), "[[2,4],[6,30]]");
+  EXPECT_EQ(json["host"]["bytes"], plan.host_bytes);
+  EXPECT_EQ(json["devices"][0]["bytes"], plan.DeviceBytes(0));
+  EXPECT_EQ(json["devices"][0]["threads"], 2);
+  std::uint64_t sum = 0;
+  for (const auto& item : json["items"]) sum += item["bytes"].get<std::uint64_t>();
+  EXPECT_EQ(sum, plan.host_bytes + plan.DeviceBytes(0));
+}
+
+TEST(PlanText, TheTableIsAligned) {
+  Profile profile = OnDevice("0", 0.5);
+  profile.threads = 2;
+  const std::string text = ToText(PlanTiny(test::PoclMachine(), profile));
+  std::printf("%s", text.c_str());
+  std::istringstream lines(text.substr(0, text.find("\n\n")));
+  std::string first;
+  std::getline(lines, first);
+  for (std::string line; std::getline(lines, line);) EXPECT_EQ(line.size(), first.size()) << line;
+  EXPECT_THAT(text, AllOf(HasSubstr("threads: node 0: 2 (cores 0-1)"), HasSubstr("scratch"),
+                          HasSubstr("68 blocks")));
 }
 
 }  // namespace

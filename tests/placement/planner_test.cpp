@@ -5,39 +5,25 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
-#include <nlohmann/json.hpp>
 
 #include "invented.h"
 #include "memory/error.h"
 #include "placement/scratch.h"
+#include "real_shapes.h"
 
 namespace tandem {
 namespace {
 
 using test::kGiB;
-using test::kMiB;
+using test::OnDevice;
+using test::PlanTiny;
+using test::TinyTensors;
+using test::V2LiteTensors;
+using test::V3Tensors;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
-
-const TensorList& V3Tensors() {
-  static const TensorList tensors = ExpectedTensors(test::V3(), DType::kF8E4M3);
-  return tensors;
-}
-const TensorList& V2LiteTensors() {
-  static const TensorList tensors = ExpectedTensors(test::V2Lite(), DType::kBF16);
-  return tensors;
-}
-const TensorList& TinyTensors() {
-  static const TensorList tensors = ExpectedTensors(test::Tiny(), DType::kBF16);
-  return tensors;
-}
-
-Plan PlanTiny(const Machine& machine, const Profile& profile,
-              Precision precision = Precision::kFast) {
-  return MakePlan(test::Tiny(), TinyTensors(), machine, profile, precision);
-}
 
 constexpr std::uint64_t Up(std::uint64_t n, std::uint64_t align) {
   return (n + align - 1) / align * align;
@@ -115,17 +101,6 @@ TEST(Planner, DeviceNoneSaysNothingAboutDevices) {
   EXPECT_TRUE(plan.devices.empty());
   EXPECT_THAT(plan.notes, IsEmpty());
   EXPECT_EQ(plan.nodes[0].cores.size(), 4u);
-}
-
-// Everything on the device that is asked for by name, which a device auto need not use.
-Profile OnDevice(const std::string& device, double experts) {
-  Profile profile;
-  profile.device = device;
-  profile.attention = profile.dense = profile.shared_experts = Side::kDevice;
-  profile.router = profile.head = Side::kDevice;
-  profile.experts = Profile::Experts::kShare;
-  profile.experts_share = experts;
-  return profile;
 }
 
 TEST(Planner, PoclSharesCoresAndMemory) {
@@ -321,133 +296,6 @@ TEST(Planner, ADeviceThatGetsNothingIsNotOpened) {
   EXPECT_THAT(ToText(plan), HasSubstr("pthread-invented is not used"));
 }
 
-TEST(Planner, ADemandThatDoesNotFitIsRefusedWithATable) {
-  Profile profile;
-  profile.attention = profile.dense = profile.shared_experts = Side::kDevice;
-  profile.experts = Profile::Experts::kShare;
-  profile.experts_share = 1;
-  const std::string text = test::Refusal(
-      [&] { MakePlan(test::V3(), V3Tensors(), test::GpuMachine(24), profile, Precision::kFast); },
-      ExitCode::kUnavailable);
-  std::printf("%s\n", text.c_str());
-  EXPECT_THAT(text, AllOf(HasSubstr("does not fit"), HasSubstr("device0"), HasSubstr("21.60 GiB"),
-                          HasSubstr("'routed experts'"), HasSubstr("of its 14848 parts"),
-                          HasSubstr("placement.routed_experts")));
-}
-
-TEST(Planner, AHostThatIsTooSmallIsRefused) {
-  const std::string text = test::Refusal(
-      [&] { MakePlan(test::V3(), V3Tensors(), test::GpuMachine(24, 256), {}, Precision::kFast); },
-      ExitCode::kUnavailable);
-  EXPECT_THAT(text, AllOf(HasSubstr("does not fit"), HasSubstr("host: the largest item"),
-                          HasSubstr("243.20 GiB"), HasSubstr("routed experts")));
-}
-
-// PoCL's memory is the host's: what fits each alone need not fit both.
-TEST(Planner, MemoryOfASharingDeviceCountsOnTheHost) {
-  Machine machine = test::PoclMachine();
-  Profile profile = OnDevice("0", 0.125);
-  const Plan plan = MakePlan(test::V2Lite(), V2LiteTensors(), machine, profile, Precision::kFast);
-  machine.memory_limit_bytes = (plan.host_bytes + plan.DeviceBytes(0) / 2) / 19 * 20;
-  profile.device_memory_bytes = plan.devices[0].budget_bytes;
-  const std::string text = test::Refusal(
-      [&] { MakePlan(test::V2Lite(), V2LiteTensors(), machine, profile, Precision::kFast); },
-      ExitCode::kUnavailable);
-  EXPECT_THAT(text, HasSubstr("no device with memory of its own"));
-}
-
-TEST(Planner, ScratchAloneCanBeTooMuch) {
-  Profile profile;
-  profile.chunk = 512;
-  profile.device_memory_bytes = kMiB;
-  const Plan plan = PlanTiny(test::GpuMachine(8), profile);  // auto: the host, and it says so
-  EXPECT_TRUE(plan.devices.empty());
-  EXPECT_THAT(ToText(plan), HasSubstr("nothing that may go there fits"));
-  profile.device = "0";
-  EXPECT_THAT(
-      test::Refusal([&] { PlanTiny(test::GpuMachine(8), profile); }, ExitCode::kUnavailable),
-      AllOf(HasSubstr("the least, "), HasSubstr("with the activations of a step of 512 rows"),
-            HasSubstr("its budget is 1.00 MiB"), HasSubstr("raise memory.device"),
-            HasSubstr("workload.chunk")));
-}
-
-// The memory is there, and no buffer as large as one must be: another message, other settings.
-TEST(Planner, BuffersCanBeTooSmallWhereTheMemoryIsNot) {
-  Profile profile;
-  profile.chunk = 512;
-  profile.device = "0";
-  Machine machine = test::GpuMachine(8);
-  machine.devices[0].max_alloc_bytes = 64 << 10;
-  const auto refusal = [&] {
-    return test::Refusal([&] { PlanTiny(machine, profile); }, ExitCode::kUnavailable);
-  };
-  EXPECT_THAT(refusal(), AllOf(HasSubstr("the least, "), HasSubstr("needs a buffer of "),
-                               HasSubstr("largest has 64.00 KiB"), HasSubstr("workload.chunk"),
-                               Not(HasSubstr("budget"))));
-  profile.attention = Side::kDevice;
-  EXPECT_THAT(refusal(), AllOf(HasSubstr("in one buffer, the device allows 64.00 KiB"),
-                               Not(HasSubstr("1 B"))));
-}
-
-TEST(Planner, NoBufferIsLargerThanTheDeviceAllows) {
-  Machine machine = test::GpuMachine(80);
-  machine.devices[0].max_alloc_bytes = kGiB;  // V3's head in bf16 takes 1.73 GiB: it is cut
-  Plan plan = MakePlan(test::V3(), V3Tensors(), machine, {}, Precision::kFast);
-  EXPECT_TRUE(plan.head.on_device());
-  EXPECT_TRUE(plan.layers[0].attention.on_device());
-  // What goes through heads is not: kv_b takes 16 MiB.
-  machine.devices[0].max_alloc_bytes = 15 * kMiB;
-  Profile profile;
-  profile.attention = Side::kDevice;
-  const auto run = [&] { MakePlan(test::V3(), V3Tensors(), machine, profile, Precision::kFast); };
-  EXPECT_THAT(test::Refusal(run, ExitCode::kUnavailable),
-              AllOf(HasSubstr("kv_b_proj.weight"), HasSubstr("15.00 MiB"), HasSubstr("16.00 MiB"),
-                    HasSubstr("placement.attention")));
-  machine.devices[0].max_alloc_bytes = kGiB;
-  // A KV cache above the largest buffer: 2M tokens of 576 values take 2.25 GiB a layer. MLA's lies
-  // in several.
-  profile.attention = Side::kAuto;
-  profile.context = 2 << 20;
-  plan = MakePlan(test::V3(), V3Tensors(), machine, profile, Precision::kFast);
-  EXPECT_TRUE(plan.layers[0].attention.on_device());
-  EXPECT_EQ(KvBuffersOf(test::V3(), plan).count, 3);
-}
-
-// That of attention with heads of its own lies in one.
-TEST(Planner, AKvCacheAboveTheLargestBufferStaysOnTheHost) {
-  Machine machine = test::GpuMachine(80);
-  machine.devices[0].max_alloc_bytes = kGiB;
-  Config config = test::V2Lite();
-  config.attention = AttentionKind::kMha;
-  config.q_lora_rank = config.kv_lora_rank = 0;
-  config.qk_nope_head_dim = 0;
-  config.qk_rope_head_dim = 128;
-  const TensorList tensors = ExpectedTensors(config, DType::kBF16);
-  Profile profile;
-  profile.context = 256 << 10;  // 2 GiB a layer
-  const Plan plan = MakePlan(config, tensors, machine, profile, Precision::kFast);
-  EXPECT_FALSE(plan.layers[0].attention.on_device());
-  EXPECT_TRUE(plan.layers[0].dense.on_device());
-  EXPECT_THAT(plan.notes, testing::Contains(AllOf(HasSubstr("KV cache"), HasSubstr("1.00 GiB"),
-                                                  HasSubstr("workload.context"))));
-  profile.attention = Side::kDevice;
-  const auto run = [&] { MakePlan(config, tensors, machine, profile, Precision::kFast); };
-  EXPECT_THAT(test::Refusal(run, ExitCode::kUnavailable), HasSubstr("KV cache"));
-}
-
-// An expert's three matrices lie in one buffer.
-TEST(Planner, ExpertsAboveTheLargestBufferStayOnTheHost) {
-  Machine machine = test::GpuMachine(80);
-  machine.devices[0].max_alloc_bytes = 40 * kMiB;  // V3's take 42.01 MiB in FP8
-  Profile profile;
-  profile.chunk = 64;
-  const Plan plan = MakePlan(test::V3(), V3Tensors(), machine, profile, Precision::kFast);
-  EXPECT_TRUE(plan.layers[4].shared.on_device());
-  for (const Place place : plan.layers[4].experts) EXPECT_FALSE(place.on_device());
-  EXPECT_THAT(plan.notes, testing::Contains(AllOf(HasSubstr("routed experts"),
-                                                  HasSubstr("42.01 MiB"), HasSubstr("40.00 MiB"))));
-}
-
 TEST(Planner, TwoNodesShareThreadsAndWeights) {
   Machine machine = test::CpuMachine(2, 8, 64 * kGiB);
   machine.nodes.push_back({7, 16 * kGiB, 16 * kGiB, {}});  // memory without cores
@@ -506,34 +354,6 @@ TEST(Planner, AShorterChunkLeavesMoreForExperts) {
   EXPECT_LT(experts(), with_64);
 }
 
-TEST(Planner, WhatTheModelOrMachineLacksIsAConfigError) {
-  const Machine machine = test::GpuMachine(8);
-  const auto refusal = [&](const Profile& profile) {
-    return test::Refusal([&] { PlanTiny(machine, profile); }, ExitCode::kConfig);
-  };
-  Profile profile;
-  profile.file = "p.yaml";
-  profile.experts_order = {0, 32};
-  EXPECT_THAT(refusal(profile), AllOf(HasSubstr("p.yaml"), HasSubstr("expert 32")));
-  profile.experts_order = {4, 4};
-  EXPECT_THAT(refusal(profile), HasSubstr("named twice"));
-  profile = {};
-  profile.device_layers = {0, 5};
-  EXPECT_THAT(refusal(profile), HasSubstr("layers 0 to 4"));
-  profile = {};
-  profile.device_memory_bytes = 9 * kGiB;
-  EXPECT_THAT(refusal(profile), AllOf(HasSubstr("9.00 GiB"), HasSubstr("8.00 GiB")));
-  profile = {};
-  profile.host_memory_bytes = 1025 * kGiB;
-  EXPECT_THAT(refusal(profile), HasSubstr("memory.host"));
-  profile = {};
-  profile.chunk = 0;
-  EXPECT_THAT(refusal(profile), HasSubstr("workload.chunk"));
-  profile = {};
-  profile.context = -5;
-  EXPECT_THAT(refusal(profile), HasSubstr("workload.context"));
-}
-
 TEST(Planner, TheSameArgumentsGiveTheSamePlan) {
   for (const Machine& machine : {test::PoclMachine(), test::GpuMachine(24), test::GpuMachine(80)}) {
     const auto plan = [&] {
@@ -566,38 +386,6 @@ TEST(Planner, AllDenseAndTiedModels) {
     EXPECT_TRUE(layer.experts.empty());
   }
   ExpectExactSums(config, tensors, plan);
-}
-
-TEST(PlanText, JsonHoldsEveryLayerAndPlace) {
-  Profile profile = OnDevice("0", 0.125);
-  profile.threads = 2;
-  profile.experts_order = {0, 1, 5, 31};
-  const Plan plan = PlanTiny(test::PoclMachine(), profile);
-  const auto json = nlohmann::json::parse(ToJson(plan));
-  ASSERT_EQ(json["layers"].size(), 5u);
-  EXPECT_EQ(json["layers"][0]["dense"], "device0");
-  const auto& experts = json["layers"][3]["routed_experts"];
-  EXPECT_EQ(experts["device0"].dump(), "[[0,1],[5,5],[31,31]]");
-  EXPECT_EQ(experts["host"].dump(), "[[2,4],[6,30]]");
-  EXPECT_EQ(json["host"]["bytes"], plan.host_bytes);
-  EXPECT_EQ(json["devices"][0]["bytes"], plan.DeviceBytes(0));
-  EXPECT_EQ(json["devices"][0]["threads"], 2);
-  std::uint64_t sum = 0;
-  for (const auto& item : json["items"]) sum += item["bytes"].get<std::uint64_t>();
-  EXPECT_EQ(sum, plan.host_bytes + plan.DeviceBytes(0));
-}
-
-TEST(PlanText, TheTableIsAligned) {
-  Profile profile = OnDevice("0", 0.5);
-  profile.threads = 2;
-  const std::string text = ToText(PlanTiny(test::PoclMachine(), profile));
-  std::printf("%s", text.c_str());
-  std::istringstream lines(text.substr(0, text.find("\n\n")));
-  std::string first;
-  std::getline(lines, first);
-  for (std::string line; std::getline(lines, line);) EXPECT_EQ(line.size(), first.size()) << line;
-  EXPECT_THAT(text, AllOf(HasSubstr("threads: node 0: 2 (cores 0-1)"), HasSubstr("scratch"),
-                          HasSubstr("68 blocks")));
 }
 
 }  // namespace
