@@ -97,7 +97,7 @@ struct RopeArgs {
 
 // kv[slots[t] * width + i] = x[t, i]      i < width; kv in kv_type (f32, bf16 or f16: to nearest
 // even, f16 saturating at 65504)
-//   slots : i32 [T], block * 64 + position % 64
+//   slots : i32 [T], block * 64 + position % 64; -1: the row is left out
 struct KvAppendArgs {
   Span x;
   std::int64_t x_stride = 0;
@@ -111,6 +111,9 @@ struct KvAppendArgs {
 // out[t, h, :] = attention of q[t, h] over n_keys[t] tokens; token j of row t lies in slot
 // tables[table_start[t] + j / 64] * 64 + j % 64 of kv. k/v offsets and head strides as in
 // cpu_kernels/attention.h. Works for any n_keys >= 1 in fixed local memory (online softmax).
+// A row's keys may lie in several buffers, a launch each: the first writes out and lse, every next
+// one merges. n_keys may be 0 in some.
+enum class AttentionShare : std::uint8_t { kAlone, kFirst, kNext };
 struct AttentionArgs {
   Span q;
   std::int64_t q_row_stride = 0;
@@ -133,6 +136,8 @@ struct AttentionArgs {
   std::int64_t dk = 0;
   std::int64_t dv = 0;
   float scale = 0;
+  AttentionShare share = AttentionShare::kAlone;
+  Span lse;  // [T, heads] log sum_j exp(s[h, j]); not of kAlone
 };
 
 // y[t, i] = silu(gate[t, i]) * up[t, i]; y may be gate.
@@ -234,7 +239,8 @@ static_assert(sizeof(ExpertTile) == 16);
 // Groups the pairs of T rows by expert, on the device: nothing of it travels to the host.
 //   choices : row t has K of them, ids[t, k] with weights[t, k]; `shared` adds one, entry E with
 //             weight 1. C = K + shared.
-//   pairs   : those whose expert has a slab, sorted by expert, then row. pair_row[p], pair_weight[p];
+//   pairs   : those whose expert has a slab, sorted by expert, then row. pair_row[p],
+//   pair_weight[p];
 //             token_pairs[t, c] = p, or -1 where the expert is not on this device
 //   tiles   : ceil(n / tile_rows) for an expert with n > 0 pairs; n_tiles[0] counts them
 struct GroupArgs {

@@ -6,6 +6,9 @@
 //            h * k_head_stride of it, V(j, h) at v_offset + h * v_head_stride. MLA in its absorbed
 //            form (DeepSeek-V2 section 2.1) has both strides 0.
 //   dk <= MAX_DK, dv <= MAX_DV
+//   share  : ALONE, or these are a row's keys in one of several buffers: FIRST writes out and
+//            lse[t, h] = log sum_j exp(s[h, j]), NEXT merges its sums with both. Rows may then have
+//            no keys, n_keys[t] = 0: lse is -INFINITY, or stays.
 // Online softmax: after each block of 64 keys the running maximum and sum are corrected, so any
 // n_keys fits. A row's result depends on that row alone.
 //
@@ -53,7 +56,37 @@ INLINE float8 kv8(const global kv_t* p, int aligned) {
       long v_head_stride, int kv_aligned, const global int *tables, long tables_offset,         \
       const global int *table_start, long table_start_offset, const global int *n_keys,         \
       long n_keys_offset, global float *out, long out_offset, long out_row_stride,              \
-      long out_head_stride, int heads, int dk, int dv, float scale
+      long out_head_stride, int heads, int dk, int dv, float scale, int share, global float *lse, \
+      long lse_offset
+
+#define ALONE 0
+#define FIRST 1
+#define NEXT 2
+
+// By what out and the sum of this launch's keys, not yet divided by `total`, count in their merge.
+typedef struct {
+  float before, sum, lse;
+} weights_t;
+
+INLINE weights_t merge_weights(int share, float before, float largest, float total) {
+  weights_t w = {0.0f, 1.0f / total, 0.0f};
+  if (share == ALONE) return w;
+  w.before = 1.0f;
+  w.sum = 0.0f;
+  w.lse = before;
+  if (total == 0.0f) return w;
+  const float own = largest + log(total);
+  const float most = fmax(before, own);
+  const float both = exp(before - most) + exp(own - most);
+  w.before = exp(before - most) / both;
+  w.sum = exp(own - most) / both / total;
+  w.lse = most + log(both);
+  return w;
+}
+
+INLINE float merged(int share, weights_t w, float before, float sum) {
+  return share == NEXT ? fma(before, w.before, sum * w.sum) : sum * w.sum;
+}
 
 kernel __attribute__((reqd_work_group_size(1, 1, 1))) void attention_item(ATTENTION_ARGS) {
   const long h = get_group_id(0);
@@ -64,6 +97,7 @@ kernel __attribute__((reqd_work_group_size(1, 1, 1))) void attention_item(ATTENT
   const int dv8 = dv / 8;
   q += q_offset + t * q_row_stride + h * q_head_stride;
   out += out_offset + t * out_row_stride + h * out_head_stride;
+  lse += lse_offset + t * heads + h;
 
   float8 sum[MAX_DV / 8 + 1];  // the last holds dv % 8 values
   float score[BLOCK];
@@ -97,9 +131,16 @@ kernel __attribute__((reqd_work_group_size(1, 1, 1))) void attention_item(ATTENT
       for (int v = dv8 * 8; v < dv; ++v) tail[v % 8] = fma(p, kv1(value + v), tail[v % 8]);
     }
   }
-  const float factor = 1.0f / total;
-  for (int v = 0; v < dv8; ++v) vstore8(sum[v] * factor, v, out);
-  for (int v = dv8 * 8; v < dv; ++v) out[v] = ((const float*)(sum + dv8))[v % 8] * factor;
+  const weights_t w = merge_weights(share, share == NEXT ? *lse : -INFINITY, largest, total);
+  if (share != ALONE) *lse = w.lse;
+  for (int v = 0; v < dv8; ++v) {
+    const float8 before = share == NEXT ? vload8(v, out) : (float8)(0.0f);
+    vstore8(share == NEXT ? fma(before, (float8)(w.before), sum[v] * w.sum) : sum[v] * w.sum, v,
+            out);
+  }
+  for (int v = dv8 * 8; v < dv; ++v) {
+    out[v] = merged(share, w, share == NEXT ? out[v] : 0.0f, ((const float*)(sum + dv8))[v % 8]);
+  }
 }
 
 #define ATTENTION_GROUP 256
@@ -226,12 +267,22 @@ INLINE void part_scores(local float* part, local float* tile, const local float*
         }                                                                                        \
       }                                                                                          \
     }                                                                                            \
+    float before[H];                                                                             \
     _Pragma("unroll") for (int hh = 0; hh < H; ++hh) {                                           \
+      const long at = lse_offset + t * heads + min(h0 + hh, heads - 1);                          \
+      before[hh] = share == NEXT ? lse[at] : -INFINITY;                                          \
+    }                                                                                            \
+    barrier(CLK_GLOBAL_MEM_FENCE); /* all have read what one writes */                           \
+    _Pragma("unroll") for (int hh = 0; hh < H; ++hh) {                                           \
+      const weights_t w = merge_weights(share, before[hh], largest[hh], total[hh]);              \
+      if (share != ALONE && lid == 0 && h0 + hh < heads) {                                       \
+        lse[lse_offset + t * heads + h0 + hh] = w.lse;                                           \
+      }                                                                                          \
       _Pragma("unroll") for (int c = 0; c < COLUMNS; ++c) {                                      \
         const int d = c * ATTENTION_GROUP + lid;                                                 \
         if (h0 + hh < heads && d < dv) {                                                         \
-          out[out_offset + t * out_row_stride + (h0 + hh) * out_head_stride + d] =               \
-              sum[hh][c] / total[hh];                                                            \
+          global float* o = out + out_offset + t * out_row_stride + (h0 + hh) * out_head_stride + d;\
+          *o = merged(share, w, share == NEXT ? *o : 0.0f, sum[hh][c]);                          \
         }                                                                                        \
       }                                                                                          \
     }                                                                                            \

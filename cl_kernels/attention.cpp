@@ -50,7 +50,8 @@ void LaunchAttention(Programs& programs, const AttentionArgs& a) {
                         a.k_head_stride, a.v_offset, a.v_head_stride, cl_int{KvAligned(a)},
                         a.tables, a.table_start, a.n_keys, a.out, a.out_row_stride,
                         a.out_head_stride, static_cast<cl_int>(a.heads), static_cast<cl_int>(a.dk),
-                        static_cast<cl_int>(a.dv), a.scale);
+                        static_cast<cl_int>(a.dv), a.scale, static_cast<cl_int>(a.share),
+                        a.lse.buffer ? a.lse : a.out);
   Enqueue(programs, kernel, {CeilDiv(a.heads, shape.heads), a.T, 1}, shape.group_size);
 }
 

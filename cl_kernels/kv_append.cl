@@ -1,4 +1,4 @@
-// kv[slots[t] * width + i] = x[t, i]      i < width, t < T
+// kv[slots[t] * width + i] = x[t, i]      i < width, t < T with slots[t] >= 0
 //   x : f32, rows x_stride apart     kv : KVTYPE     slots : i32 [T]
 // bf16 and f16 round to nearest even; f16 saturates at its largest value, 65504.
 //   kv_append  global (ceil(width / 64) * 64, T)   local (64, 1)
@@ -7,9 +7,10 @@ kernel __attribute__((reqd_work_group_size(64, 1, 1))) void kv_append(
     const global int* slots, long slots_offset) {
   const long i = get_global_id(0);
   const long t = get_global_id(1);
-  if (i >= width) return;
+  const int slot = slots[slots_offset + t];
+  if (i >= width || slot < 0) return;
   const float value = x[x_offset + t * x_stride + i];
-  const long at = (long)slots[slots_offset + t] * width + i;
+  const long at = (long)slot * width + i;
 #if KVTYPE == KVTYPE_F32
   ((global float*)kv)[at] = value;
 #elif KVTYPE == KVTYPE_F16

@@ -109,7 +109,7 @@ KvBuffers KvBuffersOf(const Config& config, std::int64_t blocks, DType type,
                       std::uint64_t max_bytes) {
   const std::uint64_t one = KvLayerBytes(config, 1, type);
   const auto fit = std::max<std::int64_t>(1, static_cast<std::int64_t>(max_bytes / one));
-  if (config.attention != AttentionKind::kMla || blocks <= fit) return {1, blocks};
+  if (blocks <= fit) return {1, blocks};
   const std::int64_t count = std::min(kMostKvBuffers, (blocks + fit - 1) / fit);
   const std::int64_t each = (blocks + count - 1) / count;
   return {(blocks + each - 1) / each, each};

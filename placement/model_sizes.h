@@ -68,8 +68,8 @@ std::uint64_t KvTokenBytes(const Config& config, DType type);
 std::uint64_t KvLayerBytes(const Config& config, std::int64_t blocks, DType type);
 
 // How a layer's KV cache lies on a device whose largest buffer is `max_bytes`: so many blocks in
-// each buffer but the last. That of MLA, whose partial results can be merged, lies in up to
-// kMostKvBuffers, that of MHA in one; a buffer may then be larger than max_bytes.
+// each buffer but the last, in up to kMostKvBuffers; where those are too few, a buffer is larger
+// than max_bytes.
 inline constexpr std::int64_t kMostKvBuffers = 64;
 struct KvBuffers {
   std::int64_t count = 1;

@@ -24,8 +24,8 @@ Attention::Attention(Forward& f) : f_(f) {
     if (c.attention == AttentionKind::kMla) {
       dabsorbed_ = f.device->Scratch("absorbed_q");
       dparts_ = f.device->Scratch("attention_parts");
-      dlse_ = f.device->Scratch("attention_lse");
     }
+    if (f.device->HasScratch("attention_lse")) dlse_ = f.device->Scratch("attention_lse");
   }
 }
 

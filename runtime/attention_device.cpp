@@ -1,5 +1,7 @@
 // Attention with heads of their own (MHA) on the OpenCL device, and what both kinds begin and end
 // with. Only enqueues.
+#include <algorithm>
+
 #include "runtime/forward.h"
 
 namespace tandem {
@@ -52,24 +54,39 @@ void Attention::MhaOnDevice(int layer) {
   k.Rope({dq_, H * d, d, H, c.qk_rope_head_dim, f_.batch.device_cos_sin, false, T});
   k.Rope({dz_, width, d, c.num_key_value_heads, c.qk_rope_head_dim, f_.batch.device_cos_sin, false,
           T});
-  k.KvAppend({dz_, width, f_.OneKvBuffer(layer), f_.kv_type(), width, f_.batch.device_slots, T});
   cl::AttentionArgs a;
   a.q = dq_;
   a.q_row_stride = a.out_row_stride = H * d;
   a.q_head_stride = a.k_head_stride = a.v_head_stride = a.out_head_stride = d;
-  a.kv = f_.OneKvBuffer(layer);
   a.kv_type = f_.kv_type();
   a.width = width;
   a.v_offset = width / 2;
-  a.tables = f_.batch.device_tables;
-  a.table_start = f_.batch.device_table_start;
-  a.n_keys = f_.batch.device_n_keys;
   a.out = dout_;
   a.T = T;
   a.heads = H;
   a.dk = a.dv = d;
   a.scale = static_cast<float>(c.softmax_scale());
-  k.Attention(a);
+  AttendMha(layer, a);
+}
+
+// Appends this step's rows to the KV cache and attends to it, buffer by buffer.
+void Attention::AttendMha(int layer, cl::AttentionArgs& a) {
+  cl::Kernels& k = f_.device->kernels;
+  const std::vector<KvPart>& parts = f_.batch.kv_parts;
+  if (parts.size() > 1) {
+    a.share = cl::AttentionShare::kFirst;
+    a.lse = dlse_;
+  }
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    if (std::ranges::max(parts[i].n_keys) == 0) continue;
+    a.kv = f_.kv[layer].device[i].get();
+    a.tables = parts[i].device_tables;
+    a.table_start = parts[i].device_table_start;
+    a.n_keys = parts[i].device_n_keys;
+    k.KvAppend({dz_, a.width, a.kv, a.kv_type, a.width, parts[i].device_slots, a.T});
+    k.Attention(a);
+    if (parts.size() > 1) a.share = cl::AttentionShare::kNext;
+  }
 }
 
 }  // namespace tandem

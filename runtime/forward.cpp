@@ -78,10 +78,4 @@ Forward::Forward(const Config& c, const Plan& p, const Weights& w, HostSide& h_s
   }
 }
 
-cl_mem Forward::OneKvBuffer(int layer) const {
-  const std::vector<ClBuffer>& buffers = kv[static_cast<std::size_t>(layer)].device;
-  TANDEM_CHECK(buffers.size() == 1);
-  return buffers[0].get();
-}
-
 }  // namespace tandem

@@ -91,8 +91,6 @@ struct Forward {
   bool uncounted = false;            // the step is not the user's: the cache does not see it
 
   std::int64_t T() const { return batch.T; }
-  // Of a layer whose KV cache the device has in one buffer.
-  cl_mem OneKvBuffer(int layer) const;
   // Whether an expert runs on the first device, or on any, in this step.
   bool OnFirstDevice(int layer, std::size_t expert) const {
     return plan.layers[static_cast<std::size_t>(layer)].experts[expert] == Place::Device(0) ||
@@ -126,6 +124,7 @@ class Attention {
   // attention_device.cpp, mla_device.cpp: only enqueue
   void RunOnDevice(int layer);
   void MhaOnDevice(int layer);
+  void AttendMha(int layer, cl::AttentionArgs& args);
   void MlaOnDevice(int layer);
   void ProjectMla(int layer);
   std::int64_t MlaRunEnd(std::int64_t t0) const;

@@ -71,20 +71,70 @@ class AttentionTest : public test::ClShapesTest {
     const ClBuffer n_keys = test::Upload(device(), c.keys);
     const ClBuffer out =
         test::Upload(device(), std::vector<float>(static_cast<std::size_t>(T * c.heads * c.dv)));
-    cl::AttentionArgs a;
+    cl::AttentionArgs a = Args(c, T);
     a.q = {q.get(), 0};
+    a.kv = kv.get();
+    a.tables = {tables.get(), 0};
+    a.table_start = {starts.get(), 0};
+    a.n_keys = {n_keys.get(), 0};
+    a.out = {out.get(), 0};
+    kernels().Attention(a);
+    return test::Download<float>(device(), out, static_cast<std::size_t>(T * c.heads * c.dv));
+  }
+
+  // A row's blocks in buffers of `each`, a launch for each buffer.
+  std::vector<float> RunInBuffers(const Case& c, std::int32_t each) {
+    const auto n_out = static_cast<std::size_t>(T_ * c.heads * c.dv);
+    const ClBuffer q = test::Upload(device(), q_);
+    const ClBuffer kv = UploadKv(c.kv_type);
+    const ClBuffer out = test::Upload(device(), std::vector<float>(n_out, NAN));
+    const ClBuffer lse =
+        test::Upload(device(), std::vector<float>(static_cast<std::size_t>(1 + T_ * c.heads), NAN));
+    cl::AttentionArgs a = Args(c, T_);
+    a.q = {q.get(), 0};
+    a.out = {out.get(), 0};
+    a.lse = {lse.get(), 1};
+    a.share = cl::AttentionShare::kFirst;
+    const auto block_bytes = static_cast<std::size_t>(kBlock * width_) * DataBytes(c.kv_type, 1);
+    for (std::int32_t first = 0; first < std::ssize(tables_); first += each) {
+      const ClBuffer part = device().Allocate(static_cast<std::size_t>(each) * block_bytes);
+      const std::int32_t n = std::min(each, static_cast<std::int32_t>(tables_.size()) - first);
+      device().Copy(kv.get(), static_cast<std::size_t>(first) * block_bytes, part.get(), 0,
+                    static_cast<std::size_t>(n) * block_bytes);
+      std::vector<std::int32_t> blocks{0}, starts, keys;  // the first is nobody's
+      for (std::size_t t = 0; t < c.keys.size(); ++t) {
+        starts.push_back(static_cast<std::int32_t>(blocks.size()));
+        keys.push_back(0);
+        for (std::int32_t j = 0; j < c.keys[t]; j += kBlock) {
+          const std::int32_t block = tables_[table_start_[t] + j / kBlock] - first;
+          if (block < 0 || block >= each) continue;
+          blocks.push_back(block);
+          keys.back() += std::min<std::int32_t>(kBlock, c.keys[t] - j);
+        }
+      }
+      const ClBuffer tables = test::Upload(device(), blocks);
+      const ClBuffer table_start = test::Upload(device(), starts);
+      const ClBuffer n_keys = test::Upload(device(), keys);
+      a.kv = part.get();
+      a.tables = {tables.get(), 0};
+      a.table_start = {table_start.get(), 0};
+      a.n_keys = {n_keys.get(), 0};
+      kernels().Attention(a);
+      a.share = cl::AttentionShare::kNext;
+      device().Finish();  // before the part goes
+    }
+    return test::Download<float>(device(), out, n_out);
+  }
+
+  cl::AttentionArgs Args(const Case& c, std::int64_t T) const {
+    cl::AttentionArgs a;
     a.q_head_stride = c.dk;
     a.q_row_stride = c.heads * c.dk;
-    a.kv = kv.get();
     a.kv_type = c.kv_type;
     a.width = width_;
     a.k_head_stride = c.shared ? 0 : c.dk;
     a.v_offset = c.shared ? 0 : c.heads * c.dk;
     a.v_head_stride = c.shared ? 0 : c.dv;
-    a.tables = {tables.get(), 0};
-    a.table_start = {starts.get(), 0};
-    a.n_keys = {n_keys.get(), 0};
-    a.out = {out.get(), 0};
     a.out_head_stride = c.dv;
     a.out_row_stride = c.heads * c.dv;
     a.T = T;
@@ -92,8 +142,7 @@ class AttentionTest : public test::ClShapesTest {
     a.dk = c.dk;
     a.dv = c.dv;
     a.scale = Scale(c);
-    kernels().Attention(a);
-    return test::Download<float>(device(), out, static_cast<std::size_t>(T * c.heads * c.dv));
+    return a;
   }
 
   static float Scale(const Case& c) { return 1 / std::sqrt(static_cast<float>(c.dk)); }
@@ -131,7 +180,10 @@ class AttentionTest : public test::ClShapesTest {
 
   void Check(const Case& c) {
     Prepare(c);
-    const std::vector<float> out = Run(c, T_);
+    CheckOutput(c, Run(c, T_));
+  }
+
+  void CheckOutput(const Case& c, const std::vector<float>& out) {
     test::Worst worst;
     for (std::int64_t t = 0; t < T_; ++t) {
       for (std::int64_t h = 0; h < c.heads; ++h) {
@@ -178,6 +230,17 @@ TEST_P(AttentionTest, ManyRows) {
 TEST_P(AttentionTest, LongAndPeaked) {
   Check({2, 64, 64, true, {2000}, DType::kF32, 1.0F});
   Check({2, 64, 64, true, {300}, DType::kF32, 60.0F});  // nearly one-hot, maxima move far
+}
+
+// Rows without keys in the first buffer, in one between and in the last.
+TEST_P(AttentionTest, KeysInSeveralBuffers) {
+  for (const DType type : {DType::kF32, DType::kBF16, DType::kF16}) {
+    for (const bool shared : {false, true}) {
+      const Case c{9, 24, 20, shared, {1, 64, 400, 77, 130}, type, 4.0F};
+      Prepare(c);
+      for (const std::int32_t each : {1, 4, 20}) CheckOutput(c, RunInBuffers(c, each));
+    }
+  }
 }
 
 TEST_P(AttentionTest, ARowDoesNotDependOnTheOthers) {

@@ -1,5 +1,6 @@
 // ctest: opencl
 // Matrices above a device's largest buffer lie in several, and nothing else changes.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -16,6 +17,10 @@
 
 namespace tandem::test {
 namespace {
+
+using testing::AllOf;
+using testing::Contains;
+using testing::HasSubstr;
 
 constexpr std::uint64_t kMost = std::uint64_t{100} << 10;
 
@@ -37,8 +42,9 @@ class SplitBuffers : public testing::Test {
   }
 
   // On a device whose largest buffer the plan knows to be so large; 0: as it is.
-  Engine Make(std::uint64_t most, Precision precision = Precision::kExact) const {
-    Model model = OpenModel(DemoDir());
+  Engine Make(std::uint64_t most, Precision precision = Precision::kExact,
+              const std::string& folder = DemoDir()) const {
+    Model model = OpenModel(folder);
     Machine machine = ReadMachine(ProbeDevices::kYes);
     if (most > 0) machine.devices[0].max_alloc_bytes = most;
     Plan plan = MakePlan(model.config, model.tensors, machine, profile_,
@@ -93,15 +99,15 @@ TEST_F(SplitBuffers, AllOnTheDeviceGivesNearlyTheSame) {
 }
 
 // Tokens of two sequences, one forked off the other, whose KV cache lies in buffers of five blocks.
-std::vector<float> OfTwoSequences(Engine& engine, std::int64_t chunk) {
+std::vector<float> OfTwoSequences(Engine& engine, std::int64_t chunk, std::int32_t words = 2048) {
   std::vector<std::int32_t> ids;
-  for (std::int32_t i = 0; i < 420; ++i) ids.push_back((i * 919 + 13) % 2048);
+  for (std::int32_t i = 0; i < 420; ++i) ids.push_back((i * 919 + 13) % words);
   const std::int32_t a = engine.NewSequence();
   std::vector<float> logits = Prefill(engine, a, ids, chunk);
   // In the fifth block, the last of its buffer, which is copied to another one.
   const std::int32_t b = engine.Fork(a, 310);
   for (std::int32_t i = 0; i < 40; ++i) {
-    const Row rows[] = {{a, 420 + i, (i * 17) % 2048, true}, {b, 310 + i, (i * 31) % 2048, true}};
+    const Row rows[] = {{a, 420 + i, (i * 17) % words, true}, {b, 310 + i, (i * 31) % words, true}};
     const auto out = engine.Step(rows);
     logits.insert(logits.end(), out.begin(), out.end());
   }
@@ -150,6 +156,62 @@ TEST_F(SplitBuffers, TheExpandedFormReadsItsKeysInTheirBuffer) {
   };
   const Worst worst = WorstDifference(logits(split), logits(whole));
   EXPECT_LE(worst.difference, 0.1F) << worst;
+}
+
+// Heads of their own: outputs and the log-sum-exp of keys in one buffer are merged with those of
+// the next. Blocks of 64 KiB, three to a buffer.
+TEST_F(SplitBuffers, SoMayOneOfKeysAndValues) {
+  const std::string folder = GoldenDir("deepseek");
+  profile_.context = 1024;
+  profile_.chunk = 64;
+  Engine whole = Make(0, Precision::kExact, folder);
+  ASSERT_EQ(whole.config().attention, AttentionKind::kMha);
+  Engine split = Make(std::uint64_t{200} << 10, Precision::kExact, folder);
+  EXPECT_EQ(KvBuffersOf(split.config(), split.plan()).count, 7);
+  for (const LayerPlan& layer : split.plan().layers) EXPECT_TRUE(layer.attention.on_device());
+  EXPECT_EQ(split.plan().max_rows, profile_.chunk);
+  EXPECT_EQ(split.bytes().devices[0].all(), split.plan().DeviceBytes(0));
+  const Worst worst =
+      WorstDifference(OfTwoSequences(split, 64, 384), OfTwoSequences(whole, 64, 384));
+  EXPECT_LE(worst.difference, 1e-4F) << worst;
+}
+
+// Partial results of 8,448 rows of 64 values and of 16 more: attention takes fewer rows at a time
+// than a step has, and the step fewer than the profile allows.
+TEST_F(SplitBuffers, StepsFitIntoSmallBuffers) {
+  profile_.context = 1024;
+  profile_.chunk = 512;
+  Engine whole = Make(0);
+  Engine split = Make(2200000);
+  const Plan& plan = split.plan();
+  for (const LayerPlan& layer : plan.layers) EXPECT_TRUE(layer.attention.on_device());
+  EXPECT_EQ(plan.max_rows, 256);  // 512 rows of 5 experts' outputs take 2.5 MiB
+  EXPECT_LT(DeviceMlaRows(split.config(), plan), 32);
+  EXPECT_THAT(plan.notes, Contains(AllOf(HasSubstr("256 rows"), HasSubstr("workload.chunk"),
+                                         HasSubstr("one of 512"), HasSubstr("2.10 MiB"))));
+  EXPECT_EQ(split.bytes().devices[0].all(), plan.DeviceBytes(0));
+  const Worst worst = WorstDifference(OfTwoSequences(split, 256), OfTwoSequences(whole, 256));
+  EXPECT_LE(worst.difference, 1e-4F) << worst;
+}
+
+// An expert lies in one buffer: where that is too small it stays on the host, the plan says so, and
+// the CPU computes it.
+TEST_F(SplitBuffers, ExpertsAboveTheLargestBufferRunOnTheHost) {
+  profile_ = {};
+  profile_.context = 256;
+  profile_.chunk = 8;
+  profile_.attention = profile_.router = profile_.dense = profile_.head = Side::kHost;
+  profile_.shared_experts = Side::kDevice;
+  Engine whole = Make(0);
+  Engine split = Make(std::uint64_t{40} << 10);  // an expert takes 48 KiB, the shared one in parts
+  EXPECT_TRUE(split.plan().layers[1].shared.on_device());
+  for (const LayerPlan& layer : split.plan().layers) {
+    for (const Place place : layer.experts) EXPECT_FALSE(place.on_device());
+  }
+  EXPECT_THAT(split.plan().notes, Contains(AllOf(HasSubstr("routed experts stay on the host"),
+                                                 HasSubstr("one buffer"), HasSubstr("40.00 KiB"))));
+  const Worst worst = WorstDifference(Logits(split), Logits(whole));
+  EXPECT_LE(worst.difference, 3e-5F) << worst;
 }
 
 // 132 blocks of 20 KiB take more than attention's largest buffer for partial results.
