@@ -210,7 +210,8 @@ class Bench {
                device_.info().name, device_.info().driver_version, bytes_per_s_ * 1e-9,
                flops_ * 1e-12);
     if (f8_flops_ > 0) fmt::print("mma.sync e4m3 {:.0f} TFLOP/s\n", f8_flops_ * 1e-12);
-    if (nv == 90 && programs_.NvCompute(cl::Program::kGemmF8Wgmma, DType::kF8E4M3) == 90) {
+    if (nv == 90 && programs_.traits().wgmma_products &&
+        programs_.NvCompute(cl::Program::kGemmF8Wgmma, DType::kF8E4M3) == 90) {
       f8_flops_ = BareWgmmaF8Rate(device_);
       fmt::print("wgmma e4m3 {:.0f} TFLOP/s\n", f8_flops_ * 1e-12);
     }

@@ -47,6 +47,7 @@ struct Form {
 constexpr Form kWide{Program::kGemmWide, "gemm_linear_wide", 256, 128};
 constexpr Form kF8Wgmma{Program::kGemmF8Wgmma, "gemm_f8_wgmma", 256, 128};
 constexpr Form kF8Narrow{Program::kGemmF8Wgmma, "gemm_f8_wgmma_narrow", 128, 128};
+constexpr Form kF8Mma{Program::kGemmF8Mma, "gemm_f8_mma", 256, 128};
 constexpr Form kWgmma{Program::kGemmWgmma, "gemm_linear_wgmma", 256, 128};
 
 // The program with the tiles of 128 x 128 for weights of a type. bf16 weights pass by cp.async, for
@@ -57,15 +58,23 @@ Program TileProgram(Programs& programs, DType type) {
              : Program::kGemm;
 }
 
-bool IsF8(const Form& form) { return form.program == Program::kGemmF8Wgmma; }
+bool IsF8(const Form& form) {
+  return form.program == kF8Wgmma.program || form.program == kF8Mma.program;
+}
+
+bool HasF8Mma(Programs& programs) {
+  return programs.NvCompute(kF8Mma.program, DType::kF8E4M3) >= 89;
+}
 
 Form FormOf(Programs& programs, const Weight& w, std::int64_t T, bool swiglu, bool fp8) {
   const std::int64_t tiles =
       CeilDiv(T, kWide.rows) * CeilDiv(w.rows * (swiglu ? 2 : 1), kWide.columns);
   // Codes are counted in 32 bits.
-  if (fp8 && w.dtype == DType::kF8E4M3 && w.rows * w.cols <= std::int64_t{UINT32_MAX} &&
-      UsesWgmma(programs, kF8Wgmma.program, w.dtype)) {
-    return tiles >= programs.device().info().compute_units ? kF8Wgmma : kF8Narrow;
+  if (fp8 && w.dtype == DType::kF8E4M3 && w.rows * w.cols <= std::int64_t{UINT32_MAX}) {
+    if (UsesWgmma(programs, kF8Wgmma.program, w.dtype)) {
+      return tiles >= programs.device().info().compute_units ? kF8Wgmma : kF8Narrow;
+    }
+    if (HasF8Mma(programs)) return kF8Mma;
   }
   if (w.dtype != DType::kBF16 || tiles < programs.device().info().compute_units) {
     return {TileProgram(programs, w.dtype), "gemm_linear", 128, 128};
@@ -210,13 +219,13 @@ void LaunchGemmRound(Programs& programs, DType weights, const Span& x, std::int6
 
 bool RoundsFp8(Programs& programs) {
   return programs.traits().nv_compute == 0 ||
-         UsesWgmma(programs, kF8Wgmma.program, DType::kF8E4M3);
+         UsesWgmma(programs, kF8Wgmma.program, DType::kF8E4M3) || HasF8Mma(programs);
 }
 
 void PrepareGemm(Programs& programs, DType type, bool fp8) {
   if (fp8 && type == DType::kF8E4M3) {
     programs.Build(Program::kE4m3, type);
-    UsesWgmma(programs, kF8Wgmma.program, type);
+    if (!UsesWgmma(programs, kF8Wgmma.program, type)) HasF8Mma(programs);
   }
   if (!IsDeviceFormat(type) || !HasMma(programs, type)) return;
   programs.Build(TileProgram(programs, type), type);

@@ -23,8 +23,9 @@ inline constexpr std::int64_t kGemmTileRows = 128;
 // Fewer rows than this are quicker without matrix units.
 inline constexpr std::int64_t kGemmMinRows = 32;
 
-// Whether products with LinearArgs::fp8 round x to e4m3: through wgmma, and in f32 on devices
-// without NVIDIA's matrix units. Those between keep x in bf16, for e4m3 through mma.sync is slower.
+// Whether products with LinearArgs::fp8 round x to e4m3: through wgmma or, from compute capability
+// 8.9 on, mma.sync, and in f32 on devices without NVIDIA's matrix units. Those between have none for
+// e4m3 and keep x in bf16.
 bool RoundsFp8(Programs& programs);
 
 // Builds what products with weights of a type need, with fp8 also as LinearArgs::fp8 has them, so

@@ -1,11 +1,11 @@
-// Parts of gemm_f8_wgmma.cl: y = x w^T, x and w in FP8 (e4m3), x as e4m3_fragments
+// Parts of gemm_f8_wgmma.cl and gemm_f8_mma.cl: y = x w^T, x and w in FP8 (e4m3), x as e4m3_fragments
 // leaves it, w with an f32 scale for each 128 x 128. The matrix units add up 128 columns; f32 sums
 // in registers take these with both scales (e4m3 in the matrix units has few bits for its sums).
 //
 // A work-group of 256 items has a tile of 128 rows of w: with SwiGLU 64 of gate, then 64 of up, so
 // that a work-item has both of an output. Steps are of 128 columns; local memory holds weights
 // alone, as rows of 128 bytes swizzled by 128 bytes, two steps of them.
-#if NV_COMPUTE == 90
+#if NV_COMPUTE >= 89
 #define F8_COLUMNS 128  // as in e4m3.cl
 #define F8_STEP_BYTES 16384
 

@@ -14,7 +14,8 @@ extern const std::string_view common, f16_mma, experts_args, one_row_codes, one_
     router_linear, hand_over, mma, mla_cache, mla_append, mla_attention, mla_heads, mla_heads_mma,
     mla_latents, mla_expanded, mla_expanded_mma, mla_expanded_wgmma, mla_mma, mla_parts, mla_wgmma,
     panels, panel_split, gemm_decode, gemm_fragments, gemm_parts, gemm_tile, gemm, e4m3,
-    gemm_f8_parts, gemm_f8_wgmma, gemm_wide, gemm_wgmma, gemm_tile_wgmma, gemm_turned, wgmma;
+    gemm_f8_mma, gemm_f8_parts, gemm_f8_wgmma, gemm_wide, gemm_wgmma, gemm_tile_wgmma, gemm_turned,
+    wgmma;
 }  // namespace source
 
 namespace {
@@ -55,25 +56,11 @@ std::string LinearTiles() {
 }  // namespace
 
 std::string_view NameOf(Program program) {
-  constexpr std::string_view kNames[] = {"matmul",
-                                         "kv_cache",
-                                         "mla",
-                                         "mla_heads",
-                                         "panels",
-                                         "gemm",
-                                         "gemm_wide",
-                                         "gemm_wgmma",
-                                         "e4m3",
-                                         "gemm_f8_wgmma",
-                                         "gemm_tiles_wgmma",
-                                         "mla_wgmma",
-                                         "mla_expanded",
-                                         "mla_expanded_wgmma",
-                                         "linear_batch",
-                                         "linear_tile",
-                                         "one_row_mma",
-                                         "rows",
-                                         "gemm_turned"};
+  constexpr std::string_view kNames[] = {
+      "matmul",       "kv_cache",         "mla",         "mla_heads",    "panels",
+      "gemm",         "gemm_wide",        "gemm_wgmma",  "e4m3",         "gemm_f8_wgmma",
+      "gemm_f8_mma",  "gemm_tiles_wgmma", "mla_wgmma",   "mla_expanded", "mla_expanded_wgmma",
+      "linear_batch", "linear_tile",      "one_row_mma", "rows",         "gemm_turned"};
   return kNames[static_cast<std::size_t>(program)];
 }
 
@@ -126,6 +113,9 @@ std::string TextOf(Program program) {
     case Program::kGemmF8Wgmma:
       return fmt::format("{}{}{}{}{}{}{}", common, mma, wgmma, gemm_decode, gemm_parts,
                          gemm_f8_parts, gemm_f8_wgmma);
+    case Program::kGemmF8Mma:
+      return fmt::format("{}{}{}{}{}{}", common, mma, gemm_decode, gemm_parts, gemm_f8_parts,
+                         gemm_f8_mma);
     case Program::kMlaWgmma:
       return fmt::format("{}{}{}{}{}{}", common, wgmma, mla_cache, mla_attention, mla_parts,
                          mla_wgmma);
@@ -156,6 +146,7 @@ std::string TypeOption(Program program, DType type) {
     case Program::kGemmWgmma:
     case Program::kE4m3:
     case Program::kGemmF8Wgmma:
+    case Program::kGemmF8Mma:
       return fmt::format(" -DWTYPE={}", static_cast<int>(type));
     case Program::kKvCache:
     case Program::kMla:

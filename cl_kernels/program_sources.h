@@ -22,6 +22,7 @@ enum class Program : int {
   kGemmWgmma,         // bf16: gemm_wgmma, whose binary is patched (program_patch.h)
   kE4m3,              // FP8: e4m3
   kGemmF8Wgmma,       // FP8: gemm_f8_wgmma, whose binary is patched
+  kGemmF8Mma,         // FP8: gemm_f8_mma
   kGemmTilesWgmma,    // per weight format but bf16: gemm, patched
   kMlaWgmma,          // per KV type: mla_wgmma, whose binary is patched
   kMlaExpanded,       // one for all: mla_expanded, mla_expanded_mma
@@ -39,7 +40,7 @@ inline constexpr std::array kPrograms{
     Program::kGemmF8Wgmma, Program::kGemmTilesWgmma,   Program::kMlaWgmma,
     Program::kMlaExpanded, Program::kMlaExpandedWgmma, Program::kLinearBatch,
     Program::kLinearTile,  Program::kOneRowMma,        Program::kRows,
-    Program::kGemmTurned,
+    Program::kGemmTurned,  Program::kGemmF8Mma,
 };
 
 // True where the binary is patched (program_patch.h).

@@ -31,6 +31,7 @@ std::string_view RegisterOption(Program program, DType type, const DeviceTraits&
 // What a device should have to try a program with inline PTX; 0: there is none in it.
 int LeastNvCompute(Program program) {
   if (IsPatched(program)) return 90;
+  if (program == Program::kGemmF8Mma) return 89;
   const bool mma = program == Program::kGemmWide || program == Program::kLinearBatch ||
                    program == Program::kOneRowMma;
   return mma ? 80 : 1;

@@ -115,8 +115,9 @@ std::vector<std::string> Engine::Warnings() const {
     warnings.insert(warnings.end(), refusals.begin(), refusals.end());
     if (impl_->plan.f8_many_rows && !device->kernels.RoundsFp8()) {
       warnings.push_back(
-          fmt::format("activations.device: f8 has no effect on '{}': it has matrix units but no "
-                      "wgmma (compute capability 9.0); inputs of many rows are rounded to bf16",
+          fmt::format("activations.device: f8 has no effect on '{}': it has matrix units but "
+                      "none for e4m3 (compute capability 8.9); inputs of many rows are rounded to "
+                      "bf16",
                       device->device.info().name));
     }
   }

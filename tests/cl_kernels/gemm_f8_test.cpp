@@ -265,17 +265,31 @@ TEST_F(GemmF8, CodesInTheOrderOfFragments) {
   }
 }
 
-// What has matrix units but no wgmma, or a driver that refuses it, keeps x in bf16 and says so.
-TEST_F(GemmF8, OnlyInF32OrThroughWgmma) {
+// What has matrix units but none for e4m3, or a driver that refuses them, keeps x in bf16 and says
+// so.
+TEST_F(GemmF8, OnlyInF32OrOnMatrixUnitsForIt) {
   EXPECT_TRUE(cl::RoundsFp8(in_f32()));
   cl::DeviceTraits traits = cl::TraitsOf(device());
   traits.nv_compute = 80;
-  cl::Programs without_wgmma(device(), traits, "");
-  EXPECT_FALSE(cl::RoundsFp8(without_wgmma));
+  cl::Programs without_e4m3(device(), traits, "");
+  EXPECT_FALSE(cl::RoundsFp8(without_e4m3));
 }
 
 TEST_F(GemmF8, InF32) {
   for (const Shape s : kSmall) CheckProducts(in_f32(), s);
+}
+
+TEST_F(GemmF8, ThroughMma) {
+  cl::DeviceTraits traits = cl::TraitsOf(device());
+  if (traits.nv_compute < 89) GTEST_SKIP() << device().info().name << " has no mma of e4m3";
+  traits.wgmma_products = false;
+  cl::Programs without_wgmma(device(), traits, "");
+  EXPECT_GE(without_wgmma.NvCompute(cl::Program::kGemmF8Mma, DType::kF8E4M3), 89)
+      << fmt::format("{}", fmt::join(without_wgmma.refusals(), "; "));
+  EXPECT_TRUE(cl::RoundsFp8(without_wgmma));
+  for (const Shape s : {kSmall[0], kSmall[1], kSmall[2], Shape{530, 1032, 640}}) {
+    CheckProducts(without_wgmma, s);
+  }
 }
 
 TEST_F(GemmF8, ThroughWgmma) {
