@@ -29,28 +29,46 @@ INLINE void wgmma_turned(float* c, const uint* a, ulong x) {
 // Rows of 128 bytes whose 16-byte chunks are swapped: wgmma's swizzle by 128.
 INLINE uint swizzled64(uint row, uint chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
 
-//   x_at : chunk lid % 8 of rows lid / 8 and lid / 8 + 32 of x's tile
-INLINE void load_x64(uint memory, const global uchar* const* x_at, int step) {
+// Step `step` of those from step0 on, a multiple of X_STEPS.
+//   x_at : of step0, chunk lid % 8 of rows lid / 8 and lid / 8 + 32 of x's tile
+INLINE void load_x64(uint memory, const global uchar* const* x_at, const int step) {
   const uint lid = (uint)get_local_id(0);
   const uint at = memory + step % X_STEPS * X_STEP_BYTES + swizzled64(lid / 8, lid % 8);
 #pragma unroll
-  for (int i = 0; i < 2; ++i) cp_async16(at + i * 4096, x_at[i] + (long)step * 128, 16);
+  for (int i = 0; i < 2; ++i) cp_async16(at + i * 4096, x_at[i] + step * 128, 16);
 }
 
 // Weights on their way. turned_next gives eight words of both rows for a step and begins the loads
 // of a later one in the place of what it read; `slot` is step % TURNED_SLOTS.
 #if WTYPE == WTYPE_Q4_K
 // A work-item has runs 2 c and 2 c + 1 of 32 of every block of 256: 32 bytes, whose first 16 are
-// the codes of steps 0 and 1, whose others of steps 2 and 3.
+// the codes of steps 0 and 1, whose others of steps 2 and 3. Rows point to the block to be loaded.
+//
+// Weights come from pairs of codes by one fma in bf16, 2^-24 times as large (finite for every d).
+// Two roundings are thus a run's: of its scale, which the minimum makes up for where the code is 8,
+// and of that minimum. Beside x's rounding and each weight's they add a tenth to a sum's error.
 #define TURNED_SLOTS 4
+#define TURNED_UNSCALE 0x1p24f
 typedef struct {
   weight_row_t row[2];
+  int left;  // blocks to be loaded
   uint4 codes[2][2];
   uint4 pairs[2];
-  float2 scale[2][2];  // of both runs: what affine4 takes
+  uint2 scale[2][2];  // of both runs: what affine4_small takes
 } turned_t;
 
+INLINE void turned_advance(turned_t* w) {
+  --w->left;
+  const int more = w->left > 0;  // the last block comes again, in vain
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    w->row[i].codes += more ? 128 : 0;
+    w->row[i].side0 += more ? 16 : 0;
+  }
+}
+
 INLINE void turned_begin(turned_t* w, int K) {
+  w->left = K / 256;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     w->row[i].codes += get_local_id(0) % 4 * 32;
@@ -58,10 +76,20 @@ INLINE void turned_begin(turned_t* w, int K) {
     w->codes[i][1] = load16(w->row[i].codes + 16);
     w->pairs[i] = load16(w->row[i].side0);
   }
+  turned_advance(w);
+}
+
+// Scale and minimum of a run, both twice.
+INLINE uint2 run_scale(float d, float dmin, uint scale, uint least) {
+  const float a = d * (float)scale;
+  const uint rounded = bf16_pair(a, a);
+  const float rest = a - as_float(rounded & 0xffff0000u);
+  const float b = fma(rest, 0x1p-126f, dmin * (float)least);  // 8 times 2^-129
+  return (uint2)(rounded, bf16_pair(b, b));
 }
 
 // kquant_pair of both runs at once.
-INLINE void run_scales(float2* scale, uint4 pairs) {
+INLINE void run_scales(uint2* scale, uint4 pairs) {
   const int c = (int)get_local_id(0) % 4;
   const int shift = c % 2 * 16;
   const uint low = pairs.y >> shift;
@@ -70,35 +98,46 @@ INLINE void run_scales(float2* scale, uint4 pairs) {
   const int late = c / 2;
   const uint scales = late ? (high & 0x0f0fu) | (low >> 2 & 0x3030u) : low & 0x3f3fu;
   const uint least = late ? (high >> 4 & 0x0f0fu) | (middle >> 2 & 0x3030u) : middle & 0x3f3fu;
-  const float d = f32_of_f16_bits(pairs.x);
-  const float dmin = f32_of_f16_bits(pairs.x >> 16);
-  scale[0] = (float2)(d * (float)(scales & 255), -dmin * (float)(least & 255));
-  scale[1] = (float2)(d * (float)(scales >> 8 & 255), -dmin * (float)(least >> 8 & 255));
+  const float d = f32_of_f16_bits(pairs.x) * 0x1p105f;
+  const float dmin = f32_of_f16_bits(pairs.x >> 16) * -0x1p-24f;
+  scale[0] = run_scale(d, dmin, scales & 255, least & 255);
+  scale[1] = run_scale(d, dmin, scales >> 8 & 255, least >> 8 & 255);
+}
+
+INLINE uint fma_bf16(uint a, uint b, uint c) {
+  uint sum;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
+  return sum;
+}
+
+// a q + b of the upper halves q of four bytes: as the low byte of a bf16 they are 2^-129 q.
+INLINE uint2 affine4_small(uint bytes, uint2 scale) {
+  const uint upper = bytes & 0xf0f0f0f0u;
+  return (uint2)(fma_bf16(permute_bytes(upper, 0, 0x4140), scale.x, scale.y),
+                 fma_bf16(permute_bytes(upper, 0, 0x4342), scale.x, scale.y));
 }
 
 INLINE void turned_next(uint* words, turned_t* w, int step, const int slot, int K) {
-  const int later = min(step / 4 + 1, K / 256 - 1);  // block
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     if (slot == 0) {
       run_scales(w->scale[i], w->pairs[i]);
-      w->pairs[i] = load16(w->row[i].side0 + later * 16);
+      w->pairs[i] = load16(w->row[i].side0);
     }
-    const float2 scale = w->scale[i][slot % 2];
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      const uint codes = word4(w->codes[i][slot / 2], j) >> slot % 2 * 4;
-      const uint2 two = affine4(codes & 0x0f0f0f0fu, scale.x, scale.y);
+      const uint codes = word4(w->codes[i][slot / 2], j);
+      const uint2 two = affine4_small(slot % 2 == 0 ? codes << 4 : codes, w->scale[i][slot % 2]);
       words[8 * i + 2 * j] = two.x;
       words[8 * i + 2 * j + 1] = two.y;
     }
-    if (slot % 2 == 1) {
-      w->codes[i][slot / 2] = load16(w->row[i].codes + later * 128 + slot / 2 * 16);
-    }
+    if (slot % 2 == 1) w->codes[i][slot / 2] = load16(w->row[i].codes + slot / 2 * 16);
   }
+  if (slot == 3) turned_advance(w);
 }
 #else
 #define TURNED_SLOTS 2
+#define TURNED_UNSCALE 1.0f
 typedef struct {
   weight_row_t row[2];
   run16_t run[2];
@@ -123,10 +162,11 @@ INLINE void turned_next(uint* words, turned_t* w, int step, const int slot, int 
 
 // acc [4 n + 2 h + b] = row h of this work-item's two by row 8 n + 2 (lane % 4) + b of x. Two steps
 // of x are multiplied between barriers while the next two arrive.
-INLINE void turned_product(float* acc, local uchar* tiles, const global uchar* const* x_at,
-                           turned_t* w, int K) {
+INLINE void turned_product(float* acc, local uchar* tiles, const global uchar** x_at, turned_t* w,
+                           int K) {
   const int steps = (K + 63) / 64;
   const uint memory = shared_address(tiles);
+  const ulong x0 = keys_at(memory & 0x3ffff);
   uint words[2][16];
   turned_begin(w, K);
 #pragma unroll
@@ -137,22 +177,24 @@ INLINE void turned_product(float* acc, local uchar* tiles, const global uchar* c
 #pragma unroll
   for (int i = 0; i < 32; ++i) acc[i] = 0.0f;
   turned_next(words[0], w, 0, 0, K);
-  for (int step0 = 0; step0 < steps; step0 += TURNED_SLOTS) {
+  for (int step0 = 0; step0 < steps; step0 += X_STEPS) {
 #pragma unroll
-    for (int slot = 0; slot < TURNED_SLOTS; ++slot) {
+    for (int slot = 0; slot < X_STEPS; ++slot) {
       const int step = step0 + slot;
-      if (step < steps) {
+      if (TURNED_SLOTS == X_STEPS || step < steps) {
         if (slot % 2 == 0) {
           cp_async_wait(0);
           wgmma_fence_loads();
           barrier(CLK_LOCAL_MEM_FENCE);
 #pragma unroll
-          for (int s = step + 2; s < step + 4; ++s) {
-            if (s < steps) load_x64(memory, x_at, s);
+          for (int s = slot + 2; s < slot + 4; ++s) {
+            if ((TURNED_SLOTS == X_STEPS && s < X_STEPS) || step0 + s < steps) {
+              load_x64(memory, x_at, s);
+            }
           }
           cp_async_commit();
         }
-        const ulong x = keys_at((memory + step % X_STEPS * X_STEP_BYTES) & 0x3ffff);
+        const ulong x = x0 + slot * (X_STEP_BYTES / 16);
         wgmma_begin();
 #pragma unroll
         for (int j = 0; j < 4; ++j) wgmma_turned(acc, words[slot % 2] + 2 * j, x + 2 * j);
@@ -162,9 +204,13 @@ INLINE void turned_product(float* acc, local uchar* tiles, const global uchar* c
         wgmma_wait();
       }
     }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) x_at[i] += X_STEPS * 128;
   }
   cp_async_wait(0);
   barrier(CLK_LOCAL_MEM_FENCE);
+#pragma unroll
+  for (int i = 0; i < 32; ++i) acc[i] *= TURNED_UNSCALE;
 }
 
 // What a work-group multiplies: all rows of x in a tile, TURNED_ROWS at a time.

@@ -67,6 +67,26 @@ void RoundWeights(TestWeight* w, bool folds_scales) {
   for (double& v : w->values) v = Rounded(v);
 }
 
+// The same of gemm_turned.cl in Q4_K, which rounds a run's scale and minimum, too.
+void RoundTurned(TestWeight* w) {
+  for (std::int64_t i = 0; i < w->rows * w->cols; ++i) {
+    const auto at = static_cast<std::size_t>(i);
+    const std::uint8_t* const header = &w->side[at / 256 * 16];
+    const std::uint8_t* const s = header + 4;
+    std::uint16_t d = 0;
+    std::uint16_t dmin = 0;
+    std::memcpy(&d, header, 2);
+    std::memcpy(&dmin, header + 2, 2);
+    const std::size_t run = at % 256 / 32;
+    const int scale = run < 4 ? s[run] & 63 : (s[run + 4] & 15) | s[run - 4] >> 6 << 4;
+    const int least = run < 4 ? s[run + 4] & 63 : s[run + 4] >> 4 | s[run] >> 6 << 4;
+    const int code = w->bytes[at / 64 * 32 + at % 32] >> at % 64 / 32 * 4 & 15;
+    const double a = F16ToF32(d) * static_cast<float>(scale);
+    const double b = F16ToF32(dmin) * static_cast<float>(least);
+    w->values[at] = Rounded(Rounded(a) * code + Rounded(8 * (a - Rounded(a)) - b));
+  }
+}
+
 TEST_F(Gemm, RoundsToNearestEven) {
   std::vector<float> x = RandomFloats(40 * 3, 1);
   const std::uint32_t special[] = {0x3f808000, 0x3f818000, 0x3f808001, 0x00000001, 0x80018000,
@@ -465,8 +485,10 @@ class Layer {
     std::int64_t less_F = 256;  // of some experts
   };
 
-  Layer(const ClDevice& device, bool folds_scales, DType gate_up, DType down, const Widths& widths)
-      : device_(device), folds_scales_(folds_scales), D_(widths.D), F_(widths.F) {
+  // `turned`: as where experts have few rows each.
+  Layer(const ClDevice& device, bool folds_scales, DType gate_up, DType down, bool turned,
+        const Widths& widths)
+      : device_(device), folds_scales_(folds_scales), turned_(turned), D_(widths.D), F_(widths.F) {
     AddExpert(0, gate_up, down, F_, 5);
     AddExpert(1, gate_up, down, F_, 70);
     AddExpert(-1, gate_up, down, widths.less_F, 0);
@@ -478,8 +500,7 @@ class Layer {
     MakeTokenPairs();
   }
 
-  // `turned`: as where experts have few rows each.
-  ::testing::AssertionResult Run(cl::Programs& programs, DType gate_up, DType down, bool turned) {
+  ::testing::AssertionResult Run(cl::Programs& programs, DType gate_up, DType down) {
     const std::vector<cl_mem> slabs = {slabs_[0].get(), slabs_[1].get()};
     const std::vector<float> before = RandomFloats(static_cast<std::size_t>(kT * D_), 25);
     const auto pairs = static_cast<std::int64_t>(row_.size());
@@ -505,7 +526,7 @@ class Layer {
     a.table = {table.get(), 0};
     a.tiles = {tiles.get(), 0};
     a.n_tiles = {n_tiles.get(), 0};
-    a.max_tiles = static_cast<std::int64_t>(tiles_.size()) + (turned ? 3 : 2);
+    a.max_tiles = static_cast<std::int64_t>(tiles_.size()) + (turned_ ? 3 : 2);
     a.tile_rows = cl::kGemmTileRows;
     a.pair_row = {row.get(), 0};
     a.pair_weight = {weight.get(), 0};
@@ -522,7 +543,7 @@ class Layer {
     a.work = {work.get(), 0};
     cl::LaunchExpertsGemm(programs, a);
     act_columns_ = cl::ExpertsActColumns(programs, a);
-    if ((act_columns_ != 0) != turned) return ::testing::AssertionFailure() << "the other form";
+    if ((act_columns_ != 0) != turned_) return ::testing::AssertionFailure() << "the other form";
     const auto acts =
         Download<std::uint16_t>(device_, act, static_cast<std::size_t>(2 * pairs * F_));
     const auto sums = Download<float>(device_, out, static_cast<std::size_t>(pairs * D_));
@@ -555,7 +576,13 @@ class Layer {
       entry = {gate.offset, gate.scale_offset, up.offset, up.scale_offset,
                last.offset, last.scale_offset, slab,      static_cast<cl_int>(F)};
     }
-    for (TestWeight* w : {&e.gate, &e.up, &e.down}) RoundWeights(w, folds_scales_);
+    for (TestWeight* w : {&e.gate, &e.up, &e.down}) {
+      if (turned_ && w->dtype == DType::kQ4_K) {
+        RoundTurned(w);
+      } else {
+        RoundWeights(w, folds_scales_);
+      }
+    }
     table_.push_back(entry);
     for (std::int64_t p = 0; p < n; p += cl::kGemmTileRows) {
       tiles_.push_back({static_cast<cl_int>(experts_.size()), static_cast<cl_int>(e.first + p),
@@ -650,6 +677,7 @@ class Layer {
 
   const ClDevice& device_;
   const bool folds_scales_;
+  const bool turned_;
   const std::int64_t D_;
   const std::int64_t F_;
   std::int64_t act_columns_ = 0;
@@ -668,7 +696,7 @@ TEST_F(Gemm, ExpertsInTwoSlabs) {
   const auto run = [&](cl::Programs& with, DType gate_up, DType down, bool turned,
                        const Layer::Widths& widths = {}) {
     const bool folded = folds && &with == &programs();
-    EXPECT_TRUE(Layer(device(), folded, gate_up, down, widths).Run(with, gate_up, down, turned))
+    EXPECT_TRUE(Layer(device(), folded, gate_up, down, turned, widths).Run(with, gate_up, down))
         << Name(gate_up) << " " << Name(down) << " turned " << turned;
   };
   for (const DType type : kFormats) {
