@@ -210,14 +210,14 @@ INLINE void load_queries(uint* a, const global float* q, long slot0, long slots,
   }
 }
 
-// For mla_wgmma.cl, q on 16 bytes. x[9][4]: of every run of 32 columns of this group's k-steps,
-// four of slots lane / 8 + 4 i of this warp's 16, zeros from `slots` on. The runs: 256 columns of
-// its own, and half of the last 64.
-INLINE void load_query_rows(float4* x, const global float* q, int team, int slots) {
+// For mla_wgmma.cl, q on 16 bytes. x[9][4]: of every run of 32 columns of a half of the k-steps, four
+// of slots lane / 8 + 4 i of this warp's 16, zeros from `slots` on. The runs: the lower or upper 256
+// columns, and half of the last 64.
+INLINE void load_query_rows(float4* x, const global float* q, int upper, int slots) {
   const int lane = (int)get_local_id(0) % 32;
 #pragma unroll
   for (int k = 0; k < 9; ++k) {
-    const int column = (k < 8 ? team * 256 + k * 32 : 512 + team * 32) + lane % 8 * 4;
+    const int column = (k < 8 ? upper * 256 + k * 32 : 512 + upper * 32) + lane % 8 * 4;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int slot = lane / 8 + 4 * i;
@@ -227,7 +227,7 @@ INLINE void load_query_rows(float4* x, const global float* q, int team, int slot
   }
 }
 
-// The A operand of this group's k-steps, by way of the warp's 1024 bytes at `mail`: rows of 64
+// The A operand of these k-steps, by way of the warp's 1024 bytes at `mail`: rows of 64
 // bytes, swizzled.
 INLINE void pack_queries(uint* a, const float4* x, uint mail) {
   const int lane = (int)get_local_id(0) % 32;

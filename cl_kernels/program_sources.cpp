@@ -13,9 +13,9 @@ extern const std::string_view common, f16_mma, experts_args, one_row_codes, one_
     one_row_experts, attention, kv_append, rmsnorm, rope, elementwise, group, argmax, router,
     router_linear, hand_over, mma, mla_cache, mla_append, mla_attention, mla_heads, mla_heads_mma,
     mla_latents, mla_expanded, mla_expanded_mma, mla_expanded_wgmma, mla_mma, mla_parts, mla_wgmma,
-    panels, panel_split, gemm_decode, gemm_fragments, gemm_parts, gemm_tile, gemm, e4m3,
-    gemm_f8_mma, gemm_f8_parts, gemm_f8_wgmma, gemm_wide, gemm_wgmma, gemm_tile_wgmma, gemm_turned,
-    wgmma;
+    mla_wgmma_parts, panels, panel_split, gemm_decode, gemm_fragments, gemm_parts, gemm_tile, gemm,
+    e4m3, gemm_f8_mma, gemm_f8_parts, gemm_f8_wgmma, gemm_wide, gemm_wgmma, gemm_tile_wgmma,
+    gemm_turned, wgmma;
 }  // namespace source
 
 namespace {
@@ -117,8 +117,8 @@ std::string TextOf(Program program) {
       return fmt::format("{}{}{}{}{}{}", common, mma, gemm_decode, gemm_parts, gemm_f8_parts,
                          gemm_f8_mma);
     case Program::kMlaWgmma:
-      return fmt::format("{}{}{}{}{}{}", common, wgmma, mla_cache, mla_attention, mla_parts,
-                         mla_wgmma);
+      return fmt::format("{}{}{}{}{}{}{}", common, wgmma, mla_cache, mla_attention, mla_parts,
+                         mla_wgmma_parts, mla_wgmma);
     case Program::kMlaExpanded:
       return fmt::format("{}{}{}{}", common, mma, mla_expanded, mla_expanded_mma);
     case Program::kMlaExpandedWgmma:
