@@ -83,6 +83,7 @@ DeviceTraits TraitsOf(const ClDevice& device) {
   DeviceTraits traits = TableTraits(info);
   traits.denormals = traits.denormals && HasDenormals(device);
   traits.nv_compute = TakesGpuShapes(info) ? NvCompute(device) : 0;
+  if (traits.nv_compute >= 70) traits.mla_one_row_keys = 128;
   // PoCL keeps the machine code of its kernels on disk itself; asking it for binaries makes it
   // compile every kernel at once, in a slower general form.
   traits.cache_binaries = info.platform != "Portable Computing Language";

@@ -24,6 +24,9 @@ struct DeviceTraits {
   // binary; else through mma.sync.
   bool wgmma_products = true;
   bool cache_binaries = true;  // CL_PROGRAM_BINARIES are worth keeping on disk
+  // Most keys of a work-group of mla_one_row.cl; 0: one row's attention takes three launches. Its
+  // work-groups must be able to count each other (arrive.cl).
+  std::int64_t mla_one_row_keys = 0;
   // Up to so many rows the few-rows form runs, max_rows at a time; beyond, the tiles.
   std::int64_t few_rows_max = INT64_MAX;
   // Beyond, too, where the tiles would leave so many compute units idle that it is quicker.

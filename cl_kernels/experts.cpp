@@ -169,10 +169,14 @@ void LaunchOneRowMma(Programs& programs, const ExpertsArgs& a) {
                          WordsOf(a));
   Enqueue(programs, gate_up, {OneRowMmaGroups(programs, a.gate_up, 2 * a.F * a.max_tiles), 1, 1},
           group);
-  const cl_kernel down = programs.Kernel(Program::kOneRowMma, a.down, "experts_down_one_mma");
+  const bool tile = TakesOneRowTile(programs, a.down, a.D, 1);
+  const cl_kernel down = programs.Kernel(Program::kOneRowMma, a.down,
+                                         tile ? "experts_down_one_tile" : "experts_down_one_mma");
   Arguments(down).Set(SlabAt(a, 0), SlabAt(a, 1), a.table.buffer, a.tiles.buffer, a.n_tiles.buffer,
                       a.act.buffer, a.y.buffer, WordsOf(a));
-  Enqueue(programs, down, {OneRowMmaGroups(programs, a.down, a.D), 1, 1}, group);
+  const std::int64_t groups =
+      tile ? CeilDiv(a.D, kOneRowTileRows) : OneRowMmaGroups(programs, a.down, a.D);
+  Enqueue(programs, down, {groups, 1, 1}, group);
 }
 
 void LaunchSum(Programs& programs, const ExpertsArgs& a) {

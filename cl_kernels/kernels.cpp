@@ -59,6 +59,7 @@ void Kernels::Prepare(const std::vector<DType>& weight_formats, DType kv_type, b
   for (const DType format : weight_formats) {
     PrepareLinear(impl_->programs, format, many_rows);
     impl_->programs.Build(Program::kMlaHeads, format);
+    PrepareMlaOneRow(impl_->programs, format);
     if (many_rows) PrepareGemm(impl_->programs, format, fp8);
   }
   // Attention over keys of several heads has no cache in FP8.
@@ -110,6 +111,10 @@ void Kernels::MlaAppend(const MlaAppendArgs& a) { LaunchMlaAppend(impl_->program
 void Kernels::MlaQuery(const MlaQueryArgs& a) { LaunchMlaQuery(impl_->programs, a); }
 void Kernels::MlaAttention(const MlaAttentionArgs& a) { LaunchMlaAttention(impl_->programs, a); }
 void Kernels::MlaOutput(const MlaOutputArgs& a) { LaunchMlaOutput(impl_->programs, a); }
+bool Kernels::MlaOneRow(const MlaQueryArgs& query, const MlaAttentionArgs& keys,
+                        const MlaOutputArgs& out) {
+  return LaunchedMlaOneRow(impl_->programs, query, keys, out);
+}
 void Kernels::MlaExpanded(const MlaExpandedArgs& a) { LaunchMlaExpanded(impl_->programs, a); }
 bool Kernels::MlaExpandedPays(const MlaExpandedArgs& a) {
   return cl::MlaExpandedPays(impl_->programs, a);

@@ -57,6 +57,9 @@ class Kernels {
   void MlaQuery(const MlaQueryArgs& a);
   void MlaAttention(const MlaAttentionArgs& a);
   void MlaOutput(const MlaOutputArgs& a);
+  // The three above in one launch, where a form takes one row and so few keys; parts and lse have
+  // room for kMlaOneRowSplits runs of each head. False: nothing is enqueued.
+  bool MlaOneRow(const MlaQueryArgs& query, const MlaAttentionArgs& keys, const MlaOutputArgs& out);
   void MlaExpanded(const MlaExpandedArgs& a);
   // Whether a device is quicker with it than with the absorbed form, the rows being enough.
   bool MlaExpandedPays(const MlaExpandedArgs& a);

@@ -72,8 +72,13 @@ bool TakesOneRowMma(Programs& programs, const LinearArgs& a) {
 }
 
 void LaunchOneMma(Programs& programs, const LinearArgs& a, const LinearWords& words) {
-  const std::int64_t groups = OneRowMmaGroups(programs, a.w.dtype, words.N + words.N2);
-  const cl_kernel kernel = programs.Kernel(Program::kOneRowMma, a.w.dtype, "linear_one_mma");
+  const std::int64_t rows = words.N + words.N2;
+  const bool tile =
+      !a.swiglu && TakesOneRowTile(programs, a.w.dtype, rows, 2) && words.K <= kOneRowTileSpan;
+  const std::int64_t groups =
+      tile ? CeilDiv(rows, kOneRowTileRows) : OneRowMmaGroups(programs, a.w.dtype, rows);
+  const cl_kernel kernel =
+      programs.Kernel(Program::kOneRowMma, a.w.dtype, tile ? "linear_one_tile" : "linear_one_mma");
   Arguments(kernel).Set(a.x.buffer, a.w.buffer, Or(a.w2.buffer, a.w.buffer), a.y.buffer,
                         Or(a.y2.buffer, a.y.buffer), Or(a.norm.w.buffer, a.x.buffer),
                         Or(a.norm.out.buffer, a.y.buffer), words);

@@ -110,4 +110,11 @@ std::int64_t OneRowMmaGroups(const Programs& programs, DType type, std::int64_t 
   return std::min(at_once * units, std::max(CeilDiv(rows, kTogether), spread));
 }
 
+bool TakesOneRowTile(const Programs& programs, DType type, std::int64_t rows,
+                     std::int64_t of_unit) {
+  const std::int64_t units = programs.device().info().compute_units;
+  return (type == DType::kF8E4M3 || type == DType::kQ8_0) &&
+         CeilDiv(rows, kOneRowTileRows) <= of_unit * units;
+}
+
 }  // namespace tandem::cl

@@ -38,6 +38,11 @@ bool TakesOneRowMma(Programs& programs, DType type, std::int64_t K, std::uint64_
 std::int64_t OneRowMmaGroups(const Programs& programs, DType type, std::int64_t rows);
 // Columns of x that it holds in local memory at a time.
 inline constexpr std::int64_t kOneRowMmaSpan = 7168;
+// The same for one_row_tile.cl, which takes codes of eight bits and up to kOneRowTileSpan columns
+// in linear products, in as many work-groups as `of_unit` on each compute unit.
+inline constexpr std::int64_t kOneRowTileRows = 16;
+inline constexpr std::int64_t kOneRowTileSpan = 2048;
+bool TakesOneRowTile(const Programs& programs, DType type, std::int64_t rows, std::int64_t of_unit);
 // Whether it has the format at all.
 bool HasOneRowMma(DType type);
 

@@ -116,6 +116,9 @@ constexpr std::int64_t MlaLatentFloats(std::int64_t R, std::int64_t d) { return 
 // Runs of keys that fill a device: T * H * splits is at most max(T * H, kMlaParts + T * H).
 inline constexpr std::int64_t kMlaParts = 16 * 528;
 inline constexpr std::int64_t kMostMlaSplits = 512;  // of a row
+// Runs for which parts and lse have room where a row's attention may be one launch
+// (Kernels::MlaOneRow), which chooses their number itself.
+inline constexpr std::int64_t kMlaOneRowSplits = 8;
 std::int64_t MlaSplits(std::int64_t T, std::int64_t H, std::int64_t max_keys,
                        std::int64_t compute_units);
 

@@ -7,15 +7,15 @@
 namespace tandem::cl {
 
 namespace source {  // written by embed_cl.cmake
-extern const std::string_view common, f16_mma, experts_args, one_row_codes, one_row_mma,
-    one_row_mma_kernels, weights, units, few_rows, matmul, linear, linear_args, linear_batch,
-    linear_batch_parts, linear_tile, linear_tile_parts, head_linear, experts, one_row,
+extern const std::string_view common, arrive, f16_mma, experts_args, one_row_codes, one_row_mma,
+    one_row_mma_kernels, one_row_tile, weights, units, few_rows, matmul, linear, linear_args,
+    linear_batch, linear_batch_parts, linear_tile, linear_tile_parts, head_linear, experts, one_row,
     one_row_experts, attention, kv_append, rmsnorm, rope, elementwise, group, argmax, router,
     router_linear, hand_over, mma, mla_cache, mla_append, mla_attention, mla_heads, mla_heads_mma,
     mla_latents, mla_expanded, mla_expanded_mma, mla_expanded_wgmma, mla_mma, mla_parts, mla_wgmma,
     mla_wgmma_parts, panels, panel_split, gemm_decode, gemm_fragments, gemm_parts, gemm_tile, gemm,
     e4m3, gemm_f8_mma, gemm_f8_parts, gemm_f8_wgmma, gemm_wide, gemm_wgmma, gemm_tile_wgmma,
-    gemm_turned, wgmma;
+    gemm_turned, wgmma, mla_one_row, mla_one_row_parts;
 }  // namespace source
 
 namespace {
@@ -60,7 +60,8 @@ std::string_view NameOf(Program program) {
       "matmul",       "kv_cache",         "mla",         "mla_heads",    "panels",
       "gemm",         "gemm_wide",        "gemm_wgmma",  "e4m3",         "gemm_f8_wgmma",
       "gemm_f8_mma",  "gemm_tiles_wgmma", "mla_wgmma",   "mla_expanded", "mla_expanded_wgmma",
-      "linear_batch", "linear_tile",      "one_row_mma", "rows",         "gemm_turned"};
+      "linear_batch", "linear_tile",      "one_row_mma", "rows",         "gemm_turned",
+      "mla_one_row"};
   return kNames[static_cast<std::size_t>(program)];
 }
 
@@ -68,9 +69,10 @@ std::string TextOf(Program program) {
   using namespace source;
   switch (program) {
     case Program::kMatmul:
-      return fmt::format("{}{}{}{}{}{}{}{}{}{}{}{}#define ROUTER_GROUP (TEAM * TEAMS)\n{}{}",
+      return fmt::format("{}{}{}{}{}{}{}{}{}{}{}{}#define ROUTER_GROUP (TEAM * TEAMS)\n{}{}{}",
                          common, weights, units, few_rows, matmul, linear_args, linear, head_linear,
-                         experts_args, experts, one_row, one_row_experts, router, router_linear);
+                         experts_args, experts, one_row, one_row_experts, router, arrive,
+                         router_linear);
     case Program::kLinearBatch:
       return fmt::format("{}{}{}{}{}{}", common, mma, gemm_decode, linear_args, linear_batch_parts,
                          LinearBatch());
@@ -78,8 +80,8 @@ std::string TextOf(Program program) {
       return fmt::format("{}{}{}{}{}{}", common, weights, matmul, linear_args, linear_tile_parts,
                          LinearTiles());
     case Program::kOneRowMma:
-      return fmt::format("{}{}{}{}{}{}{}{}", common, weights, f16_mma, linear_args, experts_args,
-                         one_row_codes, one_row_mma, one_row_mma_kernels);
+      return fmt::format("{}{}{}{}{}{}{}{}{}", common, weights, f16_mma, linear_args, experts_args,
+                         one_row_codes, one_row_mma, one_row_mma_kernels, one_row_tile);
     case Program::kKvCache:
       return fmt::format("{}{}{}", common, kv_append, attention);
     case Program::kMla:
@@ -88,6 +90,9 @@ std::string TextOf(Program program) {
     case Program::kMlaHeads:
       return fmt::format("{}{}{}{}{}{}", common, weights, mma, mla_append, mla_heads,
                          mla_heads_mma);
+    case Program::kMlaOneRow:
+      return fmt::format("{}{}{}{}{}{}{}{}", common, weights, mma, f16_mma, mla_append, arrive,
+                         mla_one_row_parts, mla_one_row);
     case Program::kPanels:
       return fmt::format("{}{}{}{}", common, weights, panels, panel_split);
     case Program::kGemm:
@@ -138,6 +143,7 @@ std::string TypeOption(Program program, DType type) {
     case Program::kLinearTile:
     case Program::kOneRowMma:
     case Program::kMlaHeads:
+    case Program::kMlaOneRow:
     case Program::kPanels:
     case Program::kGemm:
     case Program::kGemmWide:

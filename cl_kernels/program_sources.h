@@ -32,6 +32,7 @@ enum class Program : int {
   kOneRowMma,         // per weight format of small codes: one_row_mma
   kRows,              // f32 only: rmsnorm, rope, elementwise, router, hand_over
   kGemmTurned,        // per weight format but bf16: gemm_turned, patched
+  kMlaOneRow,         // per weight format: mla_one_row
 };
 inline constexpr std::array kPrograms{
     Program::kMatmul,      Program::kKvCache,          Program::kMla,
@@ -40,7 +41,7 @@ inline constexpr std::array kPrograms{
     Program::kGemmF8Wgmma, Program::kGemmTilesWgmma,   Program::kMlaWgmma,
     Program::kMlaExpanded, Program::kMlaExpandedWgmma, Program::kLinearBatch,
     Program::kLinearTile,  Program::kOneRowMma,        Program::kRows,
-    Program::kGemmTurned,  Program::kGemmF8Mma,
+    Program::kGemmTurned,  Program::kGemmF8Mma,        Program::kMlaOneRow,
 };
 
 // True where the binary is patched (program_patch.h).

@@ -155,9 +155,9 @@ int Programs::NvComputeSoFar(Program program, DType type) const {
 
 cl_mem Programs::Arrivals() {
   if (!arrivals_) {
-    arrivals_ = device_.Allocate(sizeof(cl_int));
-    const cl_int zero = 0;
-    device_.BlockingWrite(arrivals_.get(), 0, &zero, sizeof(zero));
+    const std::vector<cl_int> zeros(kArrivals);
+    arrivals_ = device_.Allocate(zeros.size() * sizeof(cl_int));
+    device_.BlockingWrite(arrivals_.get(), 0, zeros.data(), zeros.size() * sizeof(cl_int));
   }
   return arrivals_.get();
 }

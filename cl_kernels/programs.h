@@ -19,6 +19,8 @@ namespace tandem::cl {
 // without, and what is nothing without is left out: their generic forms serve. Not thread-safe.
 class Programs {
  public:
+  static constexpr std::int64_t kArrivals = 256;
+
   Programs(const ClDevice& device, DeviceTraits traits, std::filesystem::path cache_dir);
 
   // The kernel `name` (a literal: it is kept by reference) of a program for one type. `type` is the
@@ -33,7 +35,8 @@ class Programs {
   int NvComputeSoFar(Program program, DType type) const;
   // Whether the driver takes the patched binary (program_patch.h) of gemm.
   bool HasWgmma() { return NvCompute(Program::kGemmTilesWgmma, DType::kQ8_0) == 90; }
-  // An int in device memory that is 0 between launches: where work-groups of one count each other.
+  // kArrivals ints in device memory that are 0 between launches: where work-groups of one count
+  // each other.
   cl_mem Arrivals();
   // What the driver refused, and why: a line for each program.
   const std::vector<std::string>& refusals() const { return refusals_; }

@@ -5,23 +5,6 @@
 //   linear_one_routed   as linear_one; arrived: an int that is 0 before and after
 #if NV_COMPUTE >= 70 && WTYPE <= WTYPE_F16
 
-// Whether all other work-groups have come here before; what they wrote by then is visible.
-INLINE int is_last_group(global int* arrived, local int* last) {
-  asm volatile("membar.gl;" : : : "memory");
-  barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
-  if (get_local_id(0) == 0) {
-    uint before;
-    asm volatile("atom.global.inc.u32 %0, [%1], %2;"
-                 : "=r"(before)
-                 : "l"(arrived), "r"((uint)get_num_groups(0) - 1)
-                 : "memory");
-    *last = before == get_num_groups(0) - 1;
-    asm volatile("membar.gl;" : : : "memory");
-  }
-  barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
-  return *last;
-}
-
 kernel __attribute__((reqd_work_group_size(TEAM * TEAMS, 1, 1))) void linear_one_routed(
     const global float* x, const global uchar* w_buffer, const global uchar* w2_buffer,
     global float* y, global float* y2, const global float* norm_w, global float* norm_out,
@@ -30,7 +13,7 @@ kernel __attribute__((reqd_work_group_size(TEAM * TEAMS, 1, 1))) void linear_one
   local int last;
   linear_one_part(x, w_buffer, w2_buffer, y, y2, norm_w, norm_out, a, part, (int)get_group_id(0),
                   (int)get_num_groups(0));
-  if (!is_last_group(arrived, &last)) return;
+  if (!is_last_group(arrived, (int)get_num_groups(0), &last)) return;
   const rule_t rule = ROUTER_RULE;
   local room_t* const room = (local room_t*)part.pool;
   route(logits + logits_offset, has_bias ? bias + bias_offset : 0, rule, ids + ids_offset,

@@ -156,9 +156,19 @@ void Attention::AbsorbedMla(int layer, std::int64_t t0, std::int64_t T) {
   const cl::HeadWeights heads{w.kv_b.device, w.k_b.device, w.v_b.device};
   cl::Kernels& k = f_.device->kernels;
   const cl::MlaAppendArgs append = MlaAppendOf(layer, 0);
-  k.MlaQuery({from(dq_, H * c.qk_head_dim()), H * c.qk_head_dim(), heads,
-              from(f_.batch.device_cos_sin, d), dabsorbed_, T, H, R, d, c.qk_nope_head_dim,
-              c.v_head_dim, f_.plan.bf16_many_rows, AppendsWithQuery() ? &append : nullptr});
+  const cl::MlaQueryArgs query{from(dq_, H * c.qk_head_dim()),
+                               H * c.qk_head_dim(),
+                               heads,
+                               from(f_.batch.device_cos_sin, d),
+                               dabsorbed_,
+                               T,
+                               H,
+                               R,
+                               d,
+                               c.qk_nope_head_dim,
+                               c.v_head_dim,
+                               f_.plan.bf16_many_rows,
+                               AppendsWithQuery() ? &append : nullptr};
   cl::MlaAttentionArgs a;
   a.q = dabsorbed_;
   a.kv_type = f_.kv_type();
@@ -172,8 +182,19 @@ void Attention::AbsorbedMla(int layer, std::int64_t t0, std::int64_t T) {
   a.bf16 = f_.plan.bf16_many_rows;
   const std::vector<std::int64_t>& runs = MlaRuns(t0, T);
   a.row_splits = std::accumulate(runs.begin(), runs.end(), std::int64_t{0});
-  for (std::size_t i = 0; i < runs.size(); ++i) {
-    if (runs[i] == 0) continue;
+  const cl::MlaOutputArgs output{dparts_,
+                                 dlse_,
+                                 a.row_splits,
+                                 heads,
+                                 from(dout_, H * c.v_head_dim),
+                                 H * c.v_head_dim,
+                                 T,
+                                 H,
+                                 R,
+                                 c.qk_nope_head_dim,
+                                 c.v_head_dim,
+                                 a.bf16};
+  const auto take_part = [&](std::size_t i) {
     const KvPart& part = f_.batch.kv_parts[i];
     a.kv = f_.kv[layer].device[i].get();
     a.tables = part.device_tables;
@@ -181,12 +202,20 @@ void Attention::AbsorbedMla(int layer, std::int64_t t0, std::int64_t T) {
     a.n_keys = from(part.device_n_keys, 1);
     a.max_keys = MaxKeys(part, t0, T);
     a.splits = runs[i];
+  };
+  if (AppendsWithQuery()) {
+    take_part(0);
+    if (k.MlaOneRow(query, a, output)) return;
+  }
+  k.MlaQuery(query);
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    if (runs[i] == 0) continue;
+    take_part(i);
     k.MlaAttention(a);
     a.parts.offset += runs[i] * R;
     a.lse.offset += runs[i];
   }
-  k.MlaOutput({dparts_, dlse_, a.row_splits, heads, from(dout_, H * c.v_head_dim), H * c.v_head_dim,
-               T, H, R, c.qk_nope_head_dim, c.v_head_dim, a.bf16});
+  k.MlaOutput(output);
 }
 
 // Rows [t0, t0 + T) of one sequence, all of whose keys are in one buffer of the cache. Keys and

@@ -83,6 +83,7 @@ struct SelfTestCases::MlaShape {
   std::int64_t R = 512, d = 64, nope = 128, dv = 128;
   std::int64_t tokens = 130;  // three blocks
   bool expanded = false;
+  bool one_row = false;  // in one launch, where there is a form for it
 
   std::int64_t latent() const { return R + d; }
   std::int64_t head_rows() const { return nope + dv; }
@@ -145,12 +146,16 @@ Floats SelfTestCases::RunMla(const MlaShape& s, const MlaRun& run, DType kv_type
   const std::vector<std::int32_t> n_keys = KeysOf(s.T, s.tokens);
   const std::vector<std::int32_t> starts(Size(s.T), 0);
   const ClBuffer z = Upload(run.z), norm = Upload(run.norm), turns = Upload(run.turns);
-  const ClBuffer slots = Upload(cache.slots), tables = Upload(cache.tables);
-  const ClBuffer start = Upload(starts), keys = Upload(n_keys), q = Upload(run.q);
+  const ClBuffer slots = Upload(cache.slots), q = Upload(run.q);
+  std::vector<std::int32_t> words = starts;  // as in a step's batch, in one buffer
+  words.insert(words.end(), n_keys.begin(), n_keys.end());
+  words.insert(words.end(), cache.tables.begin(), cache.tables.end());
+  const ClBuffer batch = Upload(words);
   const ClBuffer kv = device().Allocate(Size(cache.room() * s.latent()) * sizeof(float));
   constexpr std::int64_t kSplits = 2;
   const ClBuffer absorbed = Results(s.T * s.H * s.latent());
-  const ClBuffer parts = Results(s.T * s.H * kSplits * s.R), lse = Results(s.T * s.H * kSplits);
+  constexpr std::int64_t kRoom = std::max(kSplits, cl::kMlaOneRowSplits);
+  const ClBuffer parts = Results(s.T * s.H * kRoom * s.R), lse = Results(s.T * s.H * kRoom);
   const ClBuffer out = Results(s.T * s.H * s.dv);
   kernels_.MlaAppend({{z.get(), 0},
                       s.latent(),
@@ -181,9 +186,9 @@ Floats SelfTestCases::RunMla(const MlaShape& s, const MlaRun& run, DType kv_type
   a.q = query.y;
   a.kv = kv.get();
   a.kv_type = kv_type;
-  a.tables = {tables.get(), 0};
-  a.table_start = {start.get(), 0};
-  a.n_keys = {keys.get(), 0};
+  a.table_start = {batch.get(), 0};
+  a.n_keys = {batch.get(), s.T};
+  a.tables = {batch.get(), 2 * s.T};
   a.max_keys = s.tokens;
   a.T = s.T;
   a.H = s.H;
@@ -195,8 +200,6 @@ Floats SelfTestCases::RunMla(const MlaShape& s, const MlaRun& run, DType kv_type
   a.lse = {lse.get(), 0};
   a.bf16 = bf16;
   if (s.expanded) return RunExpanded(s, query, a);
-  kernels_.MlaQuery(query);
-  kernels_.MlaAttention(a);
   cl::MlaOutputArgs o;
   o.parts = a.parts;
   o.lse = a.lse;
@@ -210,7 +213,11 @@ Floats SelfTestCases::RunMla(const MlaShape& s, const MlaRun& run, DType kv_type
   o.nope = s.nope;
   o.dv = s.dv;
   o.bf16 = bf16;
-  kernels_.MlaOutput(o);
+  if (!s.one_row || !kernels_.MlaOneRow(query, a, o)) {
+    kernels_.MlaQuery(query);
+    kernels_.MlaAttention(a);
+    kernels_.MlaOutput(o);
+  }
   return Download(out, s.T * s.H * s.dv);
 }
 
@@ -266,7 +273,9 @@ void SelfTestCases::MlaOf(const MlaShape& s, DType kv_type, DType format, bool b
   const bool rounds = bf16 && kernels_.traits().nv_compute >= 80;
   Add("MLA",
       fmt::format("{} rows, {} heads, KV {}{}", s.T, s.H, Name(kv_type),
-                  s.expanded ? ", expanded" : ""),
+                  s.expanded  ? ", expanded"
+                  : s.one_row ? ", one launch"
+                              : ""),
       format, std::max(KvBound(kv_type), rounds ? 4 * kBf16Bound : 0), want, got);
 }
 
@@ -283,6 +292,9 @@ void SelfTestCases::Mla(DType kv_type, const std::vector<DType>& formats, bool b
   }
   for (const DType format : formats) {
     if (format != formats.front()) MlaOf({1, 4}, kv_type, format, bf16);
+    MlaShape one{1, 4};
+    one.one_row = true;
+    if (bf16 && kernels_.traits().mla_one_row_keys > 0) MlaOf(one, kv_type, format, bf16);
   }
 }
 
