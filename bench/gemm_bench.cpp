@@ -79,9 +79,10 @@ class Bench {
            [&] { cl::LaunchGemm(programs_, a); });
   }
 
-  void Experts(DType type, std::int64_t E, std::int64_t rows, std::int64_t D, std::int64_t F) {
-    const std::string name =
-        fmt::format("experts {} {} of {} rows, {} x {}", Name(type), E, rows, D, F);
+  void Experts(DType type, std::int64_t E, std::int64_t rows, std::int64_t D, std::int64_t F,
+               bool fp8 = false) {
+    const std::string name = fmt::format("experts {}{} {} of {} rows, {} x {}", fp8 ? "FP8 x " : "",
+                                         Name(type), E, rows, D, F);
     if (name.find(word_) == std::string::npos || F % BlockElements(type) != 0) return;
     const std::size_t gate = MatrixBytes(type, F, D);
     const std::size_t down = MatrixBytes(type, D, F);
@@ -151,10 +152,11 @@ class Bench {
     a.y = {y.get(), 0};
     a.y_stride = D;
     a.bf16 = true;
+    a.fp8 = fp8;
     a.work = {work.get(), 0};
     if (!cl::GemmTakes(programs_, a)) return;
-    Report(name, 6.0 * static_cast<double>(P) * static_cast<double>(D * F), flops_,
-           static_cast<double>(E) * static_cast<double>(2 * gate + down),
+    Report(name, 6.0 * static_cast<double>(P) * static_cast<double>(D * F),
+           fp8 ? f8_flops_ : flops_, static_cast<double>(E) * static_cast<double>(2 * gate + down),
            [&] { cl::LaunchExpertsGemm(programs_, a); });
   }
 
@@ -266,6 +268,9 @@ void RunAll(Bench& bench) {
     bench.Experts(type, 64, 384, 2048, 1408);
     bench.Experts(type, 256, 64, 7168, 2048);
   }
+  bench.Experts(DType::kF8E4M3, 64, 384, 2048, 1408, true);
+  bench.Experts(DType::kF8E4M3, 64, 128, 7168, 2048, true);
+  bench.Experts(DType::kF8E4M3, 64, 128, 7168, 2048);
 }
 
 }  // namespace

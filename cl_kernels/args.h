@@ -298,7 +298,9 @@ struct ExpertsArgs {
   std::int64_t y_stride = 0;
   bool sum = true;    // false: pair_out[p] = down_e . act[p], and y is not touched
   bool bf16 = false;  // as LinearArgs
-  Span work = {};     // as LinearArgs: GemmWorkFloats(T, D) floats
+  // With bf16 and FP8 weights x and act may be rounded to e4m3, where experts have rows enough.
+  bool fp8 = false;
+  Span work = {};  // as LinearArgs: GemmWorkFloats(T, D) floats
 };
 
 // Slab i, or the last one where there are fewer: no tile is in it then.

@@ -91,6 +91,40 @@ kernel __attribute__((reqd_work_group_size(256, 1, 1))) void e4m3_fragments(
       (uint4)(from[0], from[256], from[4], from[260]);
 }
 
+// Row by row, for products that gather rows: a row is ceil(K / 128) blocks of 128 bytes, in which
+// item c = l % 4 of wgmma has 16 bytes of either half: runs of 32 columns, of each its columns
+// 4 c to 4 c + 3, then those 16 columns on. Behind all rows a float for each block, their scales.
+INLINE void e4m3_row_piece(float8 v, int inside, long t, int k, int T, int K, global uint* out,
+                           local float* most) {
+  const int blocks = (K + F8_COLUMNS - 1) / F8_COLUMNS;
+  const int eighth = (int)get_local_id(0) % 16;
+  const float scale = e4m3_scale(v, most);
+  if (!inside) return;
+  float q[8] = {v.s0, v.s1, v.s2, v.s3, v.s4, v.s5, v.s6, v.s7};
+  for (int i = 0; i < 8; ++i) q[i] = exact_quotient(q[i], scale);
+  const long block = t * blocks + k / F8_COLUMNS;
+  global uint* const to =
+      out + block * 32 + eighth / 8 * 16 + eighth % 2 * 8 + eighth / 4 % 2 * 2 + eighth / 2 % 2;
+  to[0] = e4m3_word((float4)(q[0], q[1], q[2], q[3]));
+  to[4] = e4m3_word((float4)(q[4], q[5], q[6], q[7]));
+  if (eighth == 0) ((global float*)out)[(long)T * blocks * 32 + block] = scale;
+}
+
+// Codes of columns beyond K are zeros.
+//   K % 8 == 0                                   global ceil(T / 16) ceil(K / 128) * 256, local 256
+kernel __attribute__((reqd_work_group_size(256, 1, 1))) void e4m3_rows(
+    const global float* x, long x_offset, long x_stride, int aligned, int T, int K, global uint* out,
+    long out_offset) {
+  local float most[256];
+  const int lid = (int)get_local_id(0);
+  const int pieces = (K + F8_COLUMNS - 1) / F8_COLUMNS;
+  const long t = (long)get_group_id(0) / pieces * 16 + lid / 16;
+  const int k = (int)((long)get_group_id(0) % pieces) * F8_COLUMNS + lid % 16 * 8;
+  const float8 v =
+      t < T && k < K ? load8(x + x_offset + t * x_stride + k, aligned) : (float8)(0.0f);
+  e4m3_row_piece(v, t < T, t, k, T, K, out + out_offset, most);
+}
+
 // The rounded values themselves in f32, rows packed: for devices whose products are in f32.
 //   K % 8 == 0                                   global ceil(T / 16) ceil(K / 128) * 256, local 256
 kernel __attribute__((reqd_work_group_size(256, 1, 1))) void e4m3_values(

@@ -189,6 +189,40 @@ void LaunchTurnedDown(Programs& programs, const ExpertsArgs& a, cl_int slab) {
   Enqueue(programs, kernel, {CeilDiv(a.D, kColumns), a.max_tiles, 1}, kItems);
 }
 
+// Whether both products of the experts take e4m3 for e4m3: codes of act lie behind its bf16.
+bool RoundsExperts(Programs& programs, const ExpertsArgs& a) {
+  constexpr std::int64_t kLeastF = 256;
+  return a.fp8 && a.gate_up == DType::kF8E4M3 && a.down == DType::kF8E4M3 && a.F >= kLeastF &&
+         a.F % 8 == 0 && a.D % 8 == 0 && a.D * a.F <= std::int64_t{UINT32_MAX} &&
+         UsesWgmma(programs, kF8Wgmma.program, DType::kF8E4M3);
+}
+
+Span CodesOfAct(const ExpertsArgs& a) {
+  return {a.act.buffer, a.act.offset + CeilDiv(a.T * a.C * a.F / 2, 4) * 4};
+}
+
+void LaunchF8GateUp(Programs& programs, const ExpertsArgs& a, cl_int slab) {
+  const cl_kernel kernel = programs.Kernel(kF8Wgmma.program, a.gate_up, "gemm_gate_up_f8");
+  Arguments(kernel).Set(SlabAt(a, slab), SlabAt(a, slab + 1), slab, a.table, a.tiles, a.n_tiles,
+                        a.pair_row, a.pair_weight, a.work, a.act, static_cast<cl_int>(a.T),
+                        static_cast<cl_int>(a.D), static_cast<cl_int>(a.F));
+  Enqueue(programs, kernel, {CeilDiv(a.F, kColumns / 2), a.max_tiles, 1}, kItems);
+}
+
+void LaunchF8Down(Programs& programs, const ExpertsArgs& a, cl_int slab) {
+  const auto pairs = static_cast<cl_int>(a.T * a.C);
+  const cl_kernel round = programs.Kernel(kF8Wgmma.program, a.down, "gemm_act_f8");
+  Arguments(round).Set(SlabAt(a, slab), SlabAt(a, slab + 1), slab, a.table, a.tiles, a.n_tiles,
+                       a.act, CodesOfAct(a), pairs, static_cast<cl_int>(a.F));
+  Enqueue(programs, round, {CeilDiv(a.F, kF8Columns) * (kGemmTileRows / 16), a.max_tiles, 1},
+          kItems);
+  const cl_kernel kernel = programs.Kernel(kF8Wgmma.program, a.down, "gemm_down_f8");
+  Arguments(kernel).Set(SlabAt(a, slab), SlabAt(a, slab + 1), slab, a.table, a.tiles, a.n_tiles,
+                        CodesOfAct(a), cl_long{pairs}, a.pair_out, static_cast<cl_int>(a.D),
+                        static_cast<cl_int>(a.F));
+  Enqueue(programs, kernel, {CeilDiv(a.D, kColumns), a.max_tiles, 1}, kItems);
+}
+
 void LaunchGateUp(Programs& programs, const ExpertsArgs& a, cl_int slab) {
   const cl_kernel kernel =
       programs.Kernel(TileProgram(programs, a.gate_up), a.gate_up, "gemm_gate_up");
@@ -299,13 +333,16 @@ void LaunchExpertsGemm(Programs& programs, const ExpertsArgs& a) {
   if (a.T <= 0 || a.max_tiles <= 0) return;
   const auto slabs = static_cast<cl_int>(a.slabs.size());
   const bool turned = Turned(programs, a);
+  const bool fp8 = !turned && RoundsExperts(programs, a);
   if (turned) {
     RoundTurned(programs, a);
+  } else if (fp8) {
+    LaunchE4m3(programs, "e4m3_rows", a.x, a.x_stride, a.T, a.D, a.work);
   } else {
     LaunchGemmRound(programs, a.gate_up, a.x, a.x_stride, a.T, a.D, a.work);
   }
-  const auto gate_up = turned ? LaunchTurnedGateUp : LaunchGateUp;
-  const auto down = turned ? LaunchTurnedDown : LaunchDown;
+  const auto gate_up = turned ? LaunchTurnedGateUp : fp8 ? LaunchF8GateUp : LaunchGateUp;
+  const auto down = turned ? LaunchTurnedDown : fp8 ? LaunchF8Down : LaunchDown;
   for (cl_int slab = 0; slab < slabs; slab += kSlabsAtOnce) gate_up(programs, a, slab);
   for (cl_int slab = 0; slab < slabs; slab += kSlabsAtOnce) down(programs, a, slab);
   if (!a.sum) return;

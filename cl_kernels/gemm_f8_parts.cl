@@ -26,6 +26,32 @@ INLINE void f8_load_x(uint4* a, float* row_scales, const global float* x, const 
   row_scales[1] = scales[piece * 16 + lane / 4 + 8];
 }
 
+// What a work-item loads of x for 16 rows: of fragments `codes[0]` and `scales[0]` of the block; of
+// rows as e4m3_rows leaves them, `gathered`, both of its rows'.
+typedef struct {
+  const global uint4* codes[2];
+  const global float* scales[2];
+} f8_rows_t;
+
+INLINE void f8_load_rows(uint4* a, float* row_scales, const f8_rows_t* x, int step,
+                         const int gathered) {
+  if (gathered) {
+    const uint4 low[2] = {x->codes[0][step * 8], x->codes[1][step * 8]};
+    const uint4 high[2] = {x->codes[0][step * 8 + 4], x->codes[1][step * 8 + 4]};
+    a[0] = (uint4)(low[0].x, low[1].x, low[0].y, low[1].y);
+    a[1] = (uint4)(low[0].z, low[1].z, low[0].w, low[1].w);
+    a[2] = (uint4)(high[0].x, high[1].x, high[0].y, high[1].y);
+    a[3] = (uint4)(high[0].z, high[1].z, high[0].w, high[1].w);
+    row_scales[0] = x->scales[0][step];
+    row_scales[1] = x->scales[1][step];
+  } else {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) a[i] = x->codes[0][step * 128 + i * 32];
+    row_scales[0] = x->scales[0][step * 16];
+    row_scales[1] = x->scales[0][step * 16 + 8];
+  }
+}
+
 // Both halves of the tile, and what a work-item loads of them: 16 columns of rows lid / 8 and 32 on.
 typedef struct {
   const global uchar* at[2];

@@ -41,17 +41,16 @@ INLINE void promote(float* sums, const float* c, float low, float high) {
   for (int i = 0; i < 32; ++i) sums[i] = fma(c[i], i % 4 < 2 ? low : high, sums[i]);
 }
 
-// sums [64 x 128] += x w^T, this warpgroup's four blocks of 16 rows of x from `piece` on.
+// sums [64 x 128] = x w^T, four blocks of 16 rows of x, of which this warp loads one.
 INLINE void f8_half_tile(float (*sums)[32], uint memory, uint mine, const f8_weights_t* weights,
-                         const global float* x, const global float* x_scales, uint piece, int steps,
-                         int K) {
+                         const f8_rows_t* x, const int gathered, int steps, int K) {
   uint4 a[2][4];
   float by_row[2][2];
   float c[2][32];
 #pragma unroll
   for (int i = 0; i < 64; ++i) c[i / 32][i % 32] = sums[i / 32][i % 32] = 0.0f;
   f8_load_weights(mine, weights, 0, K);
-  f8_load_x(a[0], by_row[0], x, x_scales, piece);
+  f8_load_rows(a[0], by_row[0], x, 0, gathered);
   // Whole turns of the two sets: a step beyond K is of zeros.
   for (int step0 = 0; step0 < steps; step0 += 2) {
 #pragma unroll
@@ -69,7 +68,7 @@ INLINE void f8_half_tile(float (*sums)[32], uint memory, uint mine, const f8_wei
       wgmma_f8(c[1], a[j], now + 512);
       wgmma_commit();
       f8_load_weights(mine + (1 - j) * F8_STEP_BYTES, weights, step0 + j + 1, K);
-      f8_load_x(a[1 - j], by_row[1 - j], x, x_scales, piece + min(step0 + j + 1, steps - 1));
+      f8_load_rows(a[1 - j], by_row[1 - j], x, min(step0 + j + 1, steps - 1), gathered);
       wgmma_wait_but_one(c[0]);
       promote(sums[0], c[0], by_row[j][0] * gate, by_row[j][1] * gate);
       wgmma_wait();
@@ -85,9 +84,12 @@ kernel __attribute__((reqd_work_group_size(256, 1, 1))) void gemm_f8_wgmma_narro
   F8_TILE(128, 8);
   const uint memory = shared_address(ring);
   const uint mine = memory + f8_swizzled((uint)lid / 8, (uint)lid % 8);
+  const uint piece = f8_pieces(T, steps, at.x * 8 + warp);
+  f8_rows_t rows;
+  rows.codes[0] = (const global uint4*)x_at + (ulong)(piece * 128 + (uint)lane);
+  rows.scales[0] = x_scales + piece * 16 + lane / 4;
   float sums[2][32];
-  f8_half_tile(sums, memory, mine, &weights, x_at, x_scales,
-               f8_pieces(T, steps, at.x * 8 + warp), steps, K);
+  f8_half_tile(sums, memory, mine, &weights, &rows, 0, steps, K);
   f8_store_half(sums, y + y_offset, y_stride, at.x * 128 + warp * 16 + lane / 4, n0, T, N, mode,
                 y_offset % 2 == 0 && y_stride % 2 == 0);
 }

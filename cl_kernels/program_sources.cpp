@@ -12,10 +12,10 @@ extern const std::string_view common, arrive, f16_mma, experts_args, one_row_cod
     linear_batch, linear_batch_parts, linear_tile, linear_tile_parts, head_linear, experts, one_row,
     one_row_experts, attention, kv_append, rmsnorm, rope, elementwise, group, argmax, router,
     router_linear, hand_over, mma, mla_cache, mla_append, mla_attention, mla_heads, mla_heads_mma,
-    mla_latents, mla_expanded, mla_expanded_mma, mla_expanded_wgmma, mla_mma, mla_parts, mla_wgmma,
-    mla_wgmma_parts, panels, panel_split, gemm_decode, gemm_fragments, gemm_parts, gemm_tile, gemm,
-    e4m3, gemm_f8_mma, gemm_f8_parts, gemm_f8_wgmma, gemm_wide, gemm_wgmma, gemm_tile_wgmma,
-    gemm_turned, wgmma, mla_one_row, mla_one_row_parts;
+    mla_latents, mla_expanded, mla_expanded_mma, mla_expanded_wgmma, mla_mma, mla_one_row,
+    mla_one_row_parts, mla_parts, mla_wgmma, mla_wgmma_parts, panels, panel_split, gemm_decode,
+    gemm_fragments, gemm_parts, gemm_tile, gemm, e4m3, gemm_f8_experts, gemm_f8_mma, gemm_f8_parts,
+    gemm_f8_wgmma, gemm_wide, gemm_wgmma, gemm_tile_wgmma, gemm_turned, wgmma;
 }  // namespace source
 
 namespace {
@@ -116,8 +116,8 @@ std::string TextOf(Program program) {
     case Program::kE4m3:
       return fmt::format("{}{}", common, e4m3);
     case Program::kGemmF8Wgmma:
-      return fmt::format("{}{}{}{}{}{}{}", common, mma, wgmma, gemm_decode, gemm_parts,
-                         gemm_f8_parts, gemm_f8_wgmma);
+      return fmt::format("{}{}{}{}{}{}{}{}{}", common, mma, wgmma, e4m3, gemm_decode, gemm_parts,
+                         gemm_f8_parts, gemm_f8_wgmma, gemm_f8_experts);
     case Program::kGemmF8Mma:
       return fmt::format("{}{}{}{}{}{}", common, mma, gemm_decode, gemm_parts, gemm_f8_parts,
                          gemm_f8_mma);

@@ -47,6 +47,7 @@ cl::ExpertsArgs ExpertMemory::Experts(const Config& c, const Plan& plan,
   a.T = T;
   a.C = c.num_experts_per_tok + (experts.shared ? 1 : 0);
   a.bf16 = plan.bf16_many_rows;
+  a.fp8 = plan.f8_many_rows;
   a.tile_rows = cl::ExpertTileRows(device.kernels.traits(), a.T, a.C, c.n_routed_experts, a.bf16);
   a.max_tiles = cl::MaxTiles(a.T, a.C, c.n_routed_experts + 1, a.tile_rows);
   const Lists of_layer(lists, a.max_tiles, a.T * a.C);

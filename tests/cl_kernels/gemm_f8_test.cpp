@@ -10,80 +10,30 @@
 #include "cl_kernels/linear.h"
 #include "cl_kernels/programs.h"
 #include "tests/support/cl_fixture.h"
+#include "tests/support/e4m3_codes.h"
 
 namespace tandem {
 namespace {
 
 using cl::CeilDiv;
+using test::Codes;
+using test::CodesOf;
 using test::Download;
+using test::E4m3Of;
 using test::MakeWeight;
 using test::RandomFloats;
 using test::Reference;
+using test::ScaledInputs;
 using test::TestWeight;
 using test::Upload;
+using test::ValueOf;
 using test::WeightBlob;
 using test::Worst;
-
-constexpr std::int64_t kBlock = 128;
 
 struct Shape {
   std::int64_t T, N, K;
 };
 constexpr Shape kSmall[] = {{200, 130, 512}, {40, 72, 144}, {129, 65, 784}};
-
-// Of an exact v, to nearest even.
-std::uint8_t E4m3Of(double v) {
-  const double size = std::min(std::fabs(v), 448.0);
-  const int exponent = std::max(size > 0 ? std::ilogb(size) : -6, -6);
-  const auto units = static_cast<int>(std::nearbyint(std::ldexp(size, 3 - exponent)));
-  const int code = std::min((exponent + 6) * 8 + units, 0x7e);
-  return static_cast<std::uint8_t>(code | (std::signbit(v) ? 0x80 : 0));
-}
-
-double ValueOf(std::uint8_t code) {
-  const int exponent = code >> 3 & 15;
-  const int fraction = code & 7;
-  const double size =
-      exponent == 0 ? std::ldexp(fraction, -9) : std::ldexp(8 + fraction, exponent - 10);
-  return (code & 0x80) != 0 ? -size : size;
-}
-
-// Rows of x as e4m3 with a scale for each block of columns.
-struct Codes {
-  std::vector<std::uint8_t> codes;
-  std::vector<float> scales;
-};
-
-Codes CodesOf(const std::vector<float>& x, std::int64_t at, std::int64_t stride, std::int64_t T,
-              std::int64_t K) {
-  Codes out;
-  const std::int64_t blocks = CeilDiv(K, kBlock);
-  out.codes.resize(static_cast<std::size_t>(T * K));
-  out.scales.resize(static_cast<std::size_t>(T * blocks));
-  for (std::int64_t t = 0; t < T; ++t) {
-    for (std::int64_t b = 0; b < blocks; ++b) {
-      const float* const from = &x[static_cast<std::size_t>(at + t * stride)];
-      float amax = 1e-4F;
-      for (std::int64_t k = b * kBlock; k < std::min(K, (b + 1) * kBlock); ++k) {
-        amax = std::max(amax, std::fabs(from[k]));
-      }
-      const float scale = amax / 448.0F;
-      out.scales[static_cast<std::size_t>(t * blocks + b)] = scale;
-      for (std::int64_t k = b * kBlock; k < std::min(K, (b + 1) * kBlock); ++k) {
-        out.codes[static_cast<std::size_t>(t * K + k)] = E4m3Of(from[k] / scale);
-      }
-    }
-  }
-  return out;
-}
-
-std::vector<float> Inputs(std::size_t n, unsigned seed) {
-  std::vector<float> x = RandomFloats(n, seed);
-  for (std::size_t i = 0; i < n; ++i) {
-    if (i / 300 % 3 == 1) x[i] = std::ldexp(x[i], static_cast<int>(i % 23) - 12);
-  }
-  return x;
-}
 
 // y, y2 or silu(y) y2 of x in FP8.
 class Product {
@@ -93,7 +43,7 @@ class Product {
       : device_(device), programs_(programs), s_(s), exact_(exact) {
     w_ = MakeWeight(DType::kF8E4M3, s.N, s.K, 5);
     w2_ = MakeWeight(DType::kF8E4M3, s.N, s.K, 7);
-    x_ = Inputs(static_cast<std::size_t>((s.T + 1) * Stride()), 9);
+    x_ = ScaledInputs(static_cast<std::size_t>((s.T + 1) * Stride()), 9);
     if (exact) MakeExact();
     at_ = blob_.Add(w_);
     at2_ = blob_.Add(w2_);
@@ -138,7 +88,7 @@ class Product {
     for (std::size_t i = 0; i < x_.size(); ++i)
       x_[i] = std::nearbyint(std::clamp(x_[i], -3.F, 3.F));
     for (std::int64_t t = 0; t < s_.T; ++t) {
-      for (std::int64_t k = t % 16; k < s_.K; k += kBlock) {
+      for (std::int64_t k = t % 16; k < s_.K; k += test::kE4m3Block) {
         x_[static_cast<std::size_t>(4 + t * Stride() + k)] = 448;
       }
     }
@@ -148,9 +98,10 @@ class Product {
 
   Reference Dot(const TestWeight& w, std::int64_t t, std::int64_t n) const {
     Reference sum;
-    const std::int64_t blocks = CeilDiv(s_.K, kBlock);
+    const std::int64_t blocks = CeilDiv(s_.K, test::kE4m3Block);
     for (std::int64_t k = 0; k < s_.K; ++k) {
-      const double scale = codes_.scales[static_cast<std::size_t>(t * blocks + k / kBlock)];
+      const double scale =
+          codes_.scales[static_cast<std::size_t>(t * blocks + k / test::kE4m3Block)];
       sum.Add(ValueOf(codes_.codes[static_cast<std::size_t>(t * s_.K + k)]) * scale,
               w.values[static_cast<std::size_t>(n * s_.K + k)]);
     }
@@ -235,7 +186,7 @@ TEST_F(GemmF8, CodesInTheOrderOfFragments) {
   constexpr std::int64_t kT = 21;
   constexpr std::int64_t kK = 264;
   constexpr std::int64_t kStride = 267;
-  std::vector<float> x = Inputs(kT * kStride + 3, 13);
+  std::vector<float> x = ScaledInputs(kT * kStride + 3, 13);
   for (std::int64_t k = 0; k < kK; ++k) x[static_cast<std::size_t>(3 + kStride + k)] = 0;
   const Codes want = CodesOf(x, 3, kStride, kT, kK);
   const ClBuffer in = Upload(device(), x);
