@@ -298,7 +298,8 @@ void SelfTestCases::Mla(DType kv_type, const std::vector<DType>& formats, bool b
   }
 }
 
-// Two heads, each with keys and values of its own.
+// Two heads, each with keys and values of its own; then the same with the last block's keys in a
+// launch of their own, of which the first row has none.
 void SelfTestCases::Heads(DType kv_type) {
   constexpr std::int64_t T = 3, H = 2, dk = 48, dv = 32, kTokens = 130, kWidth = H * (dk + dv);
   const TestCache cache(kTokens);
@@ -306,7 +307,9 @@ void SelfTestCases::Heads(DType kv_type) {
   const std::vector<std::int32_t> n_keys = KeysOf(T, kTokens);
   const ClBuffer dq = Upload(q), dx = Upload(x), slots = Upload(cache.slots);
   const ClBuffer tables = Upload(cache.tables), keys = Upload(n_keys), out = Results(T * H * dv);
-  const ClBuffer start = Upload(std::vector<std::int32_t>(Size(T), 0));
+  const ClBuffer start = Upload(std::vector<std::int32_t>{0, 0, 0, 2, 2, 2});
+  const ClBuffer keys_apart = Upload(std::vector<std::int32_t>{128, 128, 128, 0, 1, 2});
+  const ClBuffer joined = Results(T * H * dv), lse = Results(T * H);
   const ClBuffer kv = device().Allocate(Size(cache.room() * kWidth) * sizeof(float));
   kernels_.KvAppend({{dx.get(), 0}, kWidth, kv.get(), kv_type, kWidth, {slots.get(), 0}, kTokens});
   cl::AttentionArgs a;
@@ -331,6 +334,14 @@ void SelfTestCases::Heads(DType kv_type) {
   a.dv = dv;
   a.scale = 0.5F;
   kernels_.Attention(a);
+  a.out = {joined.get(), 0};
+  a.lse = {lse.get(), 0};
+  for (const bool first : {true, false}) {
+    a.share = first ? cl::AttentionShare::kFirst : cl::AttentionShare::kNext;
+    a.table_start = {start.get(), first ? 0 : T};
+    a.n_keys = {keys_apart.get(), first ? 0 : T};
+    kernels_.Attention(a);
+  }
   Doubles want;
   for (std::int64_t row = 0; row < T * H; ++row) {
     const std::int64_t h = row % H;
@@ -349,6 +360,8 @@ void SelfTestCases::Heads(DType kv_type) {
     }
   }
   Add("attention", "3 rows, 2 heads", kv_type, KvBound(kv_type), want, Download(out, T * H * dv));
+  Add("attention", "3 rows, 2 heads, keys in two launches", kv_type, KvBound(kv_type), want,
+      Download(joined, T * H * dv));
 }
 
 }  // namespace tandem
