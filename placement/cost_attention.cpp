@@ -11,6 +11,9 @@ namespace {
 // values on an H100: 0.35 us a key, MLA with 576: 0.36 to 0.54).
 constexpr double kLeastKeyShare = 0.75;
 
+// Rows of a step whose queries and keys MLA makes in one launch.
+constexpr double kRowsOfOneLaunch = 16;
+
 // What the products of attention are made of.
 struct AttentionWidths {
   double D, heads, q_width, kv_width, q_rank, out_width;
@@ -107,9 +110,10 @@ StepEstimate::Part StepEstimate::AttentionOnDevice(int device) const {
     linear((q_rank > 0 ? q_rank : q_width) + kv_width, D);
     if (q_rank > 0) linear(q_width, q_rank);
   }
-  values(kv_width);  // the cache
+  const bool mla = c.attention == AttentionKind::kMla;
+  if (!mla || rows > kRowsOfOneLaunch) values(kv_width);  // the cache
   part.seconds += AttentionScale(device) * d.Attention(heads, rows, step_.keys);
-  part.launches += c.attention == AttentionKind::kMha ? 1 : 3;
+  part.launches += mla ? 3 : 1;
   linear(D, out_width);
   part.bytes = (weights + absorb) * BytesPerElement(types_.attention) +
                rows * step_.keys * kv_width * BytesPerElement(plan_.kv_type);

@@ -75,7 +75,7 @@ struct DeviceRates {
   double value_s = 0;       // per value of norms, rotations and the like, beyond launch_s
   std::map<DType, RateTable> linear;  // as TeamRates
   std::map<DType, RateTable> experts;
-  RateTable attention;  // as TeamRates: four launches
+  RateTable attention;  // as TeamRates: the launches of a step, three or one
 };
 
 enum class RatesOrigin : std::uint8_t {

@@ -71,6 +71,8 @@ KernelGrid GridOf(const ClDeviceInfo& device, bool quick);
 std::vector<KernelCase> ProductCases(const KernelGrid& grid, BenchMemory& memory);
 std::vector<KernelCase> ExpertCases(const KernelGrid& grid, BenchMemory& memory);
 std::vector<KernelCase> RowCases(const KernelGrid& grid, BenchMemory& memory);
+// A row through MLA, whole; a part of MlaCases.
+KernelCase MlaRowCase(BenchMemory& memory, std::int64_t H, DType weights);
 std::vector<KernelCase> MlaCases(const KernelGrid& grid, BenchMemory& memory);
 std::vector<KernelCase> HandOverCases(const KernelGrid& grid, BenchMemory& memory);
 

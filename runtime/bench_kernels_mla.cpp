@@ -301,6 +301,11 @@ std::vector<KernelCase> MlaCases(const KernelGrid& grid, BenchMemory& memory) {
       }
     }
   }
+  for (const DType type : grid.head_formats) {
+    for (const std::int64_t H : grid.heads) {
+      cases.push_back(MlaRowCase(memory, H, type));
+    }
+  }
   for (const DType type : grid.kv_types) {
     for (const std::int64_t H : grid.heads) {
       for (const std::int64_t T : grid.sequences) {

@@ -252,7 +252,8 @@ void DeviceWork::PrepareAttention(std::int64_t heads, std::int64_t rows, std::in
   attention_.scale = 0.01F;
   attention_.bf16 = true;
   attention_.splits = cl::MlaSplits(rows, heads, keys, side_.device.info().compute_units);
-  const std::int64_t parts = rows * heads * attention_.splits;
+  const std::int64_t least = rows == 1 ? cl::kMlaOneRowSplits : 1;
+  const std::int64_t parts = rows * heads * std::max(attention_.splits, least);
   if (parts_.bytes() < static_cast<std::size_t>(parts * (kLatent + 1)) * sizeof(float)) {
     parts_ = side_.device.Allocate(static_cast<std::size_t>(parts * (kLatent + 1)) * sizeof(float));
   }
@@ -312,21 +313,24 @@ void DeviceWork::Attention() {
   const cl::MlaExpandedArgs expanded = Expanded(heads, out);
   if (Expands(expanded)) return k.MlaExpanded(expanded);
   // Angles that are no angles: any value takes as long.
-  k.MlaQuery({{queries_.get(), 0},
-              a.H * kQuery,
-              heads,
-              {queries_.get(), 0},
-              a.q,
-              a.T,
-              a.H,
-              a.R,
-              a.d,
-              kNope,
-              kHeadOut,
-              a.bf16});
+  const cl::MlaQueryArgs query{{queries_.get(), 0},
+                               a.H * kQuery,
+                               heads,
+                               {queries_.get(), 0},
+                               a.q,
+                               a.T,
+                               a.H,
+                               a.R,
+                               a.d,
+                               kNope,
+                               kHeadOut,
+                               a.bf16};
+  const cl::MlaOutputArgs output{a.parts, a.lse, a.splits, heads, out,      a.H * kHeadOut,
+                                 a.T,     a.H,   a.R,      kNope, kHeadOut, a.bf16};
+  if (k.MlaOneRow(query, a, output)) return;
+  k.MlaQuery(query);
   k.MlaAttention(a);
-  k.MlaOutput({a.parts, a.lse, a.splits, heads, out, a.H * kHeadOut, a.T, a.H, a.R, kNope, kHeadOut,
-               a.bf16});
+  k.MlaOutput(output);
 }
 
 }  // namespace tandem

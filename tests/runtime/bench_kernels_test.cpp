@@ -45,7 +45,7 @@ TEST_F(BenchKernelsTest, TimesEveryKernel) {
   }
   EXPECT_EQ(kernels, (std::set<std::string>{"linear", "linear_f32", "linear_f8", "experts", "group",
                                             "rmsnorm", "router", "combine", "argmax", "mla_append",
-                                            "mla_query", "mla_output", "mla_attention",
+                                            "mla_query", "mla_output", "mla_row", "mla_attention",
                                             "mla_expanded", "hand_over"}));
   for (const double limit :
        {report.limits.read_bytes_per_s_before, report.limits.read_bytes_per_s_after,
