@@ -29,6 +29,7 @@ struct Engine::Running {
   Forward forward;
   Decoder decoder;
   HandOverShape hand_over_shape;
+  bool polls = false;  // few rows, by the hand-over
 };
 
 struct Engine::Impl {

@@ -90,9 +90,9 @@ EngineBytes Engine::bytes() const {
   }
   bytes.host_scratch = s.Run().host.scratch_bytes();
   if (s.devices.empty()) return bytes;
-  if (const auto& hand_over = s.first()->hand_over) {
+  if (s.first()->hand_over) {
     const HandOverShape shape = s.Run().hand_over_shape;
-    const bool polls = hand_over->kind() == HandOverKind::kPolled;
+    const bool polls = s.Run().polls;  // not kind(), which is that of the last step
     bytes.host_scratch += polls ? HandOverHostBytes(shape) : EventHandOverHostBytes(shape);
     bytes.devices[0].scratch +=
         polls ? HandOverDeviceBytes(shape) : EventHandOverDeviceBytes(shape);

@@ -72,6 +72,7 @@ void Engine::Running::MakeHandOver(const Config& c, const Plan& plan, DeviceSide
   hand_over_shape = {c.hidden_size, c.num_experts_per_tok, plan.max_rows};
   device.hand_over =
       tandem::MakeHandOver(device.device, device.kernels, hand_over_shape, KindOf(plan.hand_over));
+  polls = device.hand_over->kind() == HandOverKind::kPolled;
   if (plan.cache.slots > 0) {
     forward.cache.emplace(plan, forward.weights, host, device, *forward.device_experts);
   }

@@ -123,6 +123,18 @@ std::string NameOf(const testing::TestParamInfo<Case>& info) {
 
 INSTANTIATE_TEST_SUITE_P(Models, BytesTest, testing::ValuesIn(Cases()), NameOf);
 
+// A step of more rows than are polled goes by events; the memory for polling is still there.
+TEST(Bytes, OfAPolledHandOverAfterALongStep) {
+  if (!HaveDevice()) GTEST_SKIP() << "no OpenCL device";
+  Profile profile = Placement("half");
+  profile.context = 256;
+  profile.chunk = 64;
+  profile.hand_over = HandOverWay::kPolled;
+  Engine engine = MakeEngine(GoldenDir("v3"), profile, Precision::kExact);
+  Prefill(engine, engine.NewSequence(), Ids(64, engine.config().vocab_size), 64);
+  ExpectPlannedBytes(engine, VectorBytes(engine.model()));
+}
+
 TEST(Bytes, SeveralNodesAreWithinTheirRounding) {
   Model model = OpenCheckpoint(GoldenDir("v3"));
   Machine machine = ReadMachine(ProbeDevices::kNo);
