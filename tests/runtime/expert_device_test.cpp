@@ -36,6 +36,11 @@ bool HaveTwoDevices() {
   return have;
 }
 
+bool OnCpu() {
+  static const bool cpu = ProbeClDevices().devices.front().is_cpu;
+  return cpu;
+}
+
 Rule Experts(int first, int last, const char* device) {
   Rule rule;
   rule.role = "routed_experts";
@@ -122,9 +127,10 @@ TEST_P(TwoDevicesTest, LogitsOfTheReference) {
       EXPECT_LE(h.difference, kExactTolerance)
           << "hidden." << i << ": " << h << ", chunk " << chunk;
     }
-    // Without an observer, layers are enqueued ahead of each other.
+    // Without an observer, layers are enqueued ahead of each other; a GPU's head norms x itself.
     const std::int32_t ahead = engine.NewSequence();
-    EXPECT_EQ(Prefill(engine, ahead, golden.prompt_ids, chunk), logits) << "chunk " << chunk;
+    const Worst apart = WorstDifference(Prefill(engine, ahead, golden.prompt_ids, chunk), logits);
+    EXPECT_LE(apart.difference, OnCpu() ? 0 : 1e-5F) << apart << ", chunk " << chunk;
     engine.FreeSequence(s);
     engine.FreeSequence(ahead);
   }
