@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <thread>
@@ -74,7 +75,7 @@ TEST(QuantizedModel, EveryRangeOfBytesIsThatOfTheWhole) {
                                                         {whole.size(), 0}}) {
     std::vector<std::byte> part(count);
     model.source->Read(tensor, Piece::kData, offset, part);
-    EXPECT_EQ(std::memcmp(part.data(), whole.data() + offset, count), 0) << offset;
+    EXPECT_TRUE(std::ranges::equal(part, std::span(whole).subspan(offset, count))) << offset;
   }
 }
 

@@ -254,7 +254,8 @@ TEST_F(CalibrateCommand, WritesStatisticsAndMapThenMergesAndTests) {
 
   got = Tandem("--text " + TextFile() + pieces + "--test s.json --output json");
   ASSERT_EQ(got.code, 0) << got.err;
-  for (const auto& row : nlohmann::json::parse(got.out)["hit_rates"]) {
+  const auto tested = nlohmann::json::parse(got.out);
+  for (const auto& row : tested["hit_rates"]) {
     EXPECT_EQ(row["planned"], row["hindsight"]) << "tested on the text that it was made with";
   }
 }
