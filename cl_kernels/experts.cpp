@@ -161,22 +161,20 @@ bool TakesOneRowMma(Programs& programs, const ExpertsArgs& a) {
 }
 
 void LaunchOneRowMma(Programs& programs, const ExpertsArgs& a) {
-  const std::int64_t group = programs.traits().group_size();
   const cl_kernel gate_up =
       programs.Kernel(Program::kOneRowMma, a.gate_up, "experts_gate_up_one_mma");
   Arguments(gate_up).Set(SlabAt(a, 0), SlabAt(a, 1), a.table.buffer, a.tiles.buffer,
                          a.n_tiles.buffer, a.pair_weight.buffer, a.x.buffer, a.act.buffer,
                          WordsOf(a));
-  Enqueue(programs, gate_up, {OneRowMmaGroups(programs, a.gate_up, 2 * a.F * a.max_tiles), 1, 1},
-          group);
+  Enqueue(programs, gate_up, {OneRowMmaGroups(programs, 2 * a.F * a.max_tiles), 1, 1},
+          kOneRowMmaItems);
   const bool tile = TakesOneRowTile(programs, a.down, a.D, 1);
   const cl_kernel down = programs.Kernel(Program::kOneRowMma, a.down,
                                          tile ? "experts_down_one_tile" : "experts_down_one_mma");
   Arguments(down).Set(SlabAt(a, 0), SlabAt(a, 1), a.table.buffer, a.tiles.buffer, a.n_tiles.buffer,
                       a.act.buffer, a.y.buffer, WordsOf(a));
-  const std::int64_t groups =
-      tile ? CeilDiv(a.D, kOneRowTileRows) : OneRowMmaGroups(programs, a.down, a.D);
-  Enqueue(programs, down, {groups, 1, 1}, group);
+  const std::int64_t groups = tile ? CeilDiv(a.D, kOneRowTileRows) : OneRowMmaGroups(programs, a.D);
+  Enqueue(programs, down, {groups, 1, 1}, tile ? programs.traits().group_size() : kOneRowMmaItems);
 }
 
 void LaunchSum(Programs& programs, const ExpertsArgs& a) {

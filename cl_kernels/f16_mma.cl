@@ -99,6 +99,15 @@ INLINE void load4_if(uint4* v, const global uchar* from, int on) {
   v->x = word;
 }
 
+// 16 bytes into local memory, zeros where `bytes` is 0; there after wait_for_copies.
+INLINE void copy16_once(local uint4* to, const global float* from, int bytes) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;"
+               :
+               : "r"((uint)(ulong)to), "l"(from), "r"(bytes)
+               : "memory");
+}
+INLINE void wait_for_copies(void) { asm volatile("cp.async.wait_all;" : : : "memory"); }
+
 // a & b, where it stands.
 INLINE uint and_bits(uint a, uint b) {
   uint both;

@@ -76,13 +76,14 @@ void LaunchOneMma(Programs& programs, const LinearArgs& a, const LinearWords& wo
   const bool tile =
       !a.swiglu && TakesOneRowTile(programs, a.w.dtype, rows, 2) && words.K <= kOneRowTileSpan;
   const std::int64_t groups =
-      tile ? CeilDiv(rows, kOneRowTileRows) : OneRowMmaGroups(programs, a.w.dtype, rows);
+      tile ? CeilDiv(rows, kOneRowTileRows) : OneRowMmaGroups(programs, rows);
   const cl_kernel kernel =
       programs.Kernel(Program::kOneRowMma, a.w.dtype, tile ? "linear_one_tile" : "linear_one_mma");
   Arguments(kernel).Set(a.x.buffer, a.w.buffer, Or(a.w2.buffer, a.w.buffer), a.y.buffer,
                         Or(a.y2.buffer, a.y.buffer), Or(a.norm.w.buffer, a.x.buffer),
                         Or(a.norm.out.buffer, a.y.buffer), words);
-  Enqueue(programs, kernel, {groups, 1, 1}, programs.traits().group_size());
+  Enqueue(programs, kernel, {groups, 1, 1},
+          tile ? programs.traits().group_size() : kOneRowMmaItems);
 }
 
 // Columns that a warp of linear_batch.cl takes in a step.

@@ -101,13 +101,10 @@ bool TakesOneRowMma(Programs& programs, DType type, std::int64_t K, std::uint64_
          programs.NvCompute(Program::kOneRowMma, type) >= 80;
 }
 
-std::int64_t OneRowMmaGroups(const Programs& programs, DType type, std::int64_t rows) {
-  const std::int64_t at_once = type == DType::kQ4_K ? 1 : 2;  // of a compute unit, by registers
-  constexpr std::int64_t kTogether = 16;                      // rows that cost as much as fewer
+std::int64_t OneRowMmaGroups(const Programs& programs, std::int64_t rows) {
   constexpr std::int64_t kLeastRows = 4;
   const std::int64_t units = programs.device().info().compute_units;
-  const std::int64_t spread = std::min(units, CeilDiv(rows, kLeastRows));
-  return std::min(at_once * units, std::max(CeilDiv(rows, kTogether), spread));
+  return std::min(units, CeilDiv(rows, kLeastRows));
 }
 
 bool TakesOneRowTile(const Programs& programs, DType type, std::int64_t rows,

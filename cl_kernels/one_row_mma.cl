@@ -1,150 +1,5 @@
-// Products of one row of x with matrices in formats of small codes, on the matrix units: as
-// one_row.cl, with a fraction of its instructions for a weight.
-//
-//   linear_one_mma           as linear_few_1, of one head
-//   experts_gate_up_one_mma  as experts_gate_up_1
-//   experts_down_one_mma     as experts_down_sum, of one row
-//   all: any number of groups, local (TEAM * TEAMS, 1, 1); K a multiple of PIECE; rows of x on 16
-//   bytes, codes and side data on 16; experts: at most ONE_TILES tiles, all of row 0
-//
-// The sixteen weight rows of a tile are an mma's first operand, x the second, as three f16 whose
-// sum it is: exact where |x| is at least 2^-15 of the largest of its 256 columns, else to 2^-39 of
-// that. Sums in f32; norms' factors multiply sums, so that staging x need not wait for them.
-//
-// A work-group takes as many rows as any other, in rounds of up to ROUND_TILES tiles, and x in
-// spans of up to SPAN columns. Its warps take the pieces of a span in turn, tile after tile, and
-// have the loads of their next piece under way, beyond the end of rows, spans and rounds.
+// The arithmetic of one_row_walk.cl: x to local memory, and pieces times x.
 #if defined(ONE_ROW_MMA)
-
-#define SPAN 7168
-#define SPAN_PIECES (SPAN / PIECE)
-#define PLANE (SPAN / 8 + 4)  // a part of x, in 16 bytes; the four keep parts in different banks
-#define ONE_TILES 16
-#define LINEAR_TILES 5
-#define EXPERT_TILES 4
-
-// Where things lie in the pool, in 16 bytes.
-#define ZEROS_AT (3 * PLANE)
-#define FACTORS_AT (ZEROS_AT + PIECE / 8)
-#define SUMS_OF_X_AT (FACTORS_AT + SPAN / 256 / 4 + 1)
-#define SQUARES_AT (SUMS_OF_X_AT + (HAS_MINIMUM ? SPAN / 32 / 4 : 0))
-#define TOTALS_AT (SQUARES_AT + TEAMS / 4)
-#define TILE_TOTALS (TEAMS * 4)
-#define LINEAR_POOL (TOTALS_AT + LINEAR_TILES * TILE_TOTALS)
-#define LIST_AT (TOTALS_AT + EXPERT_TILES * TILE_TOTALS)
-#define EXPERTS_POOL (LIST_AT + ONE_TILES * 3)
-
-// An expert of the list, and where those so far end: in tiles of gate_up or pieces of down.
-typedef struct {
-  const global uchar *codes, *side, *codes2, *side2;
-  int F, end, pair;
-  float weight;
-} expert_rows_t;
-
-#define JOB_LINEAR 0
-#define JOB_GATE_UP 1
-#define JOB_DOWN 2
-
-// What a work-group computes: tiles [tile0, tile0 + tiles) of 16 weight rows, or 8 of one matrix
-// and 8 of another, which follow `first` (a row; gate_up: a tile of the list's).
-typedef struct {
-  int kind, paired;
-  uint zero;  // as the compiler cannot know
-  int tiles, round_tiles;
-  int first, last;
-  int pieces;  // of a row
-  int K;       // of a weight row; of down, from one act to the next
-  int N;       // rows of the first matrix of two that follow each other
-  const global uchar *codes, *side, *codes2, *side2;
-  const local expert_rows_t* list;
-  int experts, list_end;  // list_end: this lane's expert's
-} job_t;
-
-// Where a warp is: at piece `b` of the span from piece `span0` on of a row, of tile `tile` of the
-// round from tile `begin` on.
-typedef struct {
-  int begin, tile, span0, b;
-} walk_t;
-
-typedef struct {
-  int lane, warp, g, c;
-} lane_t;
-
-INLINE lane_t this_lane(void) {
-  const int lid = (int)get_local_id(0);
-  const lane_t at = {lid % 32, lid / 32, lid % 32 / 4, lid % 4};
-  return at;
-}
-
-INLINE int span_pieces(const job_t* j, int span0) { return min(j->pieces - span0, SPAN_PIECES); }
-
-// To the tile that piece b is in, beyond spans and rounds. False: there is none.
-INLINE int settle_walk(walk_t* w, const job_t* j, int warp) {
-  for (;;) {
-    const int n = span_pieces(j, w->span0);
-    if (w->b < n) return 1;
-    w->b -= n;
-    if (++w->tile < min(w->begin + j->round_tiles, j->tiles)) continue;
-    w->span0 += n;
-    if (w->span0 == j->pieces) {
-      w->span0 = 0;
-      w->begin = w->tile;
-      if (w->begin >= j->tiles) return 0;
-    }
-    w->tile = w->begin;
-    w->b = warp;
-  }
-}
-
-// The expert whose tile or piece `at` is.
-INLINE int expert_of(const job_t* j, int at) {
-  return min(warp_count(at >= j->list_end), j->experts - 1);
-}
-
-#if WTYPE == WTYPE_F8
-#define SIDE_OF_ROW(side, n, K) ((side) + (ulong)(uint)((n) / 128) * (uint)((K) / 128 * 4))
-#else
-#define SIDE_OF_ROW(side, n, K) ((side) + (ulong)(uint)(n) * (uint)((K) / PIECE * PIECE_SIDE))
-#endif
-
-INLINE void place_row(place_t* at, const int r, const global uchar* codes, const global uchar* side,
-                      int n, int K) {
-  at->codes[r] = codes + (ulong)(uint)n * (uint)CODE_BYTES(K);
-  at->side[r] = SIDE_OF_ROW(side, n, K);
-}
-
-// Rows g and g + 8 of tile `tile` at piece `piece`.
-INLINE void place_piece(place_t* at, const job_t* j, int tile, int piece, lane_t lane) {
-  if (j->kind == JOB_GATE_UP) {
-    const int q = j->first + tile;
-    const int e = expert_of(j, q);
-    const local expert_rows_t* const x = j->list + e;
-    const int f = min((q - (e > 0 ? x[-1].end : 0)) * 8 + lane.g, x->F - 1);
-    place_row(at, 0, x->codes, x->side, f, j->K);
-    place_row(at, 1, x->codes2, x->side2, f, j->K);
-  } else if (j->kind == JOB_DOWN) {
-    const int e = expert_of(j, piece);
-    const local expert_rows_t* const x = j->list + e;
-    const int row = j->first + tile * 16 + lane.g;
-    piece -= e > 0 ? x[-1].end : 0;
-    place_row(at, 0, x->codes, x->side, min(row, j->last), x->F);
-    place_row(at, 1, x->codes, x->side, min(row + 8, j->last), x->F);
-  } else {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      int row = j->first + (j->paired ? tile * 8 : tile * 16 + 8 * r) + lane.g;
-      row = min(row, j->last);
-      const int other = j->paired ? r : row >= j->N;
-      if (other && !j->paired) row -= j->N;
-      place_row(at, r, other ? j->codes2 : j->codes, other ? j->side2 : j->side, row, j->K);
-    }
-  }
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    at->codes[r] += (uint)piece * 128u + lane_bytes(lane.c);
-    at->side[r] += (uint)piece * PIECE_SIDE;
-  }
-}
 
 // Codes and side data of a piece, perhaps on their way.
 typedef struct {
@@ -158,29 +13,20 @@ INLINE void load_piece(loads_t* a, const place_t* at, int on) {
   for (int i = 0; i < 2; ++i) load_codes(a->codes, at, i, on);
 }
 
-INLINE void load_first(loads_t* a, walk_t* w, int* on, const job_t* j, lane_t lane) {
-  const uint4 nothing = (uint4)(0);
+// Before any loads: where a span has no piece, zeros of x multiply what came before.
+INLINE void set_nothing(loads_t* a) {
 #pragma unroll
-  for (int i = 0; i < 4; ++i) a->codes[i] = nothing;
+  for (int i = 0; i < 4; ++i) a->codes[i] = (uint4)(0);
 #pragma unroll
-  for (int i = 0; i < 2; ++i) a->side[i] = nothing;
-  w->begin = w->tile = w->span0 = 0;
-  w->b = lane.warp;
-  *on = j->tiles > 0 && settle_walk(w, j, lane.warp);
-  place_t at;
-  place_piece(&at, j, w->tile, w->span0 + w->b, lane);
-  load_piece(a, &at, *on);
+  for (int i = 0; i < 2; ++i) a->side[i] = (uint4)(0);
 }
 
-// The loads of the piece after the one that the walk is at, not before those of `now` have come.
-INLINE void load_next(loads_t* a, const loads_t* now, walk_t* w, int* on, const job_t* j,
-                      lane_t lane) {
-  const uint come = and_bits(now->codes[0].x, j->zero);
-  w->b += TEAMS;
-  *on = settle_walk(w, j, lane.warp);
-  place_t at;
-  place_piece(&at, j, w->tile, w->span0 + w->b + (int)come, lane);
-  load_piece(a, &at, *on);
+INLINE void load_first(loads_t* a, loader_t* l, const job_t* j, lane_t lane) {
+  set_nothing(a);
+  set_nothing(a + 1);
+  enter_span(&l->walk, j, 0, 0, lane);
+  settle_loader(l, j, 0, lane);
+  load_piece(a, &l->at, l->on);
 }
 
 // total[r] += the products of a piece.
@@ -213,16 +59,18 @@ INLINE void multiply_piece(float* total, const loads_t* a, const local uint4* xs
   }
 }
 
-// Adds a warp's sums of a tile to its own totals.
+// Adds a warp's sums of a tile to its totals of it.
 INLINE void keep_totals(local float* totals, float* total, lane_t lane) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     total[r] += from_lane(total[r], 1);
     total[r] += from_lane(total[r], 2);
-    if (lane.c == 0) totals[lane.warp * 16 + 8 * r + lane.g] += total[r];
+    if (lane.c == 0) totals[8 * r + lane.g] += total[r];
     total[r] = 0.0f;
   }
 }
+
+INLINE int span_pieces(const job_t* j, int span0) { return min(j->pieces - span0, j->span); }
 
 // Where this lane's eight of the 256 columns `run` of x are. Of down a piece's columns are those of
 // one expert's act, and a run may have pieces of two.
@@ -274,41 +122,42 @@ INLINE void stage_eight(local uint4* pool, int run, float8 v, lane_t lane) {
   }
 }
 
-#define STAGE_AHEAD 2  // loads of x under way
-
-// x of a span to the pool, with zeros to the end of its last run; the sum of its squares over this
-// work-item's values.
-INLINE float stage_x(local uint4* pool, const job_t* j, const global float* x,
-                     const global float* norm_w, int span0, lane_t lane) {
+// Begins to bring x of a span to the pool, in f32 and with zeros where the last span has no pieces:
+// each work-item's eight columns of a run to where it puts their first two parts, by copies, as
+// loads would have to wait for those of weights.
+INLINE void fetch_x(local uint4* pool, const job_t* j, const global float* x, int span0,
+                    lane_t lane) {
   const int columns = span_pieces(j, span0) * PIECE;
-  const int runs = (columns + 255) / 256;
-  const int run0 = span0 * PIECE / 256;
+  const int runs = j->span * PIECE / 256;
+  for (int run = lane.warp; run < runs; run += ONE_WARPS) {
+    const int on = run * 256 + lane.lane * 8 < columns;
+    const global float* from = x_of_lane(j, x, span0 * PIECE / 256 + run, lane.lane);
+    if (!on) from = x;
+    copy16_once(pool + run * 32 + lane.lane, from, on ? 16 : 0);
+    copy16_once(pool + PLANE + run * 32 + lane.lane, from + 4, on ? 16 : 0);
+  }
+}
+
+// What fetch_x brings to its three parts; the sum of its squares over this work-item's values.
+INLINE float stage_x(local uint4* pool, const job_t* j, const global float* norm_w, int span0,
+                     lane_t lane) {
+  const int columns = span_pieces(j, span0) * PIECE;
+  const int runs = j->span * PIECE / 256;
   float squares = 0.0f;
-  for (int first = lane.warp; first < runs; first += STAGE_AHEAD * TEAMS) {
-    float8 v[STAGE_AHEAD];
-#pragma unroll
-    for (int i = 0; i < STAGE_AHEAD; ++i) {
-      const int run = min(first + i * TEAMS, runs - 1);
-      const global float* const from = x_of_lane(j, x, run0 + run, lane.lane);
-      v[i] = (float8)(0.0f);
-      if (run * 256 + lane.lane * 8 < columns) v[i] = load8(from, 1);
-    }
-#pragma unroll
-    for (int i = 0; i < STAGE_AHEAD; ++i) {
-      const int run = first + i * TEAMS;
-      const int k = run * 256 + lane.lane * 8;
-      if (run < runs) {
-        squares += sum_of_squares(v[i]);
-        if (norm_w && k < columns) v[i] *= vload8(0, norm_w + run0 * 256 + k);
-        stage_eight(pool, run, v[i], lane);
-      }
-    }
+  wait_for_copies();
+  for (int run = lane.warp; run < runs; run += ONE_WARPS) {
+    const int k = run * 256 + lane.lane * 8;
+    float8 v = {as_float4(pool[run * 32 + lane.lane]),
+                as_float4(pool[PLANE + run * 32 + lane.lane])};
+    squares += sum_of_squares(v);
+    if (norm_w && k < columns) v *= vload8(0, norm_w + span0 * PIECE + k);
+    stage_eight(pool, run, v, lane);
   }
   return squares;
 }
 
 INLINE void clear_totals(local uint4* pool, int tiles) {
-  for (int i = (int)get_local_id(0); i < tiles * TILE_TOTALS; i += TEAM * TEAMS) {
+  for (int i = (int)get_local_id(0); i < TOTALS(tiles); i += TEAM * ONE_WARPS) {
     pool[TOTALS_AT + i] = (uint4)(0);
   }
 }
@@ -332,55 +181,69 @@ INLINE view_t view_of(local uint4* pool, lane_t lane) {
   return v;
 }
 
-// Multiplies the piece of `now` while the one after it comes to `then`. The hardware waits for all
-// loads of a counter at once, and the compiler gives them one: so a piece's loads begin when those
-// of the piece before are there, by an address that depends on them. False: the span is over.
-INLINE int take_piece(float* total, const loads_t* now, loads_t* then, walk_t* w, int* on,
-                      const job_t* j, const view_t* v, lane_t lane) {
+// Multiplies the piece that w is at while the one after it comes to `then`. The hardware waits for
+// all loads of a counter at once, and the compiler gives them one: so a piece's loads begin when
+// those of the piece before are there, by an address that depends on them.
+INLINE void take_piece(float* total, const loads_t* now, loads_t* then, walk_t* w, loader_t* l,
+                       const job_t* j, const view_t* v, lane_t lane) {
   const walk_t at = *w;
-  load_next(then, now, w, on, j, lane);
+  next_load(l, j, and_bits(now->codes[0].x, j->zero), lane);
+  if (l->on) load_piece(then, &l->at, 1);
   multiply_piece(total, now, v->xs + at.b * v->stride, v->factors[at.b * PIECE / 256],
                  v->sums_of_x + at.b * (PIECE / 32), lane);
-  const int same = *on && w->span0 == at.span0 && w->begin == at.begin;
-  if (!same || w->tile != at.tile) {
-    keep_totals(v->totals + (at.tile - at.begin) * (TEAMS * 16), total, lane);
-  }
-  return same;
+  step_walk(w, j);
+  if (w->left > 0 && w->tile == at.tile) return;
+  const int slot =
+      (at.tile - at.begin + lane.warp / SIDE_WARPS) * SIDE_WARPS + lane.warp % SIDE_WARPS;
+  keep_totals(v->totals + slot * 16, total, lane);
 }
 
 // The products of a round's spans, the first of which is in the pool already if `staged`. The
 // totals are complete after the next barrier. `second`: the next piece is in the second loads.
-INLINE void multiply_round(local uint4* pool, loads_t* loads, int* second, walk_t* w, int* on,
+INLINE void multiply_round(local uint4* pool, loads_t* loads, int* second, loader_t* l,
                            const job_t* j, int begin, int staged, const global float* x,
                            const global float* norm_w, lane_t lane) {
   const view_t v = view_of(pool, lane);
-  for (int span0 = 0; span0 < j->pieces; span0 += SPAN_PIECES) {
+  for (int span0 = 0; span0 < j->pieces; span0 += j->span) {
     if (!staged) {
       barrier(CLK_LOCAL_MEM_FENCE);
-      stage_x(pool, j, x, norm_w, span0, lane);
+      fetch_x(pool, j, x, span0, lane);
+      stage_x(pool, j, norm_w, span0, lane);
       barrier(CLK_LOCAL_MEM_FENCE);
     }
     staged = 0;
     float total[2] = {0.0f, 0.0f};
-    int more = *on && w->span0 == span0 && w->begin == begin;
-    while (more) {
-      if (!*second) more = take_piece(total, loads, loads + 1, w, on, j, &v, lane);
-      if (!*second && !more) {
+    walk_t w;
+    enter_span(&w, j, begin, span0, lane);
+    while (w.left > 0) {
+      if (!*second) take_piece(total, loads, loads + 1, &w, l, j, &v, lane);
+      if (!*second && w.left == 0) {
         *second = 1;
         break;
       }
       *second = 0;
-      more = take_piece(total, loads + 1, loads, w, on, j, &v, lane);
+      take_piece(total, loads + 1, loads, &w, l, j, &v, lane);
     }
   }
 }
 
-// Row `row` of a round's tile.
-INLINE float total_of(const local uint4* pool, int tile, int row) {
-  const local float* const totals = (const local float*)(pool + TOTALS_AT) + tile * TEAMS * 16;
-  float total = totals[row];
+// Row `row` of tile `tile` of the round from `begin` on. Sides and tiles that meet lie one after
+// the other, as either the one or the other or both come next.
+INLINE float total_of(const local uint4* pool, const job_t* j, int begin, int tile, int row) {
+  const local float* const totals = (const local float*)(pool + TOTALS_AT);
+  const int all = round_pieces(j, begin);
+  float total = 0.0f;
 #pragma unroll
-  for (int i = 1; i < TEAMS; ++i) total += totals[i * 16 + row];
+  for (int side = 0; side < SIDES; ++side) {
+    const int first = side_begin(all, side);
+    const int end = side_begin(all, side + 1);
+    if (first < end && first < (tile + 1) * j->span && end > tile * j->span) {
+#pragma unroll
+      for (int i = 0; i < SIDE_WARPS; ++i) {
+        total += totals[((tile + side) * SIDE_WARPS + i) * 16 + row];
+      }
+    }
+  }
   return total;
 }
 
@@ -391,7 +254,7 @@ INLINE int tiles_of_round(int tiles, const int most) {
 }
 
 INLINE void clear_zeros(local uint4* pool) {
-  for (int i = (int)get_local_id(0); i < PIECE / 8; i += TEAM * TEAMS) {
+  for (int i = (int)get_local_id(0); i < PIECE / 8; i += TEAM * ONE_WARPS) {
     pool[ZEROS_AT + i] = (uint4)(0);
   }
 }

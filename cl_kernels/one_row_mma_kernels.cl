@@ -16,20 +16,24 @@ INLINE void keep_squares(local uint4* pool, float squares, lane_t lane) {
 INLINE float norm_factor(const local uint4* pool, float K, float eps) {
   float all = 0.0f;
 #pragma unroll
-  for (int i = 0; i < TEAMS; ++i) all += ((const local float*)(pool + SQUARES_AT))[i];
+  for (int i = 0; i < ONE_WARPS; ++i) all += ((const local float*)(pool + SQUARES_AT))[i];
   return rsqrt(all / K + eps);
 }
 
 // x' of one row, by one work-group.
 INLINE void write_norm_mma(const linear_t* a, const global float* x, const global float* norm_w,
                            global float* out, float factor) {
-  for (int k = (int)get_local_id(0); k < (int)a->K; k += TEAM * TEAMS) {
+  for (int k = (int)get_local_id(0); k < (int)a->K; k += (int)get_local_size(0)) {
     out[k] = norm_w[k] * (x[k] * factor);
   }
 }
 
 // The share of a work-group of `all` rows or tiles.
-INLINE int share_begin(int all, int group, int groups) { return (int)((long)all * group / groups); }
+INLINE int share_begin(int all, int group, int groups) {
+  const uint each = (uint)all / (uint)groups;
+  const uint rest = (uint)all - each * (uint)groups;
+  return (int)(each * (uint)group + rest * (uint)group / (uint)groups);
+}
 
 INLINE job_t linear_job(const linear_t* a, const global uchar* w, const global uchar* w2, int group,
                         int groups) {
@@ -44,6 +48,7 @@ INLINE job_t linear_job(const linear_t* a, const global uchar* w, const global u
   j.tiles = (j.last - j.first + rows) / rows;
   j.round_tiles = tiles_of_round(j.tiles, LINEAR_TILES);
   j.pieces = (int)a->K / PIECE;
+  j.span = span_of(j.pieces);
   j.K = (int)a->K;
   j.N = (int)a->N;
   j.codes = w + a->w_offset;
@@ -79,14 +84,14 @@ INLINE void linear_one_mma_group(local uint4* pool, const global float* x, const
   if (j.tiles == 0) return;
   const global float* const weights = a->norm ? norm_w + a->norm_offset : 0;
   x += a->x_offset;
+  fetch_x(pool, &j, x, 0, lane);
   loads_t loads[2];
-  walk_t walk;
-  int on;
+  loader_t loader;
   int second = 0;
-  load_first(loads, &walk, &on, &j, lane);
+  load_first(loads, &loader, &j, lane);
   clear_zeros(pool);
   clear_totals(pool, j.round_tiles);
-  keep_squares(pool, stage_x(pool, &j, x, weights, 0, lane), lane);
+  keep_squares(pool, stage_x(pool, &j, weights, 0, lane), lane);
   barrier(CLK_LOCAL_MEM_FENCE);
   const float factor = a->norm ? norm_factor(pool, (float)a->K, a->eps) : 1.0f;
   for (int begin = 0; begin < j.tiles; begin += j.round_tiles) {
@@ -97,22 +102,22 @@ INLINE void linear_one_mma_group(local uint4* pool, const global float* x, const
     }
     const int o = (int)get_local_id(0);
     const float old = linear_mma_old(a, &j, y, begin, o);
-    multiply_round(pool, loads, &second, &walk, &on, &j, begin,
-                   begin == 0 || j.pieces <= SPAN_PIECES, x, weights, lane);
+    multiply_round(pool, loads, &second, &loader, &j, begin, begin == 0 || j.pieces <= SPAN_PIECES,
+                   x, weights, lane);
     barrier(CLK_LOCAL_MEM_FENCE);
     global float* const to = linear_mma_output(a, &j, y, y2, begin, o);
     if (!to) continue;
     if (j.paired) {
-      const float gate = total_of(pool, o / 8, o % 8) * factor;
-      *to = old + silu(gate) * (total_of(pool, o / 8, o % 8 + 8) * factor);
+      const float gate = total_of(pool, &j, begin, o / 8, o % 8) * factor;
+      *to = old + silu(gate) * (total_of(pool, &j, begin, o / 8, o % 8 + 8) * factor);
     } else {
-      *to = fma(total_of(pool, o / 16, o % 16), factor, old);
+      *to = fma(total_of(pool, &j, begin, o / 16, o % 16), factor, old);
     }
   }
   if (a->norm && group == 0) write_norm_mma(a, x, weights, norm_out + a->norm_out_offset, factor);
 }
 
-kernel __attribute__((reqd_work_group_size(TEAM * TEAMS, 1, 1))) void linear_one_mma(
+kernel __attribute__((reqd_work_group_size(TEAM * ONE_WARPS, 1, 1))) void linear_one_mma(
     const global float* x, const global uchar* w, const global uchar* w2, global float* y,
     global float* y2, const global float* norm_w, global float* norm_out, linear_t a) {
   local uint4 pool[LINEAR_POOL];
@@ -152,13 +157,15 @@ INLINE int list_experts(local expert_rows_t* list, int* list_end, const global u
   return n;
 }
 
-INLINE job_t experts_job(const experts_t* a, const local expert_rows_t* list, int n, int list_end) {
+// Without what the list says.
+INLINE job_t experts_job(const experts_t* a, const int kind, const local expert_rows_t* list) {
   job_t j;
+  j.kind = kind;
   j.zero = (uint)((ulong)a->D >> 62);
   j.paired = 0;
   j.list = list;
-  j.experts = n;
-  j.list_end = list_end;
+  j.experts = 0;
+  j.list_end = 0;
   j.codes = 0;
   j.side = 0;
   j.codes2 = 0;
@@ -179,7 +186,8 @@ INLINE void put_act(const local uint4* pool, const job_t* j, const experts_t* a,
   const int f = (q - (e > 0 ? expert[-1].end : 0)) * 8 + o % 8;
   if (f >= expert->F) return;
   act[a->act_offset + expert->pair * a->F + f] =
-      expert->weight * (silu(total_of(pool, o / 8, o % 8)) * total_of(pool, o / 8, o % 8 + 8));
+      expert->weight *
+      (silu(total_of(pool, j, begin, o / 8, o % 8)) * total_of(pool, j, begin, o / 8, o % 8 + 8));
 }
 
 INLINE void experts_gate_up_one_mma_group(local uint4* pool, const global uchar* weights,
@@ -191,28 +199,31 @@ INLINE void experts_gate_up_one_mma_group(local uint4* pool, const global uchar*
                                           int groups) {
   const lane_t lane = this_lane();
   local expert_rows_t* const list = (local expert_rows_t*)(pool + LIST_AT);
-  int list_end;
-  const int n = list_experts(list, &list_end, weights, weights_b, table, tiles, n_tiles,
-                             pair_weight, a, 0, lane);
-  if (n == 0) return;
-  job_t j = experts_job(a, list, n, list_end);
-  j.kind = JOB_GATE_UP;
-  j.first = share_begin(list[n - 1].end, group, groups);
-  j.last = 0;
-  j.tiles = share_begin(list[n - 1].end, group + 1, groups) - j.first;
-  j.round_tiles = tiles_of_round(j.tiles, EXPERT_TILES);
+  job_t j = experts_job(a, JOB_GATE_UP, list);
   j.pieces = (int)a->D / PIECE;
+  j.span = span_of(j.pieces);
   j.K = (int)a->D;
-  if (j.tiles == 0) return;
   x += a->x_offset;
+  fetch_x(pool, &j, x, 0, lane);
+  const int n = list_experts(list, &j.list_end, weights, weights_b, table, tiles, n_tiles,
+                             pair_weight, a, 0, lane);
+  const int all = n > 0 ? list[n - 1].end : 0;
+  j.experts = n;
+  j.first = share_begin(all, group, groups);
+  j.last = 0;
+  j.tiles = share_begin(all, group + 1, groups) - j.first;
+  j.round_tiles = tiles_of_round(j.tiles, EXPERT_TILES);
+  if (j.tiles == 0) {
+    wait_for_copies();
+    return;
+  }
   loads_t loads[2];
-  walk_t walk;
-  int on;
+  loader_t loader;
   int second = 0;
-  load_first(loads, &walk, &on, &j, lane);
+  load_first(loads, &loader, &j, lane);
   clear_zeros(pool);
   clear_totals(pool, j.round_tiles);
-  stage_x(pool, &j, x, 0, 0, lane);
+  stage_x(pool, &j, 0, 0, lane);
   barrier(CLK_LOCAL_MEM_FENCE);
   for (int begin = 0; begin < j.tiles; begin += j.round_tiles) {
     if (begin > 0) {
@@ -220,14 +231,14 @@ INLINE void experts_gate_up_one_mma_group(local uint4* pool, const global uchar*
       clear_totals(pool, j.round_tiles);
       barrier(CLK_LOCAL_MEM_FENCE);
     }
-    multiply_round(pool, loads, &second, &walk, &on, &j, begin,
-                   begin == 0 || j.pieces <= SPAN_PIECES, x, 0, lane);
+    multiply_round(pool, loads, &second, &loader, &j, begin, begin == 0 || j.pieces <= SPAN_PIECES,
+                   x, 0, lane);
     barrier(CLK_LOCAL_MEM_FENCE);
     put_act(pool, &j, a, act, begin);
   }
 }
 
-kernel __attribute__((reqd_work_group_size(TEAM * TEAMS, 1, 1))) void experts_gate_up_one_mma(
+kernel __attribute__((reqd_work_group_size(TEAM * ONE_WARPS, 1, 1))) void experts_gate_up_one_mma(
     EXPERT_LISTS, const global float* pair_weight, const global float* x, global float* act,
     experts_t a) {
   local uint4 pool[EXPERTS_POOL];
@@ -242,28 +253,28 @@ INLINE void experts_down_one_mma_group(local uint4* pool, const global uchar* we
                                        int group, int groups) {
   const lane_t lane = this_lane();
   local expert_rows_t* const list = (local expert_rows_t*)(pool + LIST_AT);
-  int list_end;
+  job_t j = experts_job(a, JOB_DOWN, list);
   const int n =
-      list_experts(list, &list_end, weights, weights_b, table, tiles, n_tiles, 0, a, 1, lane);
+      list_experts(list, &j.list_end, weights, weights_b, table, tiles, n_tiles, 0, a, 1, lane);
   if (n == 0) return;
-  job_t j = experts_job(a, list, n, list_end);
-  j.kind = JOB_DOWN;
+  j.experts = n;
   j.first = share_begin((int)a->D, group, groups);
   j.last = share_begin((int)a->D, group + 1, groups) - 1;
   j.tiles = (j.last - j.first + 16) / 16;
   j.round_tiles = tiles_of_round(j.tiles, EXPERT_TILES);
   j.pieces = list[n - 1].end;
+  j.span = span_of(j.pieces);
   j.K = (int)a->F;
   if (j.tiles == 0 || j.pieces == 0) return;
   act += a->act_offset;
+  fetch_x(pool, &j, act, 0, lane);
   loads_t loads[2];
-  walk_t walk;
-  int on;
+  loader_t loader;
   int second = 0;
-  load_first(loads, &walk, &on, &j, lane);
+  load_first(loads, &loader, &j, lane);
   clear_zeros(pool);
   clear_totals(pool, j.round_tiles);
-  stage_x(pool, &j, act, 0, 0, lane);
+  stage_x(pool, &j, 0, 0, lane);
   barrier(CLK_LOCAL_MEM_FENCE);
   for (int begin = 0; begin < j.tiles; begin += j.round_tiles) {
     if (begin > 0) {
@@ -275,14 +286,14 @@ INLINE void experts_down_one_mma_group(local uint4* pool, const global uchar* we
     const int d = j.first + begin * 16 + o;
     const int writes = o < j.round_tiles * 16 && d <= j.last;
     const float old = writes ? y[a->y_offset + d] : 0.0f;
-    multiply_round(pool, loads, &second, &walk, &on, &j, begin,
-                   begin == 0 || j.pieces <= SPAN_PIECES, act, 0, lane);
+    multiply_round(pool, loads, &second, &loader, &j, begin, begin == 0 || j.pieces <= SPAN_PIECES,
+                   act, 0, lane);
     barrier(CLK_LOCAL_MEM_FENCE);
-    if (writes) y[a->y_offset + d] = old + total_of(pool, o / 16, o % 16);
+    if (writes) y[a->y_offset + d] = old + total_of(pool, &j, begin, o / 16, o % 16);
   }
 }
 
-kernel __attribute__((reqd_work_group_size(TEAM * TEAMS, 1, 1))) void experts_down_one_mma(
+kernel __attribute__((reqd_work_group_size(TEAM * ONE_WARPS, 1, 1))) void experts_down_one_mma(
     EXPERT_LISTS, const global float* act, global float* y, experts_t a) {
   local uint4 pool[EXPERTS_POOL];
   experts_down_one_mma_group(pool, weights, weights_b, table, tiles, n_tiles, act, y, &a,

@@ -189,12 +189,11 @@ kernel __attribute__((reqd_work_group_size(TEAM * TEAMS, 1, 1))) void experts_do
   local uint4 pool[TILE_POOL(DOWN_BATCH)];
   local expert_rows_t list[ONE_TILES];
   const lane_t lane = this_lane();
-  int list_end;
-  const int n = list_experts(list, &list_end, weights, weights_b, table, tiles, n_tiles, 0, &a, 1,
-                             lane);
+  job_t j = experts_job(&a, JOB_DOWN, list);
+  const int n =
+      list_experts(list, &j.list_end, weights, weights_b, table, tiles, n_tiles, 0, &a, 1, lane);
   if (n == 0) return;
-  job_t j = experts_job(&a, list, n, list_end);
-  j.kind = JOB_DOWN;
+  j.experts = n;
   j.first = (int)get_group_id(0) * 16;
   j.last = min(j.first + 16, (int)a.D) - 1;
   j.tiles = 1;

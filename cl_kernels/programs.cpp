@@ -20,11 +20,10 @@ DType KeyType(Program program, DType type) {
 }
 
 // Two work-groups of 256 items share a multiprocessor only with at most 128 registers an item; left
-// alone the compiler takes a few more. Q4_K's scales take so many that one work-group is quicker.
-std::string_view RegisterOption(Program program, DType type, const DeviceTraits& traits) {
+// alone the compiler takes a few more.
+std::string_view RegisterOption(Program program, const DeviceTraits& traits) {
   const bool shares = program == Program::kGemm || program == Program::kGemmTilesWgmma ||
-                      program == Program::kGemmTurned ||
-                      (program == Program::kOneRowMma && type != DType::kQ4_K);
+                      program == Program::kGemmTurned || program == Program::kOneRowMma;
   return shares && traits.nv_compute >= 80 ? " -cl-nv-maxrregcount=128" : "";
 }
 
@@ -78,7 +77,8 @@ std::vector<unsigned char> Patched(const std::vector<unsigned char>& binary) {
 }
 
 // The kernels fix their work-group sizes; a device that cannot run one is told apart here, by name,
-// and not at some later enqueue.
+// and not at some later enqueue. NVIDIA's compiler gives a kernel as few registers as its size
+// needs, and its driver answers 256 for larger ones, too, which run.
 void CheckGroupSize(cl_kernel kernel, const ClDevice& device, std::string_view name) {
   std::size_t fixed[3] = {};
   std::size_t most = 0;
@@ -174,7 +174,7 @@ std::string Programs::Options(Program program, DType type) const {
   DeviceTraits traits = traits_;
   traits.nv_compute = NvComputeSoFar(program, type);
   return fmt::format("{}{}{}", traits.Options(), TypeOption(program, type),
-                     RegisterOption(program, type, traits));
+                     RegisterOption(program, traits));
 }
 
 // Some drivers translate PTX when a kernel is first asked for.
@@ -265,7 +265,7 @@ cl_kernel Programs::Kernel(Program program, DType type, std::string_view name) {
     ThrowCl(error, fmt::format("clCreateKernel '{}': {} on '{}'", name, ClErrorName(error),
                                device_.info().name));
   }
-  CheckGroupSize(slot.get(), device_, name);
+  if (traits_.nv_compute == 0) CheckGroupSize(slot.get(), device_, name);
   return slot.get();
 }
 

@@ -106,6 +106,7 @@ TEST_P(LinearTest, OneRowOfSmallCodes) {
     for (const std::int64_t N : {1, 7, 16, 33, 130}) Check(dtype, {1, N, 768});
     for (const std::int64_t K : {256, 512, 2048, 2304, 7168}) Check(dtype, {1, 41, K, 4, 0, true});
     Check(dtype, {1, 10, 14592});  // more than local memory holds, twice
+    Check(dtype, {1, 10, 16384});  // and the last span is shorter
     if (GetParam() == Shapes::kOwn) Check(dtype, {1, 40000, 256});
     if (dtype != DType::kF8E4M3 && dtype != DType::kQ8_0) continue;
     for (const std::int64_t K : {128, 1408, 7296}) Check(dtype, {1, 41, K, 4, 0, true});
