@@ -8,6 +8,7 @@
 #include "cl_kernels/hand_over_args.h"
 #include "cl_kernels/mla_args.h"
 #include "cl_kernels/span.h"
+#include "cl_kernels/step_feed_args.h"
 #include "memory/dtype.h"
 
 namespace tandem::cl {

@@ -20,6 +20,7 @@
 #include "cl_kernels/rmsnorm.h"
 #include "cl_kernels/rope.h"
 #include "cl_kernels/router.h"
+#include "cl_kernels/step_feed.h"
 #include "cl_kernels/tunables.h"
 #include "memory/file.h"
 
@@ -106,6 +107,8 @@ void Kernels::HandOverPublish(const HandOverPublishArgs& a) {
 }
 void Kernels::HandOverTake(const HandOverTakeArgs& a) { LaunchHandOverTake(impl_->programs, a); }
 void Kernels::HandOverAdd(const HandOverAddArgs& a) { LaunchHandOverAdd(impl_->programs, a); }
+void Kernels::FeedTake(const FeedTakeArgs& a) { LaunchFeedTake(impl_->programs, a); }
+void Kernels::ArgmaxPublish(const ArgmaxPublishArgs& a) { LaunchArgmaxPublish(impl_->programs, a); }
 
 void Kernels::MlaAppend(const MlaAppendArgs& a) { LaunchMlaAppend(impl_->programs, a); }
 void Kernels::MlaQuery(const MlaQueryArgs& a) { LaunchMlaQuery(impl_->programs, a); }

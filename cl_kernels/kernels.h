@@ -68,6 +68,9 @@ class Kernels {
   void HandOverTake(const HandOverTakeArgs& a);
   void HandOverAdd(const HandOverAddArgs& a);
 
+  void FeedTake(const FeedTakeArgs& a);
+  void ArgmaxPublish(const ArgmaxPublishArgs& a);
+
   const ClDevice& device() const { return device_; }
   const DeviceTraits& traits() const;
   // What a file had to say to traits(); none where they were given.

@@ -11,11 +11,12 @@ extern const std::string_view common, arrive, f16_mma, experts_args, one_row_cod
     one_row_mma, one_row_mma_kernels, one_row_tile, weights, units, few_rows, matmul, linear,
     linear_args, linear_batch, linear_batch_parts, linear_tile, linear_tile_parts, head_linear,
     experts, one_row, one_row_experts, attention, kv_append, rmsnorm, rope, elementwise, group,
-    argmax, router, router_linear, hand_over, mma, mla_cache, mla_append, mla_attention, mla_heads,
-    mla_heads_mma, mla_latents, mla_expanded, mla_expanded_mma, mla_expanded_wgmma, mla_mma,
-    mla_one_row, mla_one_row_parts, mla_parts, mla_wgmma, mla_wgmma_parts, panels, panel_split,
-    gemm_decode, gemm_fragments, gemm_parts, gemm_tile, gemm, e4m3, gemm_f8_experts, gemm_f8_mma,
-    gemm_f8_parts, gemm_f8_wgmma, gemm_wide, gemm_wgmma, gemm_tile_wgmma, gemm_turned, wgmma;
+    argmax, router, router_linear, hand_over, step_feed, mma, mla_cache, mla_append, mla_attention,
+    mla_heads, mla_heads_mma, mla_latents, mla_expanded, mla_expanded_mma, mla_expanded_wgmma,
+    mla_mma, mla_one_row, mla_one_row_parts, mla_parts, mla_wgmma, mla_wgmma_parts, panels,
+    panel_split, gemm_decode, gemm_fragments, gemm_parts, gemm_tile, gemm, e4m3, gemm_f8_experts,
+    gemm_f8_mma, gemm_f8_parts, gemm_f8_wgmma, gemm_wide, gemm_wgmma, gemm_tile_wgmma, gemm_turned,
+    wgmma;
 }  // namespace source
 
 namespace {
@@ -131,8 +132,8 @@ std::string TextOf(Program program) {
       return fmt::format("{}{}{}{}{}{}", common, mma, wgmma, mla_expanded, mla_expanded_wgmma,
                          mla_expanded_mma);
     case Program::kRows:
-      return fmt::format("{}{}{}{}{}{}{}{}", common, rmsnorm, rope, elementwise, group, argmax,
-                         router, hand_over);
+      return fmt::format("{}{}{}{}{}{}{}{}{}", common, rmsnorm, rope, elementwise, group, argmax,
+                         router, hand_over, step_feed);
   }
   return {};
 }

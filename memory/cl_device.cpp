@@ -282,25 +282,28 @@ void ClDevice::Watch(Seconds limit, const std::string& what, WhenOver over) cons
 
 void ClDevice::Await(cl_event event) const { AwaitAfter(event, kFinishSpin); }
 
+void ClDevice::CheckNotFailed(cl_event event) const { static_cast<void>(Ended(event)); }
+
+bool ClDevice::Ended(cl_event event) const {
+  cl_int status = CL_QUEUED;
+  CheckOn(
+      clGetEventInfo(event, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof(status), &status, nullptr),
+      "clGetEventInfo", info_);
+  if (status < 0) {
+    Throw<DeviceLostError>("'{}': {} failed: {}", info_.name, watchdog_->what, ClErrorName(status));
+  }
+  return status == CL_COMPLETE;
+}
+
 void ClDevice::AwaitAfter(cl_event event, Seconds spin) const {
   const Seconds limit = watchdog_->limit;
-  cl_int status = CL_QUEUED;
-  const auto ended = [&] {
-    CheckOn(
-        clGetEventInfo(event, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof(status), &status, nullptr),
-        "clGetEventInfo", info_);
-    return status <= CL_COMPLETE;
-  };
   DeviceWait wait(info_.is_cpu, limit, spin);
-  if (limit.count() > 0 && !wait.Until(ended)) {
+  if (limit.count() > 0 && !wait.Until([&] { return Ended(event); })) {
     if (watchdog_->over == WhenOver::kHangs) watchdog_->Hang();
     Throw<DeviceLostError>(
         "'{}': {} did not end within {} s; the device hangs or is lost: look at the system's log, "
         "and see `tandem doctor`",
         info_.name, watchdog_->what, limit.count());
-  }
-  if (status < 0) {
-    Throw<DeviceLostError>("'{}': {} failed: {}", info_.name, watchdog_->what, ClErrorName(status));
   }
   // Only a wait makes the device's writes visible; after the above it is over at once.
   CheckOn(clWaitForEvents(1, &event), "clWaitForEvents", info_);

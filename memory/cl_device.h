@@ -133,6 +133,8 @@ class ClDevice {
   void Watch(Seconds limit, const std::string& what, WhenOver over = WhenOver::kLost) const;
   // Waits for an event of a command that was flushed.
   void Await(cl_event event) const;
+  // Throws DeviceLostError if the command of that event failed, or one that it waited for.
+  void CheckNotFailed(cl_event event) const;
   // Ends what its queues hold, errors ignored, so that host memory under their copies may go. False
   // where that takes longer than `limit`: the device hangs.
   bool Drain(Seconds limit) const noexcept;
@@ -143,6 +145,7 @@ class ClDevice {
  private:
   friend class ClSideQueue;
   void AwaitAfter(cl_event event, Seconds spin) const;
+  bool Ended(cl_event event) const;
   struct Watchdog;
   ClDeviceInfo info_;
   cl_device_id id_ = nullptr;

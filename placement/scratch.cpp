@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "placement/attention_scratch.h"
+#include "placement/step_feed_shape.h"
 
 namespace tandem {
 namespace {
@@ -42,12 +43,7 @@ struct Sizes {
     for (std::int64_t i = 0; i < c.num_hidden_layers; ++i) {
       if (!c.IsMoeLayer(i)) dense = c.intermediate_size;
     }
-    // Angles, slot, keys and table start of every row, and the block tables of all sequences.
-    const std::int64_t tables = std::min(T, plan.max_sequences) * plan.kv_blocks;
-    batch = T * (c.qk_rope_head_dim + 3) + tables;
-    // The same but the angles once more, for each of several buffers.
-    const std::int64_t buffers = KvBuffersOf(c, plan).count;
-    if (buffers > 1) batch += 3 * T * buffers + tables;
+    batch = BatchWords(c, plan, T);
   }
   std::int64_t T, D, q, out, pairs, shared;
   bool moe;
@@ -201,6 +197,14 @@ KvBuffers KvBuffersOf(const Config& c, const Plan& plan) {
   return KvBuffersOf(c, plan.kv_blocks, plan.kv_type, plan.devices[0].max_alloc_bytes);
 }
 
+std::int64_t BatchWords(const Config& c, const Plan& plan, std::int64_t T) {
+  const std::int64_t tables = std::min(T, plan.max_sequences) * plan.kv_blocks;
+  const std::int64_t words = T * (c.qk_rope_head_dim + 3) + tables;
+  // The same but the angles once more, for each of several buffers.
+  const std::int64_t buffers = KvBuffersOf(c, plan).count;
+  return buffers > 1 ? words + 3 * T * buffers + tables : words;
+}
+
 std::int64_t LogitRows(const Plan& plan) {
   return std::min(plan.max_rows, std::max(plan.max_sequences, kLeastLogitRows));
 }
@@ -237,6 +241,9 @@ std::vector<ScratchBuffer> HostScratch(const Config& c, const Plan& plan, const 
       list.AddPinned("stream ring", kStreamPieces * Floats(kStreamPieceBytes));
       list.AddPinned("stream tiles", kStreamTileReads * Floats(StreamTileBytes(plan)));
     }
+  }
+  if (OnlyEmbeds(plan, use) && StepsAhead()) {
+    list.AddPinned("step feed", StepFeedShape(c, plan).words());
   }
   list.Add("logits", LogitRows(plan) * c.vocab_size);
   list.Add("greedy", LogitRows(plan));
@@ -305,6 +312,7 @@ std::vector<ScratchBuffer> DeviceScratch(const Config& c, const Plan& plan, cons
   if (use.head) {
     list.Add("logits", LogitRows(plan) * c.vocab_size);
     list.Add("argmax", LogitRows(plan) * kArgmaxFloats);
+    list.Add("step feed", StepFeedShape::kControl);
   }
   return list.Take();
 }

@@ -84,6 +84,10 @@ inline constexpr std::int64_t kCacheUnderWay = 2;
 // attention there.
 KvBuffers KvBuffersOf(const Config& config, const Plan& plan);
 
+// Words of the batch of a step of so many rows (runtime/batch.h): angles, slot, keys and table
+// start of every row, and the block tables of all sequences.
+std::int64_t BatchWords(const Config& config, const Plan& plan, std::int64_t rows);
+
 // Rows of one step whose logits there is room for: more are handed out in pieces.
 std::int64_t LogitRows(const Plan& plan);
 

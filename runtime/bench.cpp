@@ -67,7 +67,8 @@ class Repetition {
         rows.push_back(RandomRow(sequence, options_.depth + options_.prompt_tokens + i));
         rows.back().wants_logits = true;
       }
-      // As a greedy answer is made; the last step's logits are for the hash.
+      // As a greedy answer is made, whose tokens are known one by one; the last step's logits are
+      // for the hash.
       i + 1 < options_.gen_tokens ? StepGreedy(rows) : Step(rows);
     }
     return SecondsSince(start);
@@ -99,7 +100,9 @@ class Repetition {
 
   void StepGreedy(const std::vector<Row>& rows) {
     if (interrupted_()) ThrowInterrupted();
-    engine_.StepGreedy(rows);
+    std::vector<Row> next = rows;  // but for their tokens, which are drawn later
+    for (Row& row : next) row = {row.sequence, row.position + 1, 0, true};
+    engine_.StepGreedy(rows, next);
   }
 
   Engine& engine_;

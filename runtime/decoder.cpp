@@ -37,21 +37,64 @@ Decoder::Decoder(Forward& f)
 std::span<const float> Decoder::Step() {
   const bool cached = f_.cache && !f_.uncounted;
   if (cached) f_.cache->BeginStep();
-  Embed();
-  const auto n_layers = static_cast<int>(f_.plan.layers.size());
-  started_ = enqueued_ = 0;
-  for (int layer = 0; layer < n_layers; ++layer) {
-    if (started_ == layer) Start();
-    if (enqueued_ == layer) Enqueue();
-    // A deferred sum leaves the device the next layer's experts to go on with.
-    feed_forward_.Finish(layer, [&] {
-      if (feed_forward_.Defers(layer)) Enqueue();
-    });
-    if (f_.observer != nullptr && layer + 1 < n_layers) ObserveHidden(layer + 1, nullptr);
-  }
+  f_.x.SetOnHost();
+  Embed(f_.x.host());
+  if (f_.observer != nullptr) ObserveHidden(0, nullptr);
+  Restart();
+  RunLayers(f_.plan.layers.size());
   const std::span<const float> logits = Head();
   if (cached) f_.cache->EndStep(f_.T());
   return logits;
+}
+
+// Few layers: the device is busy with them for longer than the host needs to enqueue more, a step
+// that is given up costs no more, and no queue is so short that it holds the host up.
+void Decoder::Begin() {
+  constexpr std::size_t kLayersAhead = 4;
+  f_.feed->Take(f_.batch, f_.device->Scratch("batch").buffer, f_.device->Scratch("x").buffer);
+  f_.x.SetOnDevice();
+  Restart();
+  RunLayers(std::min(kLayersAhead, f_.plan.layers.size()));
+  f_.device->device.Flush();
+}
+
+void Decoder::Feed() {
+  Embed(f_.feed->rows());
+  f_.feed->Feed();
+}
+
+std::span<const float> Decoder::Finish(const std::function<void()>& meanwhile) {
+  RunLayers(f_.plan.layers.size());
+  const std::int64_t wanted = CollectWanted();
+  const bool fused = FusesNorm(wanted);
+  if (wanted > 0 && !fused) NormOnDevice(wanted);
+  if (wanted == 0) {
+    f_.device->device.Finish();
+  } else if (!f_.greedy) {
+    Logits(0, wanted, fused);  // a read of so much that a driver may wait for it all the same
+  } else {
+    EnqueueLogits(0, wanted, fused);
+    f_.feed->PublishIds(dlogits_, wanted, f_.config.vocab_size);
+    f_.device->device.Flush();
+    meanwhile();
+    f_.feed->AwaitIds(parts_.first(static_cast<std::size_t>(wanted * cl::kArgmaxParts)));
+  }
+  return Result(wanted);
+}
+
+void Decoder::Restart() { layer_ = started_ = enqueued_ = 0; }
+
+void Decoder::RunLayers(std::size_t end) {
+  for (; layer_ < static_cast<int>(end); ++layer_) {
+    if (started_ == layer_) Start();
+    if (enqueued_ == layer_) Enqueue();
+    // A deferred sum leaves the device the next layer's experts to go on with.
+    feed_forward_.Finish(layer_, [&] {
+      if (feed_forward_.Defers(layer_)) Enqueue();
+    });
+    const bool last = layer_ + 1 == static_cast<int>(f_.plan.layers.size());
+    if (f_.observer != nullptr && !last) ObserveHidden(layer_ + 1, nullptr);
+  }
 }
 
 void Decoder::Start() {
@@ -75,10 +118,10 @@ bool Decoder::StaysOnDevice(int layer) const {
   return p.attention.on_device() && (p.moe ? p.router : p.dense).on_device();
 }
 
-void Decoder::Embed() {
+// x [T, D].
+void Decoder::Embed(float* x) {
   const Matrix& embedding = f_.weights.embedding;
   const std::int64_t D = f_.config.hidden_size;
-  f_.x.SetOnHost();
   f_.host.ForRows(f_.T(), [&](std::int64_t t0, std::int64_t t1) {
     for (std::int64_t t = t0; t < t1; ++t) {
       const std::int64_t id = f_.batch.rows[t].token;
@@ -86,21 +129,29 @@ void Decoder::Embed() {
         if (id < s.row0 || id >= s.row1) continue;
         WidenRow(f_.host.kernels, embedding.dtype(),
                  s.data + DataBytes(embedding.dtype(), (id - s.row0) * D),
-                 {f_.x.host() + t * D, static_cast<std::size_t>(D)});
+                 {x + t * D, static_cast<std::size_t>(D)});
       }
     }
   });
-  if (f_.observer != nullptr) ObserveHidden(0, nullptr);
 }
 
-std::span<const float> Decoder::Head() {
+std::int64_t Decoder::CollectWanted() {
   std::int64_t wanted = 0;
   for (std::int64_t t = 0; t < f_.T(); ++t) {
     if (f_.batch.rows[t].wants_logits) wanted_[wanted++] = static_cast<std::int32_t>(t);
   }
-  // Decode on a device: the norm is a part of the product.
-  const bool fused = f_.plan.head.on_device() && wanted == f_.T() && wanted <= logit_rows_ &&
-                     f_.observer == nullptr;
+  return wanted;
+}
+
+// Decode on a device: the norm is a part of the product.
+bool Decoder::FusesNorm(std::int64_t wanted) const {
+  return f_.plan.head.on_device() && wanted == f_.T() && wanted <= logit_rows_ &&
+         f_.observer == nullptr;
+}
+
+std::span<const float> Decoder::Head() {
+  const std::int64_t wanted = CollectWanted();
+  const bool fused = FusesNorm(wanted);
   if (wanted > 0 || f_.observer != nullptr) {
     f_.x.MoveTo(f_.plan.head, f_.T());
     if (!fused) f_.plan.head.on_device() ? NormOnDevice(wanted) : NormOnHost();
@@ -114,6 +165,11 @@ std::span<const float> Decoder::Head() {
   // The step's host memory is free again after this; logits that were read were the last command.
   const bool read = f_.plan.head.on_device() && wanted > 0;
   if (f_.device != nullptr && !read) f_.device->device.Finish();
+  return Result(wanted);
+}
+
+// Of a step whose last wait is over.
+std::span<const float> Decoder::Result(std::int64_t wanted) {
   chosen_ = 0;
   if (f_.greedy) {
     while (static_cast<std::int64_t>(chosen_) < wanted) {
@@ -162,6 +218,20 @@ void Decoder::Logits(std::int64_t first, std::int64_t n, bool norm) {
     return LinearOnHost(f_.host, {&head, 1});
   }
   DeviceSide& d = *f_.device;
+  EnqueueLogits(first, n, norm);
+  if (!f_.greedy) {
+    d.device.BlockingRead(dlogits_.buffer, 0, logits_.data(), n * c.vocab_size * sizeof(float));
+    return;
+  }
+  d.kernels.Argmax({dlogits_, n, c.vocab_size, dparts_.buffer});
+  d.device.BlockingRead(dparts_.buffer, 0, parts_.data(),
+                        static_cast<std::size_t>(n * cl::kArgmaxParts) * sizeof(cl::ArgmaxPart));
+}
+
+void Decoder::EnqueueLogits(std::int64_t first, std::int64_t n, bool norm) {
+  const Config& c = f_.config;
+  const Matrix& w = f_.weights.lm_head;
+  DeviceSide& d = *f_.device;
   d.metrics.device_weight_bytes += w.info->bytes();
   const std::int64_t D = c.hidden_size;
   cl::LinearArgs head{
@@ -171,13 +241,6 @@ void Decoder::Logits(std::int64_t first, std::int64_t n, bool norm) {
     head.norm = {f_.weights.final_norm.device, static_cast<float>(c.rms_norm_eps), f_.h_device, D};
   }
   d.kernels.Linear(head);
-  if (!f_.greedy) {
-    d.device.BlockingRead(dlogits_.buffer, 0, logits_.data(), n * c.vocab_size * sizeof(float));
-    return;
-  }
-  d.kernels.Argmax({dlogits_, n, c.vocab_size, dparts_.buffer});
-  d.device.BlockingRead(dparts_.buffer, 0, parts_.data(),
-                        static_cast<std::size_t>(n * cl::kArgmaxParts) * sizeof(cl::ArgmaxPart));
 }
 
 // The token of row `row` of the step's logits.
@@ -192,6 +255,7 @@ std::int32_t Decoder::Choose(std::int64_t row) {
     if (part.value > best.value) best = part;  // parts rise in their ids
   }
   if (finite && best.id >= 0) return best.id;
+  if (f_.feed != nullptr) f_.feed->Drop();  // else the read would wait for the next step's rows
   f_.device->device.BlockingRead(dlogits_.buffer, static_cast<std::size_t>(row) * V * sizeof(float),
                                  logits.data(), V * sizeof(float));
   return GreedyToken(logits);  // says what is wrong

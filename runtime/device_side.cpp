@@ -64,7 +64,7 @@ std::uint64_t DeviceSide::scratch_bytes() const {
   return bytes;
 }
 
-void DeviceSide::Upload(Batch& batch) {
+void DeviceSide::PlaceBatch(Batch& batch) const {
   const cl::Span target = Scratch("batch");
   const auto at = [&](const auto& values) {
     const auto* words = reinterpret_cast<const float*>(values.data());
@@ -81,7 +81,11 @@ void DeviceSide::Upload(Batch& batch) {
     part.device_table_start = at(part.table_start);
     part.device_tables = at(part.tables);
   }
-  device.Write(target.buffer, 0, batch.memory.data(), batch.words * sizeof(float));
+}
+
+void DeviceSide::Upload(Batch& batch) {
+  PlaceBatch(batch);
+  device.Write(Scratch("batch").buffer, 0, batch.memory.data(), batch.words * sizeof(float));
 }
 
 ClEventHandle DeviceSide::Read(const cl::Span& src, void* dst, std::size_t bytes) const {

@@ -34,6 +34,8 @@ class DeviceSide {
 
   std::uint64_t scratch_bytes() const;
 
+  // Where the batch's parts are in the device's buffer of it, once that is copied there whole.
+  void PlaceBatch(Batch& batch) const;
   // Copies what the kernels need of a batch, in one transfer. The batch's memory must live until
   // the device is done with it.
   void Upload(Batch& batch);

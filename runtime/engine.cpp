@@ -113,6 +113,7 @@ void Engine::Impl::CheckMove(const Plan& next) const {
 void Engine::Apply(const Plan& next, ProgressSink* progress) {
   Impl& s = *impl_;
   s.CheckMove(next);
+  s.CancelAhead();
   const Plan before = std::exchange(s.plan, next);
   s.running.reset();
   try {

@@ -117,8 +117,20 @@ std::span<const float> EngineFeed::Feed(std::span<const std::int32_t> tokens) {
 
 std::optional<std::int32_t> EngineFeed::FeedGreedy(std::span<const std::int32_t> tokens) {
   std::optional<std::int32_t> id;
-  FeedAll(tokens, [&](std::span<const Row> rows) { id = engine_.StepGreedy(rows)[0]; });
+  FeedAll(tokens,
+          [&](std::span<const Row> rows) { id = engine_.StepGreedy(rows, Expected(rows))[0]; });
   return id;
+}
+
+// The row that follows these, but for its token; none where none is expected.
+std::vector<Row> EngineFeed::Expected(std::span<const Row> rows) const {
+  if (!expects_) return {};
+  return {{sequence_, rows.back().position + 1, 0, true}};
+}
+
+void EngineFeed::Rest() {
+  expects_ = false;
+  if (sequence_ >= 0) engine_.ExpectNothing();
 }
 
 std::int64_t EngineFeed::Room() const {

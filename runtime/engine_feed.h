@@ -29,6 +29,8 @@ class EngineFeed final : public TokenFeed {
 
   std::span<const float> Feed(std::span<const std::int32_t> tokens) override;
   std::optional<std::int32_t> FeedGreedy(std::span<const std::int32_t> tokens) override;
+  void ExpectAnother(bool expected) override { expects_ = expected; }
+  void Rest() override;
   std::int64_t Room() const override;
 
   // Keeps the longest common beginning of what is cached and `ids`, forgets the rest, and gives its
@@ -43,6 +45,7 @@ class EngineFeed final : public TokenFeed {
   using LastStep = std::function<void(std::span<const Row>)>;
   bool FeedAll(std::span<const std::int32_t> tokens, const LastStep& step);
   bool Recover(const std::string& lost);
+  std::vector<Row> Expected(std::span<const Row> rows) const;
   bool FeedAgain(const std::vector<std::int32_t>& ids);
 
   Engine& engine_;
@@ -52,6 +55,7 @@ class EngineFeed final : public TokenFeed {
   std::int32_t sequence_;          // -1: the engine is gone
   std::vector<std::int32_t> ids_;  // in the cache
   bool recovered_ = false;         // in this generation
+  bool expects_ = false;           // one more token after the next ones
 };
 
 }  // namespace tandem

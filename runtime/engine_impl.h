@@ -11,6 +11,7 @@
 #include "runtime/decoder.h"
 #include "runtime/engine.h"
 #include "runtime/forward.h"
+#include "runtime/step_feed.h"
 #include "runtime/weight_layout.h"
 #include "runtime/weights.h"
 
@@ -18,18 +19,29 @@ namespace tandem {
 
 // What is behind the engine's interface, for engine*.cpp.
 
+// A step that is enqueued but for its tokens, and what it changes once it is made.
+struct StepAhead {
+  std::vector<Row> rows;
+  KvBlocks blocks;
+  std::uint64_t weight_bytes = 0;
+  std::int64_t expert_rows = 0;
+};
+
 // What steps need beside the weights; built anew for every plan.
 struct Engine::Running {
   Running(const Model& model, const Plan& plan, const Weights& weights,
           std::span<DeviceSide* const> devices);
   void MakeHandOver(const Config& c, const Plan& plan, DeviceSide& device);
+  void MakeFeed(const Config& c, const Plan& plan, DeviceSide& device);
 
   HostSide host;
   KvBlocks blocks;
   Forward forward;
   Decoder decoder;
   HandOverShape hand_over_shape;
-  bool polls = false;  // few rows, by the hand-over
+  std::optional<StepAhead> ahead;
+  std::unique_ptr<StepFeed> feed;  // null: steps are not fed; the first to go
+  bool polls = false;              // few rows, by the hand-over
 };
 
 struct Engine::Impl {
@@ -49,14 +61,24 @@ struct Engine::Impl {
   }
 
   void CheckRows(std::span<const Row> rows, bool sink) const;
-  void AppendRows(std::span<const Row> rows);
+  void AppendRows(std::span<const Row> rows, KvBlocks& blocks);
   void Prepare(std::span<const Row> rows);
   std::span<const float> Step(std::span<const Row> rows, StepObserver* observer,
-                              const LogitsSink* sink, bool greedy);
+                              const LogitsSink* sink, bool greedy, std::span<const Row> next);
+  std::span<const float> WholeStep(std::span<const Row> rows);
   std::span<const float> RunStep(Running& r);
   void Watch(std::size_t rows) const;
   void EndFailedStep() noexcept;
   void CopyBlocks(const std::vector<KvBlocks::Copy>& copies);
+
+  // engine_ahead.cpp
+  bool Feeds(std::span<const Row> rows, const StepObserver* observer, const LogitsSink* sink) const;
+  bool MayStep(std::span<const Row> rows) const;
+  std::span<const float> FedStep(std::span<const Row> rows, std::span<const Row> next);
+  void BeginFed(std::span<const Row> rows, const KvBlocks& blocks);
+  void PrepareAhead(std::span<const Row> next);
+  bool TakeAhead(std::span<const Row> rows);
+  void CancelAhead() noexcept;
 
   Model model;
   Plan plan;

@@ -73,6 +73,7 @@ double Engine::MeasureHandOver() {
     return layer.moe && layer.router.on_device() && std::ranges::any_of(layer.experts, elsewhere);
   };
   if (std::ranges::none_of(impl_->plan.layers, hands_over)) return 0;
+  impl_->CancelAhead();
   DeviceSide& device = *impl_->first();
   return tandem::MeasureHandOver(device, *device.hand_over, impl_->Run().hand_over_shape);
 }
@@ -97,6 +98,7 @@ EngineBytes Engine::bytes() const {
     bytes.devices[0].scratch +=
         polls ? HandOverDeviceBytes(shape) : EventHandOverDeviceBytes(shape);
   }
+  if (const auto& feed = s.Run().feed) bytes.host_scratch += feed->bytes();
   for (const auto& device : s.Run().forward.further) bytes.host_scratch += device->host_bytes();
   if (s.Run().forward.stream) {
     bytes.host_scratch +=

@@ -49,7 +49,9 @@ void PrepareKernels(const Weights& weights, const Plan& plan, int index, DeviceS
   const bool on_host = plan.kv_type == DType::kQ8_0;
   device.kernels.Prepare(formats, on_host ? DType::kF16 : plan.kv_type, plan.bf16_many_rows,
                          plan.f8_many_rows);
-  SelfTestOnce(device.kernels, ScopeOf(weights, plan, index, formats), cl::DefaultCacheDir());
+  SelfTestScope scope = ScopeOf(weights, plan, index, formats);
+  scope.feed = OnlyEmbeds(plan, UseOf(plan, Place::Host())) && StepsAhead();
+  SelfTestOnce(device.kernels, scope, cl::DefaultCacheDir());
 }
 
 }  // namespace
@@ -63,7 +65,16 @@ Engine::Running::Running(const Model& model, const Plan& plan, const Weights& we
   for (int d = 0; d < static_cast<int>(devices.size()); ++d) {
     PrepareKernels(weights, plan, d, *devices[d]);
   }
-  if (!devices.empty()) MakeHandOver(model.config, plan, *devices[0]);
+  if (devices.empty()) return;
+  MakeHandOver(model.config, plan, *devices[0]);
+  MakeFeed(model.config, plan, *devices[0]);
+}
+
+void Engine::Running::MakeFeed(const Config& c, const Plan& plan, DeviceSide& device) {
+  if (!OnlyEmbeds(plan, UseOf(plan, Place::Host())) || !StepsAhead()) return;
+  feed = StepFeed::Make(device.device, device.kernels, StepFeedShape(c, plan),
+                        device.Scratch("step feed").buffer);
+  forward.feed = feed.get();
 }
 
 void Engine::Running::MakeHandOver(const Config& c, const Plan& plan, DeviceSide& device) {

@@ -21,12 +21,21 @@ std::int64_t SequencesOf(std::span<const Row> rows) {
 
 }  // namespace
 
-std::int32_t Engine::NewSequence() { return impl_->Run().blocks.New(); }
-void Engine::FreeSequence(std::int32_t sequence) { impl_->Run().blocks.Free(sequence); }
+// A step that is enqueued ahead has a table of blocks of its own, which these make out of date.
+std::int32_t Engine::NewSequence() {
+  impl_->CancelAhead();
+  return impl_->Run().blocks.New();
+}
+void Engine::FreeSequence(std::int32_t sequence) {
+  impl_->CancelAhead();
+  impl_->Run().blocks.Free(sequence);
+}
 std::int32_t Engine::Fork(std::int32_t sequence, std::int64_t tokens) {
+  impl_->CancelAhead();
   return impl_->Run().blocks.Fork(sequence, tokens);
 }
 void Engine::Truncate(std::int32_t sequence, std::int64_t tokens) {
+  impl_->CancelAhead();
   impl_->Run().blocks.Truncate(sequence, tokens);
 }
 std::int64_t Engine::Length(std::int32_t sequence) const {
@@ -74,9 +83,9 @@ void Engine::Impl::CheckRows(std::span<const Row> rows, bool sink) const {
   }
 }
 
-void Engine::Impl::AppendRows(std::span<const Row> rows) {
+void Engine::Impl::AppendRows(std::span<const Row> rows, KvBlocks& blocks) {
   std::vector<KvBlocks::Copy> copies;
-  for (const Row& row : rows) running->blocks.Append(row.sequence, 1, copies);
+  for (const Row& row : rows) blocks.Append(row.sequence, 1, copies);
   if (!copies.empty()) CopyBlocks(copies);
 }
 
@@ -115,6 +124,8 @@ void Engine::Impl::Watch(std::size_t rows) const {
 // and not writing to memory that its owner may free. The sums come first: drivers wait for a queue
 // before they free memory.
 void Engine::Impl::EndFailedStep() noexcept {
+  running->ahead.reset();
+  if (running->feed) running->feed->Drop();
   for (const auto& device : devices) {
     if (device->hand_over) device->hand_over->Abandon();
     device->device.Drain(DrainWatchdog());
@@ -122,38 +133,47 @@ void Engine::Impl::EndFailedStep() noexcept {
 }
 
 void Engine::Impl::Prepare(std::span<const Row> rows) {
-  AppendRows(rows);
+  AppendRows(rows, running->blocks);
   Batch& batch = running->forward.batch;
+  batch.memory = running->host.Scratch("batch");
   FillBatch(batch, rows, running->blocks, inv_freq, model.config.rope_attention_factor());
   if (first() != nullptr && first()->HasScratch("batch")) first()->Upload(batch);
 }
 
 std::span<const float> Engine::Step(std::span<const Row> rows, StepObserver* observer,
                                     const LogitsSink* sink) {
-  return impl_->Step(rows, observer, sink, /*greedy=*/false);
+  return impl_->Step(rows, observer, sink, /*greedy=*/false, {});
 }
 
-std::span<const std::int32_t> Engine::StepGreedy(std::span<const Row> rows) {
-  impl_->Step(rows, nullptr, nullptr, /*greedy=*/true);
+std::span<const std::int32_t> Engine::StepGreedy(std::span<const Row> rows,
+                                                 std::span<const Row> next) {
+  impl_->Step(rows, nullptr, nullptr, /*greedy=*/true, next);
   return impl_->running->decoder.greedy();
 }
 
+// Through the host and the devices, layer by layer.
+std::span<const float> Engine::Impl::WholeStep(std::span<const Row> rows) {
+  const WorkerPool::CallerPin pin(running->host.pool);
+  CancelAhead();
+  Watch(rows.size());
+  Prepare(rows);
+  return RunStep(*running);
+}
+
 std::span<const float> Engine::Impl::Step(std::span<const Row> rows, StepObserver* observer,
-                                          const LogitsSink* sink, bool greedy) {
+                                          const LogitsSink* sink, bool greedy,
+                                          std::span<const Row> next) {
   CheckRows(rows, sink != nullptr);
   const double start = Now();
   Running& r = *running;
-  const WorkerPool::CallerPin pin(r.host.pool);
   r.forward.observer = observer;
   r.forward.sink = sink;
   r.forward.greedy = greedy;
   r.forward.deferral = defers;
   r.forward.uncounted = probes;
-  Watch(rows.size());
   std::span<const float> logits;
   try {
-    Prepare(rows);
-    logits = RunStep(r);
+    logits = Feeds(rows, observer, sink) ? FedStep(rows, next) : WholeStep(rows);
   } catch (...) {
     EndFailedStep();
     throw;

@@ -19,6 +19,7 @@
 #include "runtime/expert_launch.h"
 #include "runtime/expert_stream.h"
 #include "runtime/host_side.h"
+#include "runtime/step_feed.h"
 #include "runtime/weights.h"
 
 namespace tandem {
@@ -77,6 +78,8 @@ struct Forward {
   std::vector<std::unique_ptr<ExpertDevice>> further;  // Place::Device(1) and up
   std::optional<ExpertStream> stream;                  // where the plan streams
   std::optional<ExpertCache> cache;                    // where the plan has one
+
+  StepFeed* feed = nullptr;  // non-owning; null where steps are not fed
 
   std::vector<KvStore> kv;  // per layer
   Batch batch;

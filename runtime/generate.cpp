@@ -66,6 +66,7 @@ class Generation {
     const auto decode_start = Clock::now();
     std::optional<Finish> finish;
     while (!finish) finish = NextToken();
+    feed_.Rest();
     out_.finish = *finish;
     out_.decode_s = SecondsSince(decode_start);
     stream_.Finish();
@@ -75,6 +76,8 @@ class Generation {
  private:
   // Feeds and samples the token after it; nullopt if interrupted.
   std::optional<std::int32_t> Feed(std::span<const std::int32_t> tokens) {
+    feed_.ExpectAnother(std::ssize(out_.ids) + 1 < options_.max_tokens &&
+                        feed_.Room() > std::ssize(tokens));
     if (options_.sampler.temperature == 0) return feed_.FeedGreedy(tokens);
     const std::span<const float> logits = feed_.Feed(tokens);
     if (logits.empty()) return std::nullopt;

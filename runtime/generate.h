@@ -22,6 +22,10 @@ class TokenFeed {
   virtual std::span<const float> Feed(std::span<const std::int32_t> tokens) = 0;
   // The same for a caller who takes the token with the largest logit; nullopt if interrupted.
   virtual std::optional<std::int32_t> FeedGreedy(std::span<const std::int32_t> tokens);
+  // Whether a single token is likely to follow those that are fed from here on, so that their step
+  // may prepare for it; and that none follows for now, whatever was expected.
+  virtual void ExpectAnother(bool expected) { static_cast<void>(expected); }
+  virtual void Rest() {}
   // How many more tokens can be appended.
   virtual std::int64_t Room() const = 0;
 };

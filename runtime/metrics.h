@@ -18,8 +18,9 @@ struct Metrics {
   std::int64_t decode_steps = 0;
   std::int64_t decode_rows = 0;
   double decode_s = 0;
-  double host_moe_s = 0;              // CPU part of MoE layers
-  double device_wait_s = 0;           // waiting for the device (its part, and transfers)
+  std::int64_t steps_ahead = 0;  // of all: enqueued while the one before ran (Engine::StepGreedy)
+  double host_moe_s = 0;         // CPU part of MoE layers
+  double device_wait_s = 0;      // waiting for the device (its part, and transfers)
   std::int64_t expert_rows_host = 0;  // (row, expert) pairs computed on each side
   std::int64_t expert_rows_device = 0;
   std::uint64_t host_weight_bytes = 0;  // weights read by CPU kernels

@@ -18,7 +18,7 @@
 namespace tandem {
 namespace {
 
-constexpr int kTestNumber = 3;  // raise when the test tests more than before
+constexpr int kTestNumber = 4;  // raise when the test tests more than before
 
 std::string Names(const std::vector<DType>& types) {
   std::string names;
@@ -33,12 +33,12 @@ std::string KeyOf(const cl::Kernels& kernels, const SelfTestScope& scope) {
   for (const cl::Program program : cl::kPrograms) text += cl::TextOf(program);
   return fmt::format(
       "self-test {}\ndevice {}\nvendor {}\ndriver {}\nplatform {} {}\npci {}\noptions {}\n"
-      "shapes {}\nprograms {:016x}\nformats{}\npanels{}\nkv{}\n{} {} {} {} {} {}\n",
+      "shapes {}\nprograms {:016x}\nformats{}\npanels{}\nkv{}\n{} {} {} {} {} {} {}\n",
       kTestNumber, info.name, info.vendor, info.driver_version, info.platform,
       info.platform_version, info.pci_address, kernels.traits().Options(),
       fmt::join(kernels.shapes().changes, ","), std::hash<std::string>()(text),
       Names(scope.formats), Names(scope.panel_formats), Names(scope.kv_types), scope.mla,
-      scope.heads, scope.experts, scope.bf16, scope.hand_over, scope.fp8);
+      scope.heads, scope.experts, scope.bf16, scope.hand_over, scope.feed, scope.fp8);
 }
 
 std::vector<DType> OnDevices(const std::vector<DType>& formats) {
@@ -76,8 +76,8 @@ SelfTestScope WholeScope() {
 
 SelfTestScope ScopeOf(const Weights& weights, const Plan& plan, int device,
                       const std::vector<DType>& formats) {
-  SelfTestScope scope{formats,          {}, {}, false, false, false, plan.bf16_many_rows, false,
-                      plan.f8_many_rows};
+  SelfTestScope scope{
+      formats, {}, {}, false, false, false, plan.bf16_many_rows, false, false, plan.f8_many_rows};
   const bool copies = device == 0 && (plan.stream_prefill || plan.cache.slots > 0);
   for (std::size_t i = 0; i < plan.layers.size(); ++i) {
     const LayerPlan& layer = plan.layers[i];
@@ -109,6 +109,7 @@ std::vector<SelfTestRow> RunSelfTest(cl::Kernels& kernels, const SelfTestScope& 
   cases.RowWise();
   if (scope.experts) cases.Router();
   if (scope.hand_over) cases.HandOver();
+  if (scope.feed) cases.Feed();
   for (const DType format : formats) {
     begin("products", format);
     cases.Products(format, scope.bf16);

@@ -38,6 +38,7 @@ struct SelfTestScope {
   bool experts = true;
   bool bf16 = true;       // products of many rows may round to bf16
   bool hand_over = true;  // layers pass to the host and back
+  bool feed = true;       // steps are enqueued ahead of their rows
   bool fp8 = true;        // products of many rows with FP8 weights may round to e4m3
 };
 // Every family in every format that devices have.

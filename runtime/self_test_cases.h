@@ -47,6 +47,7 @@ class SelfTestCases {
   void Router();
   void RowWise();
   void HandOver();
+  void Feed();
 
   std::vector<SelfTestRow> TakeRows() { return std::move(rows_); }
 
@@ -87,6 +88,8 @@ class SelfTestCases {
                      const cl::MlaAttentionArgs& attention);
   void PublishAndTake(std::int64_t T, std::int64_t D);
   void AddDelivered(bool came);
+  void FeedStep(std::int64_t T, std::int64_t D, bool come);
+  void PublishLargest();
   void RmsNorm();
   void Rope();
   void Swiglu();

@@ -2,6 +2,8 @@
 // here for anything that has not come.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstring>
 #include <optional>
@@ -105,6 +107,60 @@ void SelfTestCases::AddDelivered(bool came) {
   kernels_.HandOverAdd({{dsum.get(), 0}, control.get(), {x.get(), 0}, D, T, D});
   Add("hand-over", came ? "add" : "no sum", DType::kF32, came ? kFloatBound : 0,
       came ? Added(before, sum) : Doubles(before.begin(), before.end()), Download(x, T * D));
+}
+
+// A step's words and rows, which are there or will not come.
+void SelfTestCases::FeedStep(std::int64_t T, std::int64_t D, bool come) {
+  constexpr std::int64_t kWords = 70, kAt = cl::kFeedIds, kRowsAt = kAt + 96;
+  const Floats batch = Random(kWords), rows = Random(T * D), before = Random(T * D);
+  const ClBuffer dbatch = Results(kWords), x = Upload(before);
+  const ClBuffer control = Upload(std::vector<std::uint32_t>(cl::kFeedControlWords));
+  const SharedWords words(device(), kRowsAt + T * D);
+  words.Write(kAt, batch.data(), batch.size() * sizeof(float));
+  words.Write(kRowsAt, rows.data(), rows.size() * sizeof(float));
+  words.Write(come ? cl::kFeedFed : cl::kFeedDropped, &kSequence, sizeof(kSequence));
+  kernels_.FeedTake({words.mem(), control.get(), kAt, kWords, dbatch.get(), kRowsAt, T * D, x.get(),
+                     kSequence, kTurns});
+  const Floats& then = come ? rows : before;
+  Doubles want(then.begin(), then.end());
+  want.insert(want.end(), batch.begin(), batch.end());
+  Floats got = Download(x, T * D);
+  const Floats got_batch = Download(dbatch, kWords);
+  got.insert(got.end(), got_batch.begin(), got_batch.end());
+  Add("step feed", fmt::format("{} rows of {}{}", T, D, come ? "" : " that do not come"),
+      DType::kF32, 0, want, got);
+}
+
+// The places of the largest of two rows, and the number.
+void SelfTestCases::PublishLargest() {
+  constexpr std::int64_t kLogits = 5000;
+  Floats logits = Random(2 * kLogits);
+  const std::array<std::int64_t, 2> largest{77, kLogits - 1};
+  for (std::int64_t row = 0; row < 2; ++row) logits[Size(row * kLogits + largest[Size(row)])] = 2;
+  const ClBuffer dlogits = Upload(logits);
+  const ClBuffer control = Upload(std::vector<std::uint32_t>(cl::kFeedControlWords));
+  std::vector<cl::ArgmaxPart> parts(2 * cl::kArgmaxParts);
+  const SharedWords words(device(), cl::kFeedIds + 2 * std::ssize(parts));
+  kernels_.ArgmaxPublish({{dlogits.get(), 0}, 2, kLogits, words.mem(), control.get(), kSequence});
+  std::uint32_t number = 0;
+  words.Read(cl::kFeedChosen, &number, sizeof(number));
+  words.Read(cl::kFeedIds, parts.data(), parts.size() * sizeof(cl::ArgmaxPart));
+  Floats got{static_cast<float>(number)};
+  for (auto row = parts.begin(); row != parts.end(); row += cl::kArgmaxParts) {
+    got.push_back(static_cast<float>(
+        std::max_element(row, row + cl::kArgmaxParts, [](const auto& a, const auto& b) {
+          return a.value < b.value;
+        })->id));
+  }
+  Add("step feed", "largest logits", DType::kF32, 0,
+      {kSequence, static_cast<double>(largest[0]), static_cast<double>(largest[1])}, got);
+}
+
+void SelfTestCases::Feed() {
+  FeedStep(2, 256, true);
+  FeedStep(1, 256, false);
+  FeedStep(5, kernels_.traits().hand_over_take_words / 4, true);  // in two launches
+  PublishLargest();
 }
 
 void SelfTestCases::HandOver() {

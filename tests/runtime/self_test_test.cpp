@@ -85,7 +85,7 @@ TEST_F(SelfTest, ASoundDevicePassesInEveryFamily) {
       families.insert(row.family);
     }
     EXPECT_EQ(families, (std::set<std::string>{"MLA", "attention", "experts", "hand-over", "panels",
-                                               "products", "router", "rows"}));
+                                               "products", "router", "rows", "step feed"}));
   }
 }
 
@@ -93,7 +93,7 @@ TEST_F(SelfTest, TheScopeChoosesFamiliesAndFormats) {
   SelfTestScope scope = Scope();
   scope.formats = {DType::kBF16, DType::kQ2_K};  // devices do not take the second
   scope.panel_formats.clear();
-  scope.mla = scope.heads = scope.experts = scope.bf16 = scope.hand_over = false;
+  scope.mla = scope.heads = scope.experts = scope.bf16 = scope.hand_over = scope.feed = false;
   for (const SelfTestRow& row : RunSelfTest(kernels(), scope)) {
     EXPECT_TRUE(row.family == "rows" || row.family == "products") << row.family;
     EXPECT_TRUE(row.format == "F32" || row.format == "BF16") << row.format;
@@ -105,7 +105,7 @@ TEST_F(SelfTest, APassIsKeptAndAnotherScopeIsTestedAnew) {
   SelfTestScope scope = Scope();
   scope.formats = {DType::kBF16};
   scope.panel_formats.clear();
-  scope.mla = scope.heads = scope.experts = scope.hand_over = false;
+  scope.mla = scope.heads = scope.experts = scope.hand_over = scope.feed = false;
   const auto files = [&] {
     return std::distance(std::filesystem::directory_iterator(folder.path()), {});
   };
@@ -122,7 +122,7 @@ TEST_F(SelfTest, TheDoctorHasALineForEachFamily) {
   SelfTestScope scope = Scope();
   scope.formats = {DType::kBF16};
   scope.panel_formats.clear();
-  scope.mla = scope.heads = scope.experts = scope.hand_over = false;
+  scope.mla = scope.heads = scope.experts = scope.hand_over = scope.feed = false;
   const std::vector<Finding> findings = CheckKernels(scope, Seconds(0.01));
   const std::size_t devices = ProbeClDevices().devices.size();
   ASSERT_EQ(findings.size(), 2 * devices);
