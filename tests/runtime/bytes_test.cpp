@@ -123,18 +123,6 @@ std::string NameOf(const testing::TestParamInfo<Case>& info) {
 
 INSTANTIATE_TEST_SUITE_P(Models, BytesTest, testing::ValuesIn(Cases()), NameOf);
 
-// A step of more rows than are polled goes by events; the memory for polling is still there.
-TEST(Bytes, OfAPolledHandOverAfterALongStep) {
-  if (!HaveDevice()) GTEST_SKIP() << "no OpenCL device";
-  Profile profile = Placement("half");
-  profile.context = 256;
-  profile.chunk = 64;
-  profile.hand_over = HandOverWay::kPolled;
-  Engine engine = MakeEngine(GoldenDir("v3"), profile, Precision::kExact);
-  Prefill(engine, engine.NewSequence(), Ids(64, engine.config().vocab_size), 64);
-  ExpectPlannedBytes(engine, VectorBytes(engine.model()));
-}
-
 TEST(Bytes, SeveralNodesAreWithinTheirRounding) {
   Model model = OpenCheckpoint(GoldenDir("v3"));
   Machine machine = ReadMachine(ProbeDevices::kNo);
@@ -151,6 +139,9 @@ TEST(Bytes, SeveralNodesAreWithinTheirRounding) {
 
 // What the system counts, for a model of more than a GiB whose KV cache and scratch are in use.
 void ExpectResident(const std::string& device) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "the address sanitizer keeps what is freed";
+#endif
   Model model = OpenSynthetic("deepseek-v2-lite:layers=2:dtype=bf16:experts=32");
   Profile profile;
   profile.device = device;
@@ -183,6 +174,19 @@ TEST(Bytes, ResidentMemoryWithADeviceOnTheCpu) {
     GTEST_SKIP() << "no OpenCL device that shares the cores";
   }
   ExpectResident("0");
+}
+
+// Behind the tests of resident memory, of which PoCL keeps some once it was used. A step of more
+// rows than are polled goes by events; the memory for polling is still there.
+TEST(Bytes, OfAPolledHandOverAfterALongStep) {
+  if (!HaveDevice()) GTEST_SKIP() << "no OpenCL device";
+  Profile profile = Placement("half");
+  profile.context = 256;
+  profile.chunk = 64;
+  profile.hand_over = HandOverWay::kPolled;
+  Engine engine = MakeEngine(GoldenDir("v3"), profile, Precision::kExact);
+  Prefill(engine, engine.NewSequence(), Ids(64, engine.config().vocab_size), 64);
+  ExpectPlannedBytes(engine, VectorBytes(engine.model()));
 }
 
 }  // namespace
