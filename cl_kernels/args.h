@@ -302,6 +302,9 @@ struct ExpertsArgs {
   // With bf16 and FP8 weights x and act may be rounded to e4m3, where experts have rows enough.
   bool fp8 = false;
   Span work = {};  // as LinearArgs: GemmWorkFloats(T, D) floats
+  // Kernels::RouterAndShared has run with these: the shared expert's act and the chosen entries are
+  // there, the latter in pair_out.
+  bool shared_made = false;
 };
 
 // Slab i, or the last one where there are fewer: no tile is in it then.

@@ -45,8 +45,9 @@ bool MayTakePtx(const ClDeviceInfo& info) {
 std::string DeviceTraits::Options() const {
   return fmt::format(
       "-cl-std=CL1.2 -DTEAM={} -DTEAMS={} -DWROWS={} -DMAX_ROWS={} -DGROUP={} -DDENORMALS={} "
-      "-DNV_COMPUTE={} -DHAND_OVER_GROUP={}",
-      team, teams, wide_rows, max_rows, group, denormals ? 1 : 0, nv_compute, hand_over_group);
+      "-DNV_COMPUTE={} -DHAND_OVER_GROUP={}{}",
+      team, teams, wide_rows, max_rows, group, denormals ? 1 : 0, nv_compute, hand_over_group,
+      shared_beside_choice ? " -DROUTER_SHARED" : "");
 }
 
 DeviceTraits CpuTraits(std::int64_t compute_units) {

@@ -23,8 +23,9 @@ struct ExpertWords {
   cl_long act_offset, act_aligned, out_offset;
   cl_long y_offset, y_stride;
   cl_long slab, ksplit;
+  cl_long chosen;
 };
-static_assert(sizeof(ExpertWords) == 20 * 8);
+static_assert(sizeof(ExpertWords) == 21 * 8);
 
 constexpr std::int64_t kEntryWords = sizeof(ExpertEntry) / 4;
 constexpr std::int64_t kTileWords = sizeof(ExpertTile) / 4;
@@ -50,6 +51,7 @@ ExpertWords WordsOf(const ExpertsArgs& a) {
   words.y_offset = a.y.offset;
   words.y_stride = a.y_stride;
   words.ksplit = 1;
+  words.chosen = a.shared_made ? 1 : 0;
   return words;
 }
 
@@ -153,25 +155,18 @@ void LaunchOneRow(Programs& programs, const ExpertsArgs& a) {
 // As kOneTiles, of one_row_mma.cl.
 constexpr std::int64_t kOneMmaTiles = 16;
 
-bool TakesOneRowMma(Programs& programs, const ExpertsArgs& a) {
-  return a.T == 1 && a.sum && std::ssize(a.slabs) <= kSlabsAtOnce && a.max_tiles <= kOneMmaTiles &&
-         a.x.offset % 4 == 0 && a.act.offset % 4 == 0 &&
-         TakesOneRowMma(programs, a.gate_up, a.D, 0) &&
-         TakesOneRowMma(programs, a.down, a.F_unit == 0 ? a.F : a.F_unit, 0);
-}
-
 void LaunchOneRowMma(Programs& programs, const ExpertsArgs& a) {
+  const std::int64_t tiles = a.max_tiles - (a.shared_made ? 1 : 0);
+  const cl_mem table = a.shared_made ? a.pair_out.buffer : a.table.buffer;
   const cl_kernel gate_up =
       programs.Kernel(Program::kOneRowMma, a.gate_up, "experts_gate_up_one_mma");
-  Arguments(gate_up).Set(SlabAt(a, 0), SlabAt(a, 1), a.table.buffer, a.tiles.buffer,
-                         a.n_tiles.buffer, a.pair_weight.buffer, a.x.buffer, a.act.buffer,
-                         WordsOf(a));
-  Enqueue(programs, gate_up, {OneRowMmaGroups(programs, 2 * a.F * a.max_tiles), 1, 1},
-          kOneRowMmaItems);
+  Arguments(gate_up).Set(SlabAt(a, 0), SlabAt(a, 1), table, a.tiles.buffer, a.n_tiles.buffer,
+                         a.pair_weight.buffer, a.x.buffer, a.act.buffer, WordsOf(a));
+  Enqueue(programs, gate_up, {OneRowMmaGroups(programs, 2 * a.F * tiles), 1, 1}, kOneRowMmaItems);
   const bool tile = TakesOneRowTile(programs, a.down, a.D, 1);
   const cl_kernel down = programs.Kernel(Program::kOneRowMma, a.down,
                                          tile ? "experts_down_one_tile" : "experts_down_one_mma");
-  Arguments(down).Set(SlabAt(a, 0), SlabAt(a, 1), a.table.buffer, a.tiles.buffer, a.n_tiles.buffer,
+  Arguments(down).Set(SlabAt(a, 0), SlabAt(a, 1), table, a.tiles.buffer, a.n_tiles.buffer,
                       a.act.buffer, a.y.buffer, WordsOf(a));
   const std::int64_t groups = tile ? CeilDiv(a.D, kOneRowTileRows) : OneRowMmaGroups(programs, a.D);
   Enqueue(programs, down, {groups, 1, 1}, tile ? programs.traits().group_size() : kOneRowMmaItems);
@@ -191,6 +186,13 @@ void LaunchSum(Programs& programs, const ExpertsArgs& a) {
 
 }  // namespace
 
+bool TakesOneRowMma(Programs& programs, const ExpertsArgs& a) {
+  return a.T == 1 && a.sum && std::ssize(a.slabs) <= kSlabsAtOnce && a.max_tiles <= kOneMmaTiles &&
+         a.x.offset % 4 == 0 && a.act.offset % 4 == 0 &&
+         TakesOneRowMma(programs, a.gate_up, a.D, 0) &&
+         TakesOneRowMma(programs, a.down, a.F_unit == 0 ? a.F : a.F_unit, 0);
+}
+
 std::int64_t ExpertTileRows(const DeviceTraits& traits, std::int64_t T, std::int64_t C,
                             std::int64_t E, bool bf16) {
   const bool gemm = bf16 && traits.nv_compute >= 80;
@@ -205,6 +207,7 @@ void LaunchExperts(Programs& programs, const ExpertsArgs& a) {
   if (a.T <= 0 || a.max_tiles <= 0 || a.slabs.empty()) return;
   if (LaunchedGemm(programs, a)) return;
   if (TakesOneRowMma(programs, a)) return LaunchOneRowMma(programs, a);
+  TANDEM_CHECK(!a.shared_made);
   if (TakesOneRow(programs, a)) return LaunchOneRow(programs, a);
   const auto slabs = std::ssize(a.slabs);
   for (std::int64_t slab = 0; slab < slabs; slab += kSlabsAtOnce) LaunchGateUp(programs, a, slab);

@@ -20,6 +20,7 @@
 #include "cl_kernels/rmsnorm.h"
 #include "cl_kernels/rope.h"
 #include "cl_kernels/router.h"
+#include "cl_kernels/router_shared.h"
 #include "cl_kernels/step_feed.h"
 #include "cl_kernels/tunables.h"
 #include "memory/file.h"
@@ -98,6 +99,10 @@ void Kernels::RouterOneRow(const RouterArgs& a, const GroupArgs& g) {
 }
 void Kernels::ScoresAndRouter(const LinearArgs& scores, const RouterArgs& a, const GroupArgs& g) {
   LaunchScoresAndRouter(impl_->programs, scores, a, g);
+}
+bool Kernels::RouterAndShared(const LinearArgs& scores, const RouterArgs& a, const GroupArgs& g,
+                              const ExpertsArgs& experts, const Weight& gate, const Weight& up) {
+  return LaunchedRouterAndShared(impl_->programs, scores, a, g, experts, gate, up);
 }
 void Kernels::Group(const GroupArgs& a) { LaunchGroup(impl_->programs, a); }
 void Kernels::Experts(const ExpertsArgs& a) { LaunchExperts(impl_->programs, a); }

@@ -50,6 +50,12 @@ class Kernels {
   void RouterOneRow(const RouterArgs& a, const GroupArgs& g);
   // The same and the product before it, whose result a.logits is.
   void ScoresAndRouter(const LinearArgs& scores, const RouterArgs& a, const GroupArgs& g);
+  // The same and gate and up of the shared expert, whose matrices these are, over the norm that
+  // scores makes; experts.act has the result, and Experts is to be called with shared_made. Every
+  // expert must be on this device. False: not for this device or these formats, nothing is
+  // enqueued.
+  bool RouterAndShared(const LinearArgs& scores, const RouterArgs& a, const GroupArgs& g,
+                       const ExpertsArgs& experts, const Weight& gate, const Weight& up);
   void Group(const GroupArgs& a);
   void Experts(const ExpertsArgs& a);
   void ExpertCombine(const ExpertCombineArgs& a);

@@ -133,10 +133,13 @@ INLINE int list_experts(local expert_rows_t* list, int* list_end, const global u
                         const global int4* tiles, const global int* n_tiles,
                         const global float* pair_weight, const experts_t* a, const int down,
                         lane_t lane) {
-  const int n = min(n_tiles[a->n_tiles_offset], ONE_TILES);
+  const int chosen = (int)a->chosen;
+  const int n =
+      chosen ? (int)a->C - (down ? 0 : 1) : min(n_tiles[a->n_tiles_offset], ONE_TILES);
   const int lid = (int)get_local_id(0);
   if (lid < n) {
-    const tile_t tile = tile_at(weights, weights_b, table, tiles, a, lid);
+    const tile_t tile = chosen ? chosen_tile(weights, weights_b, table, a, lid)
+                               : tile_at(weights, weights_b, table, tiles, a, lid);
     local expert_rows_t* const to = list + lid;
     to->codes = tile.weights + (down ? tile.e.down : tile.e.gate);
     to->side = tile.weights + (down ? tile.e.down_side : tile.e.gate_side);

@@ -29,7 +29,7 @@ enum class Program : int {
   kMlaExpandedWgmma,  // the same, patched
   kLinearBatch,       // per weight format: linear_batch
   kLinearTile,        // per weight format: linear_tile, in its shapes
-  kOneRowMma,         // per weight format of small codes: one_row_mma
+  kOneRowMma,         // per weight format of small codes: one_row_mma, router_shared
   kRows,              // f32 only: rmsnorm, rope, elementwise, router, hand_over, step_feed
   kGemmTurned,        // per weight format but bf16: gemm_turned, patched
   kMlaOneRow,         // per weight format: mla_one_row

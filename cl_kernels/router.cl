@@ -22,6 +22,27 @@
 #define GREEDY 0
 #define GROUP_LIMITED 1
 
+// A choice by shuffles is part of router_shared.cl's launch, and off where that is.
+#ifdef ROUTER_SHARED
+#define ROUTER_SHUFFLES (NV_COMPUTE >= 70)
+#else
+#define ROUTER_SHUFFLES 0
+#endif
+
+#if ROUTER_SHUFFLES
+// Of the values of a warp, in each of its work-items.
+INLINE float router_sum(float v) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) v += from_lane(v, step);
+  return v;
+}
+INLINE float router_largest(float v) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) v = fmax(v, from_lane(v, step));
+  return v;
+}
+#endif
+
 // How many of n keys come before key i.
 INLINE int place_of(const local float* keys, int n, int i) {
   const float key = keys[i];
@@ -32,6 +53,32 @@ INLINE int place_of(const local float* keys, int n, int i) {
   for (int j = 0; j < n; ++j) place += keys[j] > key || (keys[j] == key && j < i);
   return place;
 }
+
+// The same by work-items that follow each other, each for some of the keys: a power of two of them,
+// of one warp.
+#if ROUTER_SHUFFLES
+INLINE int place_sharers(int n) {
+  int sharers = 1;
+  while (sharers < 16 && 2 * sharers * n <= ROUTER_GROUP) sharers *= 2;
+  return sharers;
+}
+INLINE int shared_place_of(const local float* keys, int n, int i, int sharers) {
+  const float key = keys[i];
+  int place = 0;
+#pragma unroll 8
+  for (int j = (int)get_local_id(0) % sharers; j < n; j += sharers) {
+    place += keys[j] > key || (keys[j] == key && j < i);
+  }
+  float sum = (float)place;
+  for (int step = 1; step < sharers; step *= 2) sum += from_lane(sum, step);
+  return (int)sum;
+}
+#else
+INLINE int place_sharers(int n) { return 1; }
+INLINE int shared_place_of(const local float* keys, int n, int i, int sharers) {
+  return place_of(keys, n, i);
+}
+#endif
 
 INLINE float group_key(const local float* keys, int size, int method) {
   float first = -INFINITY;
@@ -53,6 +100,21 @@ INLINE void row_scores(const volatile global float* row, local float* logits, lo
   const int lid = (int)get_local_id(0);
   for (int e = lid; e < E; e += ROUTER_GROUP) logits[e] = row[e];
   barrier(CLK_LOCAL_MEM_FENCE);
+#if ROUTER_SHUFFLES  // every warp for itself: no barriers between
+  float most = -INFINITY;
+  float total = 0.0f;
+  if (scoring != SIGMOID) {
+    for (int e = lid % 32; e < E; e += 32) most = fmax(most, logits[e]);
+    most = router_largest(most);
+    for (int e = lid % 32; e < E; e += 32) total += exp(logits[e] - most);
+    total = router_sum(total);
+  }
+  for (int e = lid; e < E; e += ROUTER_GROUP) {
+    scores[e] =
+        scoring == SIGMOID ? 1.0f / (1.0f + exp(-logits[e])) : exp(logits[e] - most) / total;
+  }
+  barrier(CLK_LOCAL_MEM_FENCE);
+#else
   float largest = -INFINITY;
   if (scoring != SIGMOID) {
 #if NV_COMPUTE > 0
@@ -73,6 +135,7 @@ INLINE void row_scores(const volatile global float* row, local float* logits, lo
   barrier(CLK_LOCAL_MEM_FENCE);
   for (int e = lid; e < E; e += ROUTER_GROUP) scores[e] /= sum;
   barrier(CLK_LOCAL_MEM_FENCE);
+#endif
 }
 
 typedef struct {
@@ -118,9 +181,11 @@ INLINE void route(const global float* logits, const global float* bias, rule_t r
     barrier(CLK_LOCAL_MEM_FENCE);
   }
 
-  for (int e = lid; e < r.E; e += ROUTER_GROUP) {
-    const int place = place_of(keys, r.E, e);
-    if (place < r.K) {
+  const int sharers = place_sharers(r.E);
+  for (int first = 0; first < r.E * sharers; first += ROUTER_GROUP) {
+    const int e = (first + lid) / sharers;
+    const int place = shared_place_of(keys, r.E, min(e, r.E - 1), sharers);
+    if (place < r.K && e < r.E && lid % sharers == 0) {
       ids[place] = e;
       room->ids[place] = e;
       room->chosen[place] = scores[e];
@@ -128,7 +193,9 @@ INLINE void route(const global float* logits, const global float* bias, rule_t r
   }
   barrier(CLK_LOCAL_MEM_FENCE);
   float sum = 0.0f;
-  for (int k = 0; k < r.K; ++k) sum += room->chosen[k];
+  if (r.normalise) {
+    for (int k = 0; k < r.K; ++k) sum += room->chosen[k];
+  }
   for (int k = lid; k < r.K; k += ROUTER_GROUP) {
     const float weight = r.normalise ? room->chosen[k] / (sum + 1e-20f) : room->chosen[k];
     weights[k] = weight * r.factor;

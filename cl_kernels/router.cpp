@@ -39,12 +39,23 @@ void SetLists(Arguments& arguments, const GroupArgs& g) {
                 cl_int{g.shared});
 }
 
+}  // namespace
+
+RouterRule RuleOf(const RouterArgs& a) {
+  return {static_cast<cl_int>(a.E),
+          static_cast<cl_int>(a.K),
+          static_cast<cl_int>(a.n_group),
+          static_cast<cl_int>(a.topk_group),
+          a.scoring,
+          a.method,
+          a.norm_topk_prob,
+          WeightFactor(a)};
+}
+
 void CheckLists(const RouterArgs& a, const GroupArgs& g) {
   CheckSize(a);
   TANDEM_CHECK(a.T == 1 && g.T == 1 && g.K == a.K && g.E == a.E && g.tiles.offset % 4 == 0);
 }
-
-}  // namespace
 
 void LaunchRouter(Programs& programs, const RouterArgs& a) {
   CheckSize(a);

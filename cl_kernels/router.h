@@ -12,4 +12,13 @@ void LaunchRouterOneRow(Programs& programs, const RouterArgs& a, const GroupArgs
 void LaunchScoresAndRouter(Programs& programs, const LinearArgs& scores, const RouterArgs& a,
                            const GroupArgs& g);
 
+// As rule_t.
+struct RouterRule {
+  cl_int E, K, n_group, topk_group, scoring, method, normalise;
+  float factor;
+};
+RouterRule RuleOf(const RouterArgs& a);
+// That the two are of one row and the kernel takes them.
+void CheckLists(const RouterArgs& a, const GroupArgs& g);
+
 }  // namespace tandem::cl

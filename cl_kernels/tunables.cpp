@@ -58,6 +58,7 @@ const std::vector<Tunable>& Tunables() {
                                             TANDEM_TUNABLE(group, 1, 32, 64, 128, 256, 512, 1024),
                                             TANDEM_TUNABLE(one_row, 0, 1),
                                             TANDEM_TUNABLE(one_row_mma, 0, 1),
+                                            TANDEM_TUNABLE(shared_beside_choice, 0, 1),
                                             TANDEM_TUNABLE(few_rows_max),
                                             TANDEM_TUNABLE(few_rows_fill, 0, 1),
                                             TANDEM_TUNABLE(batch_rows_min),

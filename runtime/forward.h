@@ -209,6 +209,7 @@ class FeedForward {
   void EnqueueExperts(int layer, const cl::Span& y);
   cl::ExpertsArgs ExpertsOf(int layer) const;
   bool RoutesOneRow(int layer) const;
+  bool SharedNeedsNoChoice(int layer) const;
   cl::GroupArgs GroupOf(int layer, const cl::ExpertsArgs& a) const;
   void FinishFromDevice(int layer, const std::function<void()>& meanwhile);
   void FinishFromHost(int layer);
@@ -229,6 +230,7 @@ class FeedForward {
   std::span<float> pair_weights_;
   cl::Span dgate_, dpart_, dlogits_;
   ExpertMemory dexperts_;
+  bool shared_made_ = false;  // the router's launch made the shared expert's act
 };
 
 }  // namespace tandem

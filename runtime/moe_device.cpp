@@ -1,6 +1,7 @@
 // The device's part of a MoE layer, and dense MLPs on the device.
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "memory/error.h"
 #include "runtime/clock.h"
@@ -65,10 +66,16 @@ bool FeedForward::RoutesOneRow(int layer) const {
          !f_.device_experts->layer(layer).slabs.empty();
 }
 
+// That its act may be made beside the choice: that comes no sooner, so nobody else may wait for it.
+bool FeedForward::SharedNeedsNoChoice(int layer) const {
+  return f_.device_experts->layer(layer).shared && !HandsOver(layer) && !Streams(layer);
+}
+
 void FeedForward::EnqueueExperts(int layer, const cl::Span& y) {
   cl::Kernels& k = f_.device->kernels;
   cl::ExpertsArgs a = ExpertsOf(layer);
   a.y = y;
+  a.shared_made = std::exchange(shared_made_, false);
   if (!RoutesOneRow(layer)) k.Group(GroupOf(layer, a));
   if (!Streams(layer)) return k.Experts(a);
   // Pairs of both kinds lie in one list; their sum comes last.

@@ -81,6 +81,7 @@ void FeedForward::RouteOnDevice(int layer) {
   const std::int64_t D = c.hidden_size;
   const std::int64_t T = f_.T();
   DeviceSide& d = *f_.device;
+  shared_made_ = false;  // what a step that failed may have left
   cl::LinearArgs scores{
       f_.x.on_device(), D, w.router.device, dlogits_, c.n_routed_experts, T, false};
   scores.norm = {w.post_norm.device, static_cast<float>(c.rms_norm_eps), f_.h_device, D};
@@ -94,7 +95,12 @@ void FeedForward::RouteOnDevice(int layer) {
   a.weights = {dexperts_.choice.buffer, dexperts_.choice.offset + T * a.K};
   a.T = T;
   if (RoutesOneRow(layer)) {
-    d.kernels.ScoresAndRouter(scores, a, GroupOf(layer, ExpertsOf(layer)));
+    const cl::ExpertsArgs experts = ExpertsOf(layer);
+    const cl::GroupArgs lists = GroupOf(layer, experts);
+    shared_made_ = SharedNeedsNoChoice(layer) &&
+                   d.kernels.RouterAndShared(scores, a, lists, experts, w.shared.gate.device,
+                                             w.shared.up.device);
+    if (!shared_made_) d.kernels.ScoresAndRouter(scores, a, lists);
   } else {
     d.kernels.Linear(scores);
     d.kernels.Router(a);
