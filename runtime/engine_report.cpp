@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "placement/scratch.h"
+#include "placement/step_feed_shape.h"
 #include "runtime/engine_impl.h"
 #include "runtime/hand_over_events.h"
 #include "runtime/measure_hand_over.h"
@@ -110,6 +111,10 @@ EngineBytes Engine::bytes() const {
 
 std::vector<std::string> Engine::Warnings() const {
   std::vector<std::string> warnings;
+  if (StepsAhead() && !impl_->Run().feed) {
+    warnings.push_back(
+        "TANDEM_STEP_AHEAD=on has no effect: not everything runs on one OpenCL device");
+  }
   for (const auto& device : impl_->devices) {
     std::string shapes = WarningOf(device->kernels.shapes());
     if (!shapes.empty()) warnings.push_back(std::move(shapes));

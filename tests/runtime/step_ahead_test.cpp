@@ -59,6 +59,13 @@ class StepAhead : public testing::Test {
   }
 };
 
+TEST_F(StepAhead, SaysSoWhereItHasNoEffect) {
+  EXPECT_TRUE(Make(true).Warnings().empty());
+  const Engine half = MakeEngine(DemoDir(), Placement("half"), Precision::kExact);
+  ASSERT_EQ(half.Warnings().size(), 1U);
+  EXPECT_NE(half.Warnings()[0].find("TANDEM_STEP_AHEAD=on has no effect"), std::string::npos);
+}
+
 TEST_F(StepAhead, GivesTheSameTokensAndCounts) {
   Engine with = Make(true), without = Make(false);
   const auto run = [](Engine& engine) {
