@@ -137,10 +137,13 @@ TEST_F(DeferralTest, LoadingSaysWhatItChangesAndLeavesNothingBehind) {
 }
 
 TEST_F(DeferralTest, APlanTakenLaterIsMeasuredToo) {
-  Engine engine = Demo(Deferred(false));
+  Profile without = Deferred(false), with = Deferred(true);
+  // An open device keeps its threads: as many in both plans, however many cores there are.
+  for (Profile* p : {&without, &with}) p->threads = p->device_threads = 1;
+  Engine engine = Demo(without);
   const Model model = engine.model();
   const Plan on =
-      MakePlan(model.config, model.tensors, ReadMachine(ProbeDevices::kYes), Deferred(true),
+      MakePlan(model.config, model.tensors, ReadMachine(ProbeDevices::kYes), with,
                {.precision = Precision::kFast, .statistics = nullptr, .abilities = kAbilities});
   const Plan off = engine.plan();
   testing::internal::CaptureStderr();

@@ -256,7 +256,7 @@ TEST(TwoDevices, GoOverToOtherPlans) {
   const Model model = OpenCheckpoint(GoldenDir("v3"));
   const Machine machine = ReadMachine(ProbeDevices::kYes);
   const auto plan_of = [&](Profile profile) {
-    profile.device_threads = 1;
+    profile.threads = profile.device_threads = 1;  // as many in every plan, on any machine
     return MakePlan(
         model.config, model.tensors, machine, profile,
         {.precision = Precision::kExact, .statistics = nullptr, .abilities = kAbilities});
