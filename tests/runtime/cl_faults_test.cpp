@@ -14,6 +14,9 @@
 namespace tandem::test {
 namespace {
 
+// On the device, where few cores would leave all of them on the host.
+const std::string kHalfOfTheExperts = " --placement-routed-experts '{share: 0.5}'";
+
 TEST_F(ClFaults, TheLayerAloneChangesNothing) {
   for (const std::string profile : {"hybrid", "device"}) {
     const Outcome& sound = Sound(profile);
@@ -110,7 +113,7 @@ TEST_F(ClFaults, ADeviceThatComputesWrongNumbersIsRefused) {
     const TempFolder cache;  // no earlier pass
     const std::string environment =
         fmt::format("XDG_CACHE_HOME={} TANDEM_CL_SKIP={}", cache.path().string(), c.kernel);
-    ExpectOneErrorLine(Tandem(environment, RunArguments("hybrid")),
+    ExpectOneErrorLine(Tandem(environment, RunArguments("hybrid") + kHalfOfTheExperts),
                        {"computes wrong numbers", c.family, name_, "doctor --gpu"});
   }
 }
@@ -150,7 +153,7 @@ TEST_F(ClFaults, ALoadThatNeverEndsEndsTheProgram) {
   for (const std::string function :
        {"clEnqueueWriteBuffer", "clEnqueueFillBuffer", "clEnqueueMapBuffer"}) {
     const Outcome got = Tandem("TANDEM_WATCHDOG_S=3 TANDEM_CL_FAULTS=" + function + ":2:never",
-                               RunArguments("hybrid"));
+                               RunArguments("hybrid") + " --placement-prefill-experts stream");
     ExpectOneErrorLine(got, {name_, " 3 s", "the load did not end", "hangs"});
     EXPECT_EQ(got.faults, std::vector{function + " 2"});
   }
