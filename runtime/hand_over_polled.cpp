@@ -3,26 +3,11 @@
 #include <utility>
 
 #include "memory/error.h"
+#include "runtime/shared_words.h"
 #include "runtime/watchdog.h"
 
 namespace tandem {
 namespace {
-
-// Turns of about a second: one is a read over PCIe, or of the core's own cache.
-constexpr std::uint64_t kTurnsOfSecond = 1'000'000;
-constexpr std::uint64_t kCpuTurnsOfSecond = 500'000'000;
-
-std::uint64_t DefaultTurns(const ClDevice& device) {
-  return device.info().is_cpu ? kCpuTurnsOfSecond : kTurnsOfSecond;
-}
-
-std::uint32_t Load(std::uint32_t* word) {
-  return std::atomic_ref(*word).load(std::memory_order_acquire);
-}
-
-void Store(std::uint32_t* word, std::uint32_t value) {
-  std::atomic_ref(*word).store(value, std::memory_order_release);
-}
 
 // Sequence numbers go round: `seen` is `wanted` or a later one.
 bool Reached(std::uint32_t seen, std::uint32_t wanted) {
@@ -39,7 +24,7 @@ PolledHandOver::PolledHandOver(const ClDevice& device, cl::Kernels& kernels,
       shape_(shape),
       shared_(std::move(shared)),
       control_(device.Allocate(cl::kHandOverControlBytes)),
-      turns_(wait_turns == 0 ? DefaultTurns(device) : wait_turns),
+      turns_(wait_turns == 0 ? TurnsOfSecond(device) : wait_turns),
       watchdog_(watchdog) {
   device_.Zero(control_.get(), 0, cl::kHandOverControlBytes);
 }
@@ -72,7 +57,7 @@ void PolledHandOver::BeginStep(std::int64_t T) {
   limit_ = watchdog_.count() > 0 ? watchdog_ : WatchdogOf(T, device_.info());
   // An abandoned step leaves numbers that were published and never awaited.
   step_begin_ = awaited_ = taken_ = published_;
-  Store(word(cl::kHandOverAbandoned), 0);
+  StoreWord(word(cl::kHandOverAbandoned), 0);
 }
 
 void PolledHandOver::Publish(const cl::Span& h, const cl::Span& ids, const cl::Span& weights) {
@@ -93,7 +78,7 @@ HandOverInput PolledHandOver::Await() {
   ++awaited_;
   std::uint32_t* published = word(cl::kHandOverPublished);
   DeviceWait wait(device_.info().is_cpu, limit_);
-  const bool came = wait.Until([&] { return Reached(Load(published), awaited_); });
+  const bool came = wait.Until([&] { return Reached(LoadWord(published), awaited_); });
   wait_s_ += wait.waited_s();
   if (!came) {
     Throw<DeviceLostError>(
@@ -112,13 +97,13 @@ float* PolledHandOver::sum() {
       word(SlotOf(awaited_) + cl::HandOverInputWords(T_, shape_.D, shape_.K)));
 }
 
-void PolledHandOver::Deliver() { Store(word(cl::kHandOverDelivered), awaited_); }
+void PolledHandOver::Deliver() { StoreWord(word(cl::kHandOverDelivered), awaited_); }
 
-void PolledHandOver::Abandon() noexcept { Store(word(cl::kHandOverAbandoned), 1); }
+void PolledHandOver::Abandon() noexcept { StoreWord(word(cl::kHandOverAbandoned), 1); }
 
 void PolledHandOver::EndStep() {
   const std::int64_t rows = std::exchange(T_, 0);
-  if (Load(word(cl::kHandOverGaveUp)) == 0) return;
+  if (LoadWord(word(cl::kHandOverGaveUp)) == 0) return;
   Throw<OpenClError>(
       "'{}': the kernel that waits for the host's sum of hand-over {} of a step of {} rows gave up "
       "after {} turns; the step is lost; later steps use events",

@@ -1,11 +1,11 @@
 #include "runtime/step_feed.h"
 
 #include <algorithm>
-#include <atomic>
 #include <utility>
 
 #include "memory/cl_wait.h"
 #include "memory/error.h"
+#include "runtime/shared_words.h"
 #include "runtime/watchdog.h"
 
 namespace tandem {
@@ -13,22 +13,6 @@ namespace tandem {
 static_assert(StepFeedShape::kFlags == cl::kFeedIds);
 static_assert(StepFeedShape::kControl == cl::kFeedControlWords);
 static_assert(StepFeedShape::kIdWords * sizeof(float) == cl::kArgmaxParts * sizeof(cl::ArgmaxPart));
-
-namespace {
-
-// Turns of about a second: one is a read over PCIe, or of the core's own cache.
-constexpr std::uint64_t kTurnsOfSecond = 1'000'000;
-constexpr std::uint64_t kCpuTurnsOfSecond = 500'000'000;
-
-std::uint32_t Load(std::uint32_t* word) {
-  return std::atomic_ref(*word).load(std::memory_order_acquire);
-}
-
-void Store(std::uint32_t* word, std::uint32_t value) {
-  std::atomic_ref(*word).store(value, std::memory_order_release);
-}
-
-}  // namespace
 
 std::unique_ptr<StepFeed> StepFeed::Make(const ClDevice& device, cl::Kernels& kernels,
                                          const StepFeedShape& shape, cl_mem control,
@@ -53,7 +37,7 @@ StepFeed::StepFeed(const ClDevice& device, cl::Kernels& kernels, const StepFeedS
       control_(control),
       shared_(std::move(shared)),
       turns_(wait_turns) {
-  if (turns_ == 0) turns_ = device.info().is_cpu ? kCpuTurnsOfSecond : kTurnsOfSecond;
+  if (turns_ == 0) turns_ = TurnsOfSecond(device);
   device_.Zero(control_, 0, cl::kFeedControlWords * sizeof(float));
 }
 
@@ -91,14 +75,14 @@ void StepFeed::Take(const Batch& batch, cl_mem device_batch, cl_mem x) {
 
 void StepFeed::Feed() {
   fed_ = begun_;
-  Store(word(cl::kFeedFed), begun_);
+  StoreWord(word(cl::kFeedFed), begun_);
 }
 
-bool StepFeed::late() const { return Load(word(cl::kFeedLate)) == begun_; }
+bool StepFeed::late() const { return LoadWord(word(cl::kFeedLate)) == begun_; }
 
 void StepFeed::Drop() noexcept {
   dropped_ = begun_;
-  Store(word(cl::kFeedDropped), begun_);
+  StoreWord(word(cl::kFeedDropped), begun_);
 }
 
 void StepFeed::PublishIds(const cl::Span& logits, std::int64_t rows, std::int64_t V) {
@@ -122,7 +106,7 @@ void StepFeed::AwaitIds(std::span<cl::ArgmaxPart> parts) {
   std::uint32_t looks = 0;
   const bool came = wait.Until([&] {
     if (++looks % kLooks == 0) device_.CheckNotFailed(published_.get());
-    return Load(chosen) == chosen_;
+    return LoadWord(chosen) == chosen_;
   });
   published_.reset();
   if (!came) {
@@ -135,7 +119,7 @@ void StepFeed::AwaitIds(std::span<cl::ArgmaxPart> parts) {
 }
 
 void StepFeed::EndStep() {
-  if (fed_ == 0 || Load(word(cl::kFeedLate)) != fed_) return;
+  if (fed_ == 0 || LoadWord(word(cl::kFeedLate)) != fed_) return;
   works_ = false;
   Throw<OpenClError>(
       "'{}': the kernel that waits for a step's rows gave up after {} turns; the step is lost; "
