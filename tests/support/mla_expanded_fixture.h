@@ -3,11 +3,10 @@
 #include <memory>
 #include <numeric>
 
-#include "tests/support/cl_fixture.h"
+#include "tests/support/mla_fixture.h"
 
 namespace tandem::test {
 
-inline constexpr std::int64_t kBlock = 64;
 inline constexpr std::int64_t kPadding = 6;  // of rows of q and out
 
 struct ExpandedCase {
@@ -29,17 +28,8 @@ inline void PrintTo(const ExpandedCase& c, std::ostream* os) {
 
 inline float Bf16(double v) { return Bf16ToF32(F32ToBf16(static_cast<float>(v))); }
 
-inline cl::Span Whole(const ClBuffer& buffer) { return {buffer.get(), 0}; }
-
-class MlaExpandedTest : public ClShapesTest {
+class MlaExpandedTest : public MlaTest {
  protected:
-  // The compiler of PoCL 5 fails an assertion on work-group kernels with barriers in loops, which a
-  // CPU device does not take.
-  bool CannotCompileGroups() const {
-    const ClDeviceInfo& info = device().info();
-    return GetParam() == Shapes::kGpu && info.is_cpu && info.driver_version.starts_with("5.");
-  }
-
   static std::int64_t QStride(const ExpandedCase& c) { return c.H * (c.nope + c.d) + kPadding; }
   static std::int64_t OutStride(const ExpandedCase& c) { return c.H * c.dv + kPadding; }
   static std::int64_t Keys(const ExpandedCase& c) { return c.prior + c.T; }
@@ -72,34 +62,20 @@ class MlaExpandedTest : public ClShapesTest {
 
   // What the cache holds, in double.
   void ReadCache(const ExpandedCase& c, const std::vector<int>& slots) {
-    const bool f8 = c.kv == DType::kF8E4M3;
-    const auto size = static_cast<std::int64_t>(BytesOf(c.kv));
-    const std::int64_t bytes = f8 ? c.R + c.R / 32 + 2 * c.d : size * (c.R + c.d);
+    const std::int64_t bytes = TokenBytes(c.kv, c.R, c.d);
     const auto raw = Download<std::uint8_t>(
         device(), kv_, static_cast<std::size_t>(std::ssize(tables_) * kBlock * bytes));
     latents_.clear();
     for (const int slot : slots) {
       const std::uint8_t* token = raw.data() + slot * bytes;
       for (std::int64_t i = 0; i < c.R + c.d; ++i) {
-        if (!f8) {
-          latents_.push_back(DecodeWeight(c.kv, token + i * size));
-        } else if (i >= c.R) {
-          latents_.push_back(DecodeWeight(DType::kBF16, token + c.R + c.R / 32 + 2 * (i - c.R)));
-        } else {
-          float scale = 0;
-          std::memcpy(&scale, token + c.R + i / 128 * 4, 4);
-          latents_.push_back(static_cast<double>(E4M3ToF32(token[i])) * scale);
-        }
+        latents_.push_back(CacheValue(c.kv, token, i, c.R));
       }
     }
   }
 
   ClBuffer Angles(std::int64_t rows, std::int64_t d, unsigned seed) {
-    cos_sin_.clear();
-    for (const float a : RandomFloats(static_cast<std::size_t>(rows * d / 2), seed, 3.0F)) {
-      cos_sin_.push_back(std::cos(a));
-      cos_sin_.push_back(std::sin(a));
-    }
+    cos_sin_ = Rotations(rows, d, seed);
     return Upload(device(), cos_sin_);
   }
 

@@ -24,9 +24,9 @@ inline double CacheValue(DType type, const std::uint8_t* token, std::int64_t i, 
 }
 
 // Pairs (cos, sin) of any angles.
-inline std::vector<float> Rotations(std::int64_t T, std::int64_t d) {
+inline std::vector<float> Rotations(std::int64_t T, std::int64_t d, unsigned seed = 31) {
   std::vector<float> cos_sin;
-  for (const float angle : RandomFloats(static_cast<std::size_t>(T * d / 2), 31, 3.0F)) {
+  for (const float angle : RandomFloats(static_cast<std::size_t>(T * d / 2), seed, 3.0F)) {
     cos_sin.push_back(std::cos(angle));
     cos_sin.push_back(std::sin(angle));
   }
