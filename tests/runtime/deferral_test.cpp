@@ -77,11 +77,11 @@ TEST_F(DeferralTest, OnIsWhatAModelWithDeferralComputes) {
   EXPECT_GT(WorstDifference(with, without).difference, 100 * kTolerance)
       << "the test would not see deferral";
   for (const std::int64_t chunk : {1, 5, 32}) {
-    const Worst worst = WorstDifference(LogitsOf(engine, chunk), with);
+    const Difference worst = WorstDifference(LogitsOf(engine, chunk), with);
     EXPECT_LE(worst.difference, kTolerance) << worst << ", chunk " << chunk;
   }
   // Longer steps do not defer.
-  const Worst worst = WorstDifference(LogitsOf(engine, 40), without);
+  const Difference worst = WorstDifference(LogitsOf(engine, 40), without);
   EXPECT_LE(worst.difference, kTolerance) << worst;
 }
 
@@ -91,12 +91,12 @@ TEST_F(DeferralTest, OffIsTheModelItself) {
   const std::vector<float> naive = Naive(engine).Logits(SomeIds());
   for (const std::int64_t chunk : {1, 5, 40}) {
     const std::vector<float> logits = LogitsOf(engine, chunk);
-    const Worst worst = WorstDifference(logits, naive);
+    const Difference worst = WorstDifference(logits, naive);
     EXPECT_LE(worst.difference, kTolerance) << worst << ", chunk " << chunk;
     // With an observer layers are enqueued one after another, and no norm is a part of the head's
     // product, which rounds otherwise on some devices.
     Recorder recorder;
-    const Worst seen = WorstDifference(LogitsOf(engine, chunk, &recorder), logits);
+    const Difference seen = WorstDifference(LogitsOf(engine, chunk, &recorder), logits);
     EXPECT_LE(seen.difference, kTolerance) << seen << ", chunk " << chunk;
   }
 }

@@ -71,7 +71,7 @@ TEST_P(DemoTest, LogitsAndExpertsEqualTheReference) {
     Recorder seen;
     const std::int32_t s = engine.NewSequence();
     auto logits = Prefill(engine, s, {ids.begin(), ids.begin() + 128}, chunk, &seen);
-    const Worst worst = WorstDifference(logits, golden.Floats("val_logits_first128"));
+    const Difference worst = WorstDifference(logits, golden.Floats("val_logits_first128"));
     EXPECT_LE(worst.difference, 1e-3F) << worst << ", chunk " << chunk;
     for (int layer = 1; layer < 5; ++layer) {
       auto expected = golden.Ints("router." + std::to_string(layer) + ".experts");

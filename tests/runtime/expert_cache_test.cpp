@@ -198,7 +198,7 @@ TEST_P(ExpertCacheTest, TheSameTokensWithAndWithoutIt) {
   const Answer with = Talk(cached, 6, 60);
   const Answer without = Talk(plain, 6, 60);
   EXPECT_EQ(with.tokens, without.tokens);
-  const Worst worst = WorstDifference(with.logits, without.logits);
+  const Difference worst = WorstDifference(with.logits, without.logits);
   EXPECT_LE(worst.difference, kExactTolerance) << worst;
   const Metrics& m = cached.metrics();
   EXPECT_GT(m.cache_admissions, 5);

@@ -120,16 +120,17 @@ TEST_P(TwoDevicesTest, LogitsOfTheReference) {
     const std::int32_t s = engine.NewSequence();
     Recorder seen;
     const auto logits = Prefill(engine, s, golden.prompt_ids, chunk, &seen);
-    const Worst worst = WorstDifference(logits, golden.logits);
+    const Difference worst = WorstDifference(logits, golden.logits);
     EXPECT_LE(worst.difference, kExactTolerance) << worst << ", chunk " << chunk;
     for (std::size_t i = 0; i < golden.hidden.size(); ++i) {
-      const Worst h = WorstDifference(seen.hidden[static_cast<int>(i)], golden.hidden[i]);
+      const Difference h = WorstDifference(seen.hidden[static_cast<int>(i)], golden.hidden[i]);
       EXPECT_LE(h.difference, kExactTolerance)
           << "hidden." << i << ": " << h << ", chunk " << chunk;
     }
     // Without an observer, layers are enqueued ahead of each other; a GPU's head norms x itself.
     const std::int32_t ahead = engine.NewSequence();
-    const Worst apart = WorstDifference(Prefill(engine, ahead, golden.prompt_ids, chunk), logits);
+    const Difference apart =
+        WorstDifference(Prefill(engine, ahead, golden.prompt_ids, chunk), logits);
     EXPECT_LE(apart.difference, OnCpu() ? 0 : 1e-5F) << apart << ", chunk " << chunk;
     engine.FreeSequence(s);
     engine.FreeSequence(ahead);
@@ -227,7 +228,7 @@ TEST(TwoDevices, StreamingBesideAFurtherDevice) {
   const std::vector<float> logits = LogitsOf(streams, 60);
   EXPECT_GT(streams.metrics().streamed_bytes, 0U);
   EXPECT_EQ(streams.metrics().expert_rows_host, 0);
-  const Worst worst = WorstDifference(logits, LogitsOf(plain, 60));
+  const Difference worst = WorstDifference(logits, LogitsOf(plain, 60));
   EXPECT_LE(worst.difference, kExactTolerance) << worst;
   for (int d = 0; d < 2; ++d) {
     EXPECT_EQ(streams.plan().DeviceBytes(d), streams.bytes().devices[d].all()) << d;

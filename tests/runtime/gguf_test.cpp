@@ -40,7 +40,7 @@ TEST_P(GgufEngine, LogitsAreThoseOfTheReference) {
   Engine engine = MakeEngine(file, Placement("none"), Precision::kExact);
   for (const std::int64_t chunk : {std::int64_t{256}, std::int64_t{1}}) {
     const std::int32_t s = engine.NewSequence();
-    const Worst worst =
+    const Difference worst =
         WorstDifference(Prefill(engine, s, golden.prompt_ids, chunk), golden.logits);
     EXPECT_LE(worst.difference, kExactTolerance) << worst << ", chunk " << chunk;
     engine.FreeSequence(s);

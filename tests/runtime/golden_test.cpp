@@ -53,14 +53,14 @@ TEST_P(GoldenTest, LogitsInOnePieceInChunksAndTokenByToken) {
     const std::int32_t s = engine.NewSequence();
     Recorder seen;
     const auto logits = Prefill(engine, s, golden.prompt_ids, chunk, &seen);
-    const Worst worst = WorstDifference(logits, golden.logits);
+    const Difference worst = WorstDifference(logits, golden.logits);
     EXPECT_LE(worst.difference, kExactTolerance) << worst << ", chunk " << chunk;
     for (const auto& [layer, ids] : golden.experts) {
       const auto k = static_cast<std::size_t>(engine.config().num_experts_per_tok);
       EXPECT_EQ(SortedRows(seen.experts[layer], k), SortedRows(ids, k)) << "layer " << layer;
     }
     for (std::size_t i = 0; i < golden.hidden.size(); ++i) {
-      const Worst h = WorstDifference(seen.hidden[static_cast<int>(i)], golden.hidden[i]);
+      const Difference h = WorstDifference(seen.hidden[static_cast<int>(i)], golden.hidden[i]);
       EXPECT_LE(h.difference, kExactTolerance)
           << "hidden." << i << ": " << h << ", chunk " << chunk;
     }
@@ -98,7 +98,7 @@ TEST_P(GoldenTest, FastStaysNear) {
   for (std::size_t t = 0; t < T; ++t) {
     if (!SameExperts(golden, seen, t, k)) continue;
     ++agreeing;
-    const Worst worst =
+    const Difference worst =
         WorstDifference({logits.data() + t * V, V}, {golden.logits.data() + t * V, V});
     EXPECT_LE(worst.difference, kFastTolerance) << worst << ", row " << t;
   }
@@ -155,7 +155,7 @@ TEST(Golden, ExpertsOverManyBuffers) {
   plan.devices[0].max_alloc_bytes = std::uint64_t{160} << 10;
   Engine engine(std::move(model), std::move(plan));
   const auto logits = Prefill(engine, engine.NewSequence(), golden.prompt_ids, 256);
-  const Worst worst = WorstDifference(logits, golden.logits);
+  const Difference worst = WorstDifference(logits, golden.logits);
   EXPECT_LE(worst.difference, kExactTolerance) << worst;
   EXPECT_GT(engine.metrics().expert_rows_device, 0);
 }

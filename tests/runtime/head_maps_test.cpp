@@ -125,7 +125,7 @@ TEST(HeadMaps, KvBInTwoPartsGivesTheSameLogits) {
     for (const Precision precision : {Precision::kExact, Precision::kFast}) {
       const auto joint = Logits(wide.Open(false), 1, precision);
       const auto split = Logits(wide.Open(true), 1, precision);
-      const Worst worst = WorstDifference(joint, split);
+      const Difference worst = WorstDifference(joint, split);
       // The same sums in other orders; a coarser cache may magnify them to a step of its own.
       EXPECT_LE(worst.difference, precision == Precision::kExact ? 1e-4F : 2e-2F)
           << name << ": " << worst;

@@ -63,7 +63,7 @@ TEST(MlaDevice, StepsMixBothForms) {
   Engine absorbed = WithExpanded(false);
   const std::vector<float> want = Logits(absorbed, steps);
   ASSERT_EQ(got.size(), want.size());
-  const Worst worst = WorstDifference(got, want);
+  const Difference worst = WorstDifference(got, want);
   EXPECT_LE(worst.difference, 1e-3F) << worst;
   EXPECT_GT(worst.difference, 0.0F) << "the expanded form did not run";
 }

@@ -80,7 +80,7 @@ TEST_F(SplitBuffers, APlanForSmallBuffersGivesTheSameLogits) {
   EXPECT_TRUE(split.plan().head.on_device());
   EXPECT_TRUE(split.plan().layers[0].dense.on_device());
   EXPECT_EQ(split.bytes().devices[0].weights, WeightBytes(split.plan()));
-  const Worst worst = WorstDifference(Logits(split), Logits(whole));
+  const Difference worst = WorstDifference(Logits(split), Logits(whole));
   // A GPU's kernels choose by the rows of a product how its sums are shared out.
   const float tolerance = whole.plan().devices[0].shares_cores ? 0 : 3e-5F;
   EXPECT_LE(worst.difference, tolerance) << worst;
@@ -95,7 +95,7 @@ TEST_F(SplitBuffers, AllOnTheDeviceGivesNearlyTheSame) {
   Plan plan = whole.plan();
   plan.devices[0].max_alloc_bytes = kMost;
   Engine split(std::move(model), std::move(plan));
-  const Worst worst = WorstDifference(Logits(split), Logits(whole));
+  const Difference worst = WorstDifference(Logits(split), Logits(whole));
   EXPECT_LE(worst.difference, 3e-5F) << worst;
 }
 
@@ -128,7 +128,7 @@ TEST_F(SplitBuffers, TheKvCacheOfALayerMayLieInSeveral) {
   Model model = OpenModel(DemoDir());
   Engine split(std::move(model), std::move(plan));
   EXPECT_EQ(split.bytes().devices[0].kv, whole.bytes().devices[0].kv);
-  const Worst worst = WorstDifference(OfTwoSequences(split, 64), OfTwoSequences(whole, 64));
+  const Difference worst = WorstDifference(OfTwoSequences(split, 64), OfTwoSequences(whole, 64));
   EXPECT_LE(worst.difference, 1e-4F) << worst;
 }
 
@@ -187,7 +187,7 @@ TEST_F(SplitBuffers, SoMayOneOfKeysAndValues) {
   for (const LayerPlan& layer : split.plan().layers) EXPECT_TRUE(layer.attention.on_device());
   EXPECT_EQ(split.plan().max_rows, profile_.chunk);
   EXPECT_EQ(split.bytes().devices[0].all(), split.plan().DeviceBytes(0));
-  const Worst worst =
+  const Difference worst =
       WorstDifference(OfTwoSequences(split, 64, 384), OfTwoSequences(whole, 64, 384));
   EXPECT_LE(worst.difference, 1e-4F) << worst;
 }
@@ -206,7 +206,7 @@ TEST_F(SplitBuffers, StepsFitIntoSmallBuffers) {
   EXPECT_THAT(plan.notes, Contains(AllOf(HasSubstr("256 rows"), HasSubstr("workload.chunk"),
                                          HasSubstr("one of 512"), HasSubstr("2.10 MiB"))));
   EXPECT_EQ(split.bytes().devices[0].all(), plan.DeviceBytes(0));
-  const Worst worst = WorstDifference(OfTwoSequences(split, 256), OfTwoSequences(whole, 256));
+  const Difference worst = WorstDifference(OfTwoSequences(split, 256), OfTwoSequences(whole, 256));
   EXPECT_LE(worst.difference, 1e-4F) << worst;
 }
 
@@ -226,7 +226,7 @@ TEST_F(SplitBuffers, ExpertsAboveTheLargestBufferRunOnTheHost) {
   }
   EXPECT_THAT(split.plan().notes, Contains(AllOf(HasSubstr("routed experts stay on the host"),
                                                  HasSubstr("one buffer"), HasSubstr("40.00 KiB"))));
-  const Worst worst = WorstDifference(Logits(split), Logits(whole));
+  const Difference worst = WorstDifference(Logits(split), Logits(whole));
   EXPECT_LE(worst.difference, 3e-5F) << worst;
 }
 

@@ -138,8 +138,8 @@ std::vector<std::int32_t> Greedy(Engine& engine, std::int32_t sequence,
   }
 }
 
-Worst WorstDifference(std::span<const float> a, std::span<const float> b) {
-  Worst worst;
+Difference WorstDifference(std::span<const float> a, std::span<const float> b) {
+  Difference worst;
   if (a.size() != b.size())
     return {INFINITY, 0, static_cast<float>(a.size()), static_cast<float>(b.size())};
   for (std::size_t i = 0; i < a.size(); ++i) {
@@ -149,7 +149,7 @@ Worst WorstDifference(std::span<const float> a, std::span<const float> b) {
   return worst;
 }
 
-std::ostream& operator<<(std::ostream& out, const Worst& w) {
+std::ostream& operator<<(std::ostream& out, const Difference& w) {
   return out << "worst difference " << w.difference << " at " << w.index << ": " << w.a << " and "
              << w.b;
 }

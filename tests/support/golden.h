@@ -62,13 +62,13 @@ std::vector<std::int32_t> SortedRows(std::vector<std::int32_t> ids, std::size_t 
 std::int32_t ArgMax(std::span<const float> logits);
 
 // The largest |a - b|, with its place, for messages.
-struct Worst {
+struct Difference {
   float difference = 0;
   std::size_t index = 0;
   float a = 0;
   float b = 0;
 };
-Worst WorstDifference(std::span<const float> a, std::span<const float> b);
-std::ostream& operator<<(std::ostream& out, const Worst& w);
+Difference WorstDifference(std::span<const float> a, std::span<const float> b);
+std::ostream& operator<<(std::ostream& out, const Difference& w);
 
 }  // namespace tandem::test
