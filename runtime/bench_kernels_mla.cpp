@@ -1,4 +1,4 @@
-// MLA in its four launches, in the shape of DeepSeek-V2 and V3: kv_lora_rank 512.
+// MLA in its four launches, in the shape of DeepSeek-V2 and V3.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -7,26 +7,21 @@
 #include <random>
 
 #include "runtime/bench_kernels_cases.h"
+#include "runtime/bench_kernels_mla_shape.h"
 #include "runtime/kv_cache.h"
 
 namespace tandem {
 namespace {
 
-constexpr std::int64_t kLatent = 512;
-constexpr std::int64_t kRope = 64;
-constexpr std::int64_t kWidth = kLatent + kRope;
-constexpr std::int64_t kNope = 128;
-constexpr std::int64_t kHeadOut = 128;
-constexpr std::int64_t kHeadRows = kNope + kHeadOut;  // of kv_b
-constexpr std::int64_t kQuery = kNope + kRope;
 // Keys before the output product: how many parts it merges.
 constexpr std::int64_t kOutputKeys = 8192;
 
 // FP8: codes of the latent part with a scale per 128, the rotated part in bf16.
 std::int64_t TokenBytes(DType type) {
-  constexpr std::int64_t kScaled = kLatent / kFp8Block * static_cast<std::int64_t>(sizeof(float));
-  if (type == DType::kF8E4M3) return kLatent + kScaled + 2 * kRope;
-  return kWidth * static_cast<std::int64_t>(BytesOf(type));
+  constexpr std::int64_t kScaled =
+      kMlaLatent / kFp8Block * static_cast<std::int64_t>(sizeof(float));
+  if (type == DType::kF8E4M3) return kMlaLatent + kScaled + 2 * kMlaRope;
+  return kMlaWidth * static_cast<std::int64_t>(BytesOf(type));
 }
 
 std::string Heads(std::int64_t T, std::int64_t H) {
@@ -42,7 +37,8 @@ KernelCase AppendCase(BenchMemory& memory, std::int64_t T, DType type) {
   c.kernel = "mla_append";
   c.shape = fmt::format("{} row{}", T, T == 1 ? "" : "s");
   c.format = Name(type);
-  c.bytes = static_cast<double>(T) * static_cast<double>(kWidth * 4 + kRope * 4 + TokenBytes(type));
+  c.bytes =
+      static_cast<double>(T) * static_cast<double>(kMlaWidth * 4 + kMlaRope * 4 + TokenBytes(type));
   c.prepare = [=, &memory](cl::Kernels& kernels) {
     struct State {
       ClBuffer z, norm, angles, kv, slots;
@@ -50,11 +46,11 @@ KernelCase AppendCase(BenchMemory& memory, std::int64_t T, DType type) {
     std::vector<std::int32_t> slots(static_cast<std::size_t>(T));
     std::iota(slots.begin(), slots.end(), 0);
     const std::int64_t kv_floats = (T + kKvBlock) * TokenBytes(type) / 4;
-    const auto s = std::make_shared<State>(State{memory.Values(T * kWidth), memory.Values(kLatent),
-                                                 memory.Values(T * kRope), memory.Values(kv_floats),
-                                                 memory.Words(slots)});
-    const cl::MlaAppendArgs a{All(s->z), kWidth,         All(s->norm), 1e-6F, kLatent,
-                              kRope,     All(s->angles), s->kv.get(),  type,  All(s->slots),
+    const auto s = std::make_shared<State>(
+        State{memory.Values(T * kMlaWidth), memory.Values(kMlaLatent), memory.Values(T * kMlaRope),
+              memory.Values(kv_floats), memory.Words(slots)});
+    const cl::MlaAppendArgs a{All(s->z), kMlaWidth,      All(s->norm), 1e-6F, kMlaLatent,
+                              kMlaRope,  All(s->angles), s->kv.get(),  type,  All(s->slots),
                               T};
     return InTurn([s, a, &kernels](std::size_t) { kernels.MlaAppend(a); });
   };
@@ -72,7 +68,7 @@ struct HeadState {
 std::shared_ptr<HeadState> PrepareHeads(BenchMemory& memory, DType type, std::int64_t H) {
   auto s = std::make_shared<HeadState>();
   memory.Fill(type);
-  s->matrices = memory.Matrices(type, H * kHeadRows, kLatent);
+  s->matrices = memory.Matrices(type, H * kMlaHeadRows, kMlaLatent);
   return s;
 }
 
@@ -81,19 +77,19 @@ KernelCase QueryCase(BenchMemory& memory, std::int64_t T, std::int64_t H, DType 
   c.kernel = "mla_query";
   c.shape = Heads(T, H);
   c.format = Name(type);
-  const std::size_t matrix = BenchMemory::MatrixBytes(type, H * kHeadRows, kLatent);
-  c.bytes = static_cast<double>(matrix) * kNope / kHeadRows +
-            static_cast<double>(T * H * (kQuery + kWidth)) * sizeof(float);
-  c.flops = 2.0 * static_cast<double>(T * H * kNope * kLatent);
+  const std::size_t matrix = BenchMemory::MatrixBytes(type, H * kMlaHeadRows, kMlaLatent);
+  c.bytes = static_cast<double>(matrix) * kMlaNope / kMlaHeadRows +
+            static_cast<double>(T * H * (kMlaQuery + kMlaWidth)) * sizeof(float);
+  c.flops = 2.0 * static_cast<double>(T * H * kMlaNope * kMlaLatent);
   c.left_out = memory.WhyNot(matrix, 0);
   c.prepare = [=, &memory](cl::Kernels& kernels) {
     const auto s = PrepareHeads(memory, type, H);
-    s->x = memory.Values(T * H * kQuery);
-    s->angles = memory.Values(T * kRope);
-    s->y = memory.Values(T * H * kWidth);
+    s->x = memory.Values(T * H * kMlaQuery);
+    s->angles = memory.Values(T * kMlaRope);
+    s->y = memory.Values(T * H * kMlaWidth);
     return InTurn([=, &kernels](std::size_t i) {
-      kernels.MlaQuery({All(s->x), H * kQuery, s->weights(i), All(s->angles), All(s->y), T, H,
-                        kLatent, kRope, kNope, kHeadOut});
+      kernels.MlaQuery({All(s->x), H * kMlaQuery, s->weights(i), All(s->angles), All(s->y), T, H,
+                        kMlaLatent, kMlaRope, kMlaNope, kMlaHeadOut});
     });
   };
   return c;
@@ -105,19 +101,19 @@ KernelCase OutputCase(BenchMemory& memory, std::int64_t T, std::int64_t H, DType
   c.kernel = "mla_output";
   c.shape = fmt::format("{}, {} part{}", Heads(T, H), splits, splits == 1 ? "" : "s");
   c.format = Name(type);
-  const std::size_t matrix = BenchMemory::MatrixBytes(type, H * kHeadRows, kLatent);
-  c.bytes = static_cast<double>(matrix) * kHeadOut / kHeadRows +
-            static_cast<double>(T * H * (splits * (kLatent + 1) + kHeadOut)) * sizeof(float);
-  c.flops = 2.0 * static_cast<double>(T * H * kHeadOut * kLatent);
+  const std::size_t matrix = BenchMemory::MatrixBytes(type, H * kMlaHeadRows, kMlaLatent);
+  c.bytes = static_cast<double>(matrix) * kMlaHeadOut / kMlaHeadRows +
+            static_cast<double>(T * H * (splits * (kMlaLatent + 1) + kMlaHeadOut)) * sizeof(float);
+  c.flops = 2.0 * static_cast<double>(T * H * kMlaHeadOut * kMlaLatent);
   c.left_out = memory.WhyNot(matrix, 0);
   c.prepare = [=, &memory](cl::Kernels& kernels) {
     const auto s = PrepareHeads(memory, type, H);
-    s->x = memory.Values(T * H * splits * kLatent);
+    s->x = memory.Values(T * H * splits * kMlaLatent);
     s->lse = memory.Values(T * H * splits);
-    s->y = memory.Values(T * H * kHeadOut);
+    s->y = memory.Values(T * H * kMlaHeadOut);
     return InTurn([=, &kernels](std::size_t i) {
-      kernels.MlaOutput({All(s->x), All(s->lse), splits, s->weights(i), All(s->y), H * kHeadOut, T,
-                         H, kLatent, kNope, kHeadOut});
+      kernels.MlaOutput({All(s->x), All(s->lse), splits, s->weights(i), All(s->y), H * kMlaHeadOut,
+                         T, H, kMlaLatent, kMlaNope, kMlaHeadOut});
     });
   };
   return c;
@@ -161,8 +157,8 @@ std::shared_ptr<AttentionState> PrepareAttention(BenchMemory& memory, const Cach
   cl::MlaAttentionArgs& a = s->args;
   a.splits = Splits(memory, cache.T, cache.H, cache.keys);
   const std::int64_t parts = cache.T * cache.H * a.splits;
-  s->q = memory.Values(cache.T * cache.H * kWidth);
-  s->parts = memory.Values(parts * kLatent);
+  s->q = memory.Values(cache.T * cache.H * kMlaWidth);
+  s->parts = memory.Values(parts * kMlaLatent);
   s->lse = memory.Values(parts);
   a.q = All(s->q);
   a.kv = memory.weights();
@@ -173,8 +169,8 @@ std::shared_ptr<AttentionState> PrepareAttention(BenchMemory& memory, const Cach
   a.max_keys = cache.keys;
   a.T = cache.T;
   a.H = cache.H;
-  a.R = kLatent;
-  a.d = kRope;
+  a.R = kMlaLatent;
+  a.d = kMlaRope;
   a.scale = 0.05F;
   a.parts = All(s->parts);
   a.lse = All(s->lse);
@@ -188,9 +184,10 @@ KernelCase AttentionCase(BenchMemory& memory, const Cache& cache) {
   c.shape = fmt::format("{}, {} keys", Heads(cache.T, cache.H), cache.keys);
   c.format = Name(cache.type);
   const std::int64_t parts = Splits(memory, cache.T, cache.H, cache.keys) * cache.T * cache.H;
-  c.bytes = static_cast<double>(cache.T * cache.keys * TokenBytes(cache.type)) +
-            static_cast<double>(cache.T * cache.H * kWidth + parts * (kLatent + 1)) * sizeof(float);
-  c.flops = 2.0 * static_cast<double>(cache.T * cache.H * cache.keys * (kWidth + kLatent));
+  c.bytes =
+      static_cast<double>(cache.T * cache.keys * TokenBytes(cache.type)) +
+      static_cast<double>(cache.T * cache.H * kMlaWidth + parts * (kMlaLatent + 1)) * sizeof(float);
+  c.flops = 2.0 * static_cast<double>(cache.T * cache.H * cache.keys * (kMlaWidth + kMlaLatent));
   c.left_out = memory.WhyNot(static_cast<std::uint64_t>(cache.blocks() * cache.block_bytes()), 0);
   c.prepare = [cache, &memory](cl::Kernels& kernels) {
     const auto s = PrepareAttention(memory, cache);
@@ -212,7 +209,7 @@ struct ExpandedState {
 // The cache: pairs of halves of either sign that are ordinary numbers in f16 and in bf16.
 void PrepareExpandedRows(const BenchMemory& memory, std::int64_t T, ExpandedState& s) {
   std::mt19937 random(2);
-  std::vector<std::int32_t> pairs(static_cast<std::size_t>((T + kKvBlock) * kWidth / 2));
+  std::vector<std::int32_t> pairs(static_cast<std::size_t>((T + kKvBlock) * kMlaWidth / 2));
   for (std::int32_t& w : pairs) {
     w = static_cast<std::int32_t>((random() & 0x8fff8fffU) | 0x30003000U);
   }
@@ -230,19 +227,19 @@ std::shared_ptr<ExpandedState> PrepareExpanded(BenchMemory& memory, std::int64_t
                                                DType weights) {
   auto s = std::make_shared<ExpandedState>();
   memory.Fill(weights);
-  s->matrices = memory.Matrices(weights, H * kHeadRows, kLatent);
+  s->matrices = memory.Matrices(weights, H * kMlaHeadRows, kMlaLatent);
   PrepareExpandedRows(memory, T, *s);
   cl::MlaExpandedArgs& a = s->args;
-  a.latents_floats = (T + kKvBlock) * 2 * cl::MlaLatentFloats(kLatent, kRope);
-  a.expanded_floats = (T + kKvBlock) * H * kHeadRows;
-  s->q = memory.Values(T * H * kQuery);
-  s->angles = memory.Values(T * kRope);
+  a.latents_floats = (T + kKvBlock) * 2 * cl::MlaLatentFloats(kMlaLatent, kMlaRope);
+  a.expanded_floats = (T + kKvBlock) * H * kMlaHeadRows;
+  s->q = memory.Values(T * H * kMlaQuery);
+  s->angles = memory.Values(T * kMlaRope);
   s->latents = memory.Values(a.latents_floats);
   s->expanded = memory.Values(a.expanded_floats);
   s->lse = memory.Values(T * H);
-  s->out = memory.Values(T * H * kHeadOut);
+  s->out = memory.Values(T * H * kMlaHeadOut);
   a.q = All(s->q);
-  a.q_stride = H * kQuery;
+  a.q_stride = H * kMlaQuery;
   a.cos_sin = All(s->angles);
   a.kv = s->kv.get();
   a.kv_type = DType::kF16;
@@ -250,16 +247,16 @@ std::shared_ptr<ExpandedState> PrepareExpanded(BenchMemory& memory, std::int64_t
   a.n_keys = All(s->n_keys);
   a.max_keys = a.T = T;
   a.H = H;
-  a.R = kLatent;
-  a.d = kRope;
-  a.nope = kNope;
-  a.dv = kHeadOut;
+  a.R = kMlaLatent;
+  a.d = kMlaRope;
+  a.nope = kMlaNope;
+  a.dv = kMlaHeadOut;
   a.scale = 0.05F;
   a.latents = All(s->latents);
   a.expanded = All(s->expanded);
   a.lse = All(s->lse);
   a.out = All(s->out);
-  a.out_stride = H * kHeadOut;
+  a.out_stride = H * kMlaHeadOut;
   a.bf16 = true;
   return s;
 }
@@ -269,12 +266,12 @@ KernelCase ExpandedCase(BenchMemory& memory, std::int64_t T, std::int64_t H, DTy
   c.kernel = "mla_expanded";
   c.shape = fmt::format("{}, as many keys", Heads(T, H));
   c.format = Name(weights);
-  const std::size_t matrix = BenchMemory::MatrixBytes(weights, H * kHeadRows, kLatent);
+  const std::size_t matrix = BenchMemory::MatrixBytes(weights, H * kMlaHeadRows, kMlaLatent);
   c.bytes = static_cast<double>(matrix) + static_cast<double>(T * TokenBytes(DType::kF16)) +
-            static_cast<double>(T * H * (kQuery + kHeadOut)) * sizeof(float);
-  c.flops = 2.0 * static_cast<double>(T * H * kHeadRows * kLatent) +
-            static_cast<double>(H * (kQuery + kHeadOut)) * static_cast<double>(T * (T + 1));
-  const std::int64_t values = (T + kKvBlock) * H * kHeadRows;
+            static_cast<double>(T * H * (kMlaQuery + kMlaHeadOut)) * sizeof(float);
+  c.flops = 2.0 * static_cast<double>(T * H * kMlaHeadRows * kMlaLatent) +
+            static_cast<double>(H * (kMlaQuery + kMlaHeadOut)) * static_cast<double>(T * (T + 1));
+  const std::int64_t values = (T + kKvBlock) * H * kMlaHeadRows;
   c.left_out = memory.WhyNot(matrix, static_cast<std::uint64_t>(values) * sizeof(float));
   c.prepare = [=, &memory](cl::Kernels& kernels) {
     const auto s = PrepareExpanded(memory, T, H, weights);

@@ -6,19 +6,13 @@
 #include <numeric>
 
 #include "runtime/bench_kernels_cases.h"
+#include "runtime/bench_kernels_mla_shape.h"
 #include "runtime/kv_cache.h"
 
 namespace tandem {
 namespace {
 
-constexpr std::int64_t kLatent = 512;
-constexpr std::int64_t kRope = 64;
-constexpr std::int64_t kWidth = kLatent + kRope;
-constexpr std::int64_t kTokenBytes = 2 * kWidth;
-constexpr std::int64_t kNope = 128;
-constexpr std::int64_t kHeadOut = 128;
-constexpr std::int64_t kHeadRows = kNope + kHeadOut;  // of kv_b
-constexpr std::int64_t kQuery = kNope + kRope;
+constexpr std::int64_t kTokenBytes = 2 * kMlaWidth;
 constexpr std::int64_t kKeys = 128;  // one launch takes few
 
 // A row from its queries to the outputs of its heads, in one launch where the device has that, else
@@ -34,24 +28,24 @@ struct OneRowState {
 std::shared_ptr<OneRowState> PrepareOneRow(BenchMemory& memory, std::int64_t H, DType weights) {
   auto s = std::make_shared<OneRowState>();
   memory.Fill(weights);
-  s->matrices = memory.Matrices(weights, H * kHeadRows, kLatent);
+  s->matrices = memory.Matrices(weights, H * kMlaHeadRows, kMlaLatent);
   const std::int64_t blocks = kKeys / kKvBlock;
   std::vector<std::int32_t> words(static_cast<std::size_t>(blocks));
   std::iota(words.begin(), words.end(), 0);
   words.insert(words.end(), {0, static_cast<std::int32_t>(kKeys)});  // where its table starts; keys
   const std::int64_t splits = cl::MlaSplits(1, H, kKeys, memory.device().info().compute_units);
   const std::int64_t parts = H * std::max(splits, cl::kMlaOneRowSplits);
-  s->q = memory.Values(H * kQuery);
-  s->angles = memory.Values(kRope);
-  s->absorbed = memory.Values(H * kWidth);
-  s->kv = memory.Values(blocks * kKvBlock * kWidth / 2);
+  s->q = memory.Values(H * kMlaQuery);
+  s->angles = memory.Values(kMlaRope);
+  s->absorbed = memory.Values(H * kMlaWidth);
+  s->kv = memory.Values(blocks * kKvBlock * kMlaWidth / 2);
   s->batch = memory.Words(words);
-  s->parts = memory.Values(parts * kLatent);
+  s->parts = memory.Values(parts * kMlaLatent);
   s->lse = memory.Values(parts);
-  s->out = memory.Values(H * kHeadOut);
+  s->out = memory.Values(H * kMlaHeadOut);
   const cl::Span batch = All(s->batch);
-  s->query = {All(s->q), H * kQuery, {},    All(s->angles), All(s->absorbed), 1,
-              H,         kLatent,    kRope, kNope,          kHeadOut,         true};
+  s->query = {All(s->q), H * kMlaQuery, {},       All(s->angles), All(s->absorbed), 1,
+              H,         kMlaLatent,    kMlaRope, kMlaNope,       kMlaHeadOut,      true};
   cl::MlaAttentionArgs& a = s->attention;
   a.q = s->query.y;
   a.kv = s->kv.get();
@@ -62,15 +56,15 @@ std::shared_ptr<OneRowState> PrepareOneRow(BenchMemory& memory, std::int64_t H, 
   a.max_keys = kKeys;
   a.T = 1;
   a.H = H;
-  a.R = kLatent;
-  a.d = kRope;
+  a.R = kMlaLatent;
+  a.d = kMlaRope;
   a.scale = 0.05F;
   a.splits = splits;
   a.parts = All(s->parts);
   a.lse = All(s->lse);
   a.bf16 = true;
-  s->output = {a.parts, a.lse, splits,  {},    All(s->out), H * kHeadOut,
-               1,       H,     kLatent, kNope, kHeadOut,    true};
+  s->output = {a.parts, a.lse, splits,     {},       All(s->out), H * kMlaHeadOut,
+               1,       H,     kMlaLatent, kMlaNope, kMlaHeadOut, true};
   return s;
 }
 
@@ -81,11 +75,11 @@ KernelCase MlaRowCase(BenchMemory& memory, std::int64_t H, DType weights) {
   c.kernel = "mla_row";
   c.shape = fmt::format("1 row x {} heads, {} keys, queries to outputs", H, kKeys);
   c.format = Name(weights);
-  const std::size_t matrix = BenchMemory::MatrixBytes(weights, H * kHeadRows, kLatent);
+  const std::size_t matrix = BenchMemory::MatrixBytes(weights, H * kMlaHeadRows, kMlaLatent);
   c.bytes = static_cast<double>(matrix) + static_cast<double>(kKeys * kTokenBytes) +
-            static_cast<double>(H * (kQuery + kHeadOut)) * sizeof(float);
-  c.flops = 2.0 * static_cast<double>(H * kHeadRows * kLatent) +
-            2.0 * static_cast<double>(H * kKeys * (kWidth + kLatent));
+            static_cast<double>(H * (kMlaQuery + kMlaHeadOut)) * sizeof(float);
+  c.flops = 2.0 * static_cast<double>(H * kMlaHeadRows * kMlaLatent) +
+            2.0 * static_cast<double>(H * kKeys * (kMlaWidth + kMlaLatent));
   c.left_out = memory.WhyNot(matrix, 0);
   c.prepare = [=, &memory](cl::Kernels& kernels) {
     const auto s = PrepareOneRow(memory, H, weights);
