@@ -39,6 +39,10 @@ constexpr std::int64_t LeastExpandedRows(const Config& c) {
 std::int64_t DeviceMlaRows(const Config& config, const Plan& plan);
 inline constexpr std::int64_t kDeviceMlaParts = 16 * 528;
 
+// Up to so many rows of a step, the launch that makes MLA's queries on a device also appends the
+// rows' keys to the cache; more take a launch of their own.
+inline constexpr std::int64_t kDeviceMlaAppendRows = 16;
+
 // The expanded form on a device makes keys and values of as many whole blocks of keys at a time as
 // the absorbed form's queries and partial results have room for (runtime/mla_device.cpp), of one at
 // the least: its latents and roped keys, and what is made of them.

@@ -1,6 +1,7 @@
 // What attention costs a step.
 #include <algorithm>
 
+#include "placement/attention_scratch.h"
 #include "placement/cost_step.h"
 #include "placement/model_sizes.h"
 
@@ -10,9 +11,6 @@ namespace {
 // Of the table's time per key, for narrower keys on a device that is nearly empty (MHA with 128
 // values on an H100: 0.35 us a key, MLA with 576: 0.36 to 0.54).
 constexpr double kLeastKeyShare = 0.75;
-
-// Rows of a step whose queries and keys MLA makes in one launch.
-constexpr double kRowsOfOneLaunch = 16;
 
 // What the products of attention are made of.
 struct AttentionWidths {
@@ -111,7 +109,8 @@ StepEstimate::Part StepEstimate::AttentionOnDevice(int device) const {
     if (q_rank > 0) linear(q_width, q_rank);
   }
   const bool mla = c.attention == AttentionKind::kMla;
-  if (!mla || rows > kRowsOfOneLaunch) values(kv_width);  // the cache
+  const bool with_query = mla && rows <= static_cast<double>(kDeviceMlaAppendRows);
+  if (!with_query) values(kv_width);  // the cache
   part.seconds += AttentionScale(device) * d.Attention(heads, rows, step_.keys);
   part.launches += mla ? 3 : 1;
   linear(D, out_width);

@@ -105,8 +105,7 @@ void Attention::ProjectMla(int layer) {
 
 // That one launch makes the queries of the step and appends its keys.
 bool Attention::AppendsWithQuery() const {
-  constexpr std::int64_t kFewRows = 16;
-  return f_.batch.kv_parts.size() == 1 && f_.T() <= kFewRows &&
+  return f_.batch.kv_parts.size() == 1 && f_.T() <= kDeviceMlaAppendRows &&
          f_.T() <= DeviceMlaRows(f_.config, f_.plan) && f_.T() < LeastExpandedRows(f_.config);
 }
 
