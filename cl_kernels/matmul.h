@@ -36,8 +36,8 @@ FewRowsLaunch ChooseOneRow(const Programs& programs, DType type, std::int64_t se
 // Whether one_row_mma.cl takes the same, and its work-groups for `rows` weight rows.
 bool TakesOneRowMma(Programs& programs, DType type, std::int64_t K, std::uint64_t offset);
 std::int64_t OneRowMmaGroups(const Programs& programs, std::int64_t rows);
-inline constexpr std::int64_t kOneRowMmaItems =
-    512;  // of its work-groups: one fills a compute unit
+// Work-items of its work-groups: one fills a compute unit.
+inline constexpr std::int64_t kOneRowMmaItems = 512;
 // Columns of x that it holds in local memory at a time.
 inline constexpr std::int64_t kOneRowMmaSpan = 7168;
 // The same for one_row_tile.cl, which takes codes of eight bits and up to kOneRowTileSpan columns

@@ -74,7 +74,8 @@ INLINE void put_scores(const global float* x, const global uchar* w, const globa
   scores[row0 + lid] = total * rsqrt(squares / (float)a->K + a->eps);
 }
 
-// The table to local memory, while the scores are computed: the choice waits for memory no more.
+// The table to local memory, while the scores are computed: the choice waits for memory no more. It
+// is there after wait_for_copies.
 INLINE void fetch_entries(local uint2* to, const global uint2* table, int entries) {
   for (int i = (int)get_local_id(0); i < entries * ENTRY_PAIRS; i += ROUTER_GROUP) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 8;"
@@ -83,7 +84,6 @@ INLINE void fetch_entries(local uint2* to, const global uint2* table, int entrie
                  : "memory");
   }
 }
-INLINE void wait_for_entries(void) { asm volatile("cp.async.wait_all;" : : : "memory"); }
 
 // list_one_row where every expert is here, and the entries of the chosen ones.
 INLINE void list_all_choices(const local room_t* room, const local uint2* entries,
@@ -131,7 +131,7 @@ kernel __attribute__((reqd_work_group_size(ROUTER_GROUP, 1, 1))) void linear_one
   if (r.type == WTYPE_F32) put_scores(x, w, norm_w, &a, E, scores, sums, row0, WTYPE_F32);
   if (r.type == WTYPE_BF16) put_scores(x, w, norm_w, &a, E, scores, sums, row0, WTYPE_BF16);
   if (r.type == WTYPE_F16) put_scores(x, w, norm_w, &a, E, scores, sums, row0, WTYPE_F16);
-  wait_for_entries();
+  wait_for_copies();
   if (!is_last_group(arrived, r.groups, &last)) return;
   local room_t* const room = (local room_t*)pool;
   route(scores, r.has_bias ? bias + r.bias_offset : 0, r.rule, ids + r.ids_offset,
