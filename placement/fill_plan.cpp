@@ -11,6 +11,7 @@
 #include "placement/profile_check.h"
 #include "placement/scratch.h"
 #include "placement/start_plan.h"
+#include "placement/step_feed_shape.h"
 #include "placement/sum_plan.h"
 
 namespace tandem {
@@ -49,6 +50,7 @@ class Filler {
       if (recipe_.head && in_.wants.head.side == Side::kAuto) Offer(Head(), 0);
       if (!recipe_.experts_first) OfferExperts();
       DropUnusedDevices();
+      TakeFeed();
     }
     SumUp(in_, scratch_, filled_);
     return std::move(filled_);
@@ -310,6 +312,13 @@ class Filler {
       roles_.erase(roles_.begin() + at);
     }
     if (index[0] < 0 && kept > 0) MakeFirst();
+  }
+
+  // Whether steps are enqueued ahead is known when everything has its place.
+  void TakeFeed() {
+    if (!StepsAhead(filled_.plan)) return;
+    filled_.device_bytes[0] += NewScratch(0, kScratchFeed);
+    roles_[0] |= kScratchFeed;
   }
 
   // The first device needs more than it did as a further one.

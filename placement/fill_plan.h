@@ -70,6 +70,7 @@ enum ScratchRole : unsigned {
   kScratchStream = 32,
   kScratchCache = 64,
   kScratchFirst = 128,
+  kScratchFeed = 256,
 };
 
 // Filled::missing where bytes are there, but no buffer as large as one must be.

@@ -8,10 +8,10 @@ namespace tandem {
 namespace {
 
 ScratchUse UseOfRoles(unsigned roles, bool any_device) {
-  return {(roles & kScratchAttention) != 0, (roles & kScratchMlp) != 0,
-          (roles & kScratchRouter) != 0,    (roles & kScratchExperts) != 0,
-          (roles & kScratchHead) != 0,      any_device,
-          (roles & kScratchCache) != 0,     (roles & kScratchFirst) != 0};
+  return {
+      (roles & kScratchAttention) != 0, (roles & kScratchMlp) != 0,   (roles & kScratchRouter) != 0,
+      (roles & kScratchExperts) != 0,   (roles & kScratchHead) != 0,  any_device,
+      (roles & kScratchCache) != 0,     (roles & kScratchFirst) != 0, (roles & kScratchFeed) != 0};
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <array>
 
 #include "placement/byte_size.h"
+#include "placement/step_feed_shape.h"
 
 namespace tandem {
 namespace {
@@ -124,6 +125,11 @@ std::string_view Name(HandOverWay way) {
   return kNames[static_cast<std::size_t>(way)];
 }
 
+std::string_view Name(StepAheadWish wish) {
+  constexpr std::array<std::string_view, 3> kNames{"auto", "on", "off"};
+  return kNames[static_cast<std::size_t>(wish)];
+}
+
 std::uint64_t Plan::DeviceBytes(int device) const {
   std::uint64_t bytes = 0;
   for (const PlanItem& item : items) {
@@ -159,6 +165,7 @@ std::string ToText(const Plan& plan) {
         "deferral: in steps of up to 32 rows the CPU's sum of a MoE layer is added after the next "
         "layer's attention and router; this changes results, loading measures by how much\n";
   }
+  if (StepsAhead(plan)) text += "step_ahead: a decode step is enqueued while the one before runs\n";
   if (plan.f8_many_rows) {
     text +=
         "activations.device: f8: devices round many rows to FP8 for products with FP8 weights; "

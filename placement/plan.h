@@ -10,6 +10,7 @@
 #include "model/tensor_list.h"
 #include "placement/hand_over_way.h"
 #include "placement/machine.h"
+#include "placement/step_ahead.h"
 #include "placement/stream_memory.h"
 
 namespace tandem {
@@ -140,6 +141,7 @@ struct Plan {
   CachePlan cache;
   HandOverWay hand_over = HandOverWay::kAuto;
   bool deferral = false;  // of the CPU's sums (placement/deferral.h)
+  StepAheadWish step_ahead = StepAheadWish::kAuto;  // StepsAhead (step_feed_shape.h) says if they do
 
   std::uint64_t DeviceBytes(int device) const;  // sum over items
   // host_bytes, and what lies on devices that live in the host's memory (PoCL).

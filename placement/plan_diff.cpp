@@ -86,6 +86,7 @@ void DiffSettings(const Plan& before, const Plan& after, PlanDiff& diff) {
   compare("hand-over", [](const Plan& p) { return std::string(Name(p.hand_over)); });
   compare("deferral of the CPU's sums",
           [](const Plan& p) { return std::string(p.deferral ? "on" : "off"); });
+  compare("steps enqueued ahead", [](const Plan& p) { return std::string(Name(p.step_ahead)); });
 }
 
 void DiffBytes(const Plan& before, const Plan& after, PlanDiff& diff) {

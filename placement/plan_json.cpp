@@ -114,6 +114,7 @@ OrderedJson PlanJson(const Plan& plan) {
           {"stream_prefill", plan.stream_prefill},
           {"hand_over", Name(plan.hand_over)},
           {"deferral", plan.deferral},
+          {"step_ahead", Name(plan.step_ahead)},
           {"stream_rows", plan.stream.rows},
           {"stream_expert_bytes", plan.stream.expert_bytes},
           {"stream_bf16_bytes", plan.stream.bf16_bytes},

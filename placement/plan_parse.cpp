@@ -91,6 +91,14 @@ HandOverWay ParseHandOver(const Field& field) {
   field.Expected("auto, polled or events");
 }
 
+StepAheadWish ParseStepAhead(const Field& field) {
+  const std::string word = Text(field);
+  for (const auto wish : {StepAheadWish::kAuto, StepAheadWish::kOn, StepAheadWish::kOff}) {
+    if (Name(wish) == word) return wish;
+  }
+  field.Expected("auto, on or off");
+}
+
 StreamMemory ParseStreamMemory(const Field& field) {
   const std::string word = Text(field);
   for (const auto memory : {StreamMemory::kAuto, StreamMemory::kLocked, StreamMemory::kRing}) {
@@ -221,6 +229,7 @@ Plan ParsePlan(const std::string& text, const std::string& file) {
   plan.stream_prefill = Flag(root["stream_prefill"]);
   plan.hand_over = ParseHandOver(root["hand_over"]);
   plan.deferral = Flag(root["deferral"]);
+  plan.step_ahead = ParseStepAhead(root["step_ahead"]);
   plan.stream = {Integer<std::int64_t>(root["stream_rows"]),
                  Integer<std::uint64_t>(root["stream_expert_bytes"]),
                  Integer<std::uint64_t>(root["stream_bf16_bytes"]),

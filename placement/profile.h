@@ -10,6 +10,7 @@
 
 #include "memory/dtype.h"
 #include "placement/hand_over_way.h"
+#include "placement/step_ahead.h"
 #include "placement/stream_memory.h"
 
 namespace tandem {
@@ -111,6 +112,7 @@ struct Profile {
 
   HandOverWay hand_over = HandOverWay::kAuto;
   bool deferral = false;  // placement/deferral.h; changes results
+  StepAheadWish step_ahead = StepAheadWish::kAuto;
 
   // Of a profile that `tandem tune` wrote: what it was measured with. Empty: for any.
   std::string machine_fingerprint;

@@ -168,6 +168,7 @@ ScratchUse UseOf(const Plan& plan, Place place) {
   use.head = plan.head == place;
   use.first = place == Place::Device(0);
   use.cache = plan.cache.slots > 0 && use.first;
+  use.feed = (use.first || !place.on_device()) && StepsAhead(plan);
   for (const LayerPlan& layer : plan.layers) {
     use.attention = use.attention || layer.attention == place;
     use.mlp = use.mlp || (layer.moe ? layer.shared : layer.dense) == place;
@@ -242,9 +243,7 @@ std::vector<ScratchBuffer> HostScratch(const Config& c, const Plan& plan, const 
       list.AddPinned("stream tiles", kStreamTileReads * Floats(StreamTileBytes(plan)));
     }
   }
-  if (OnlyEmbeds(plan, use) && StepsAhead()) {
-    list.AddPinned("step feed", StepFeedShape(c, plan).words());
-  }
+  if (use.feed) list.AddPinned("step feed", StepFeedShape(c, plan).words());
   list.Add("logits", LogitRows(plan) * c.vocab_size);
   list.Add("greedy", LogitRows(plan));
   if (use.any_device) list.Add("argmax", LogitRows(plan) * kArgmaxFloats);
@@ -312,8 +311,8 @@ std::vector<ScratchBuffer> DeviceScratch(const Config& c, const Plan& plan, cons
   if (use.head) {
     list.Add("logits", LogitRows(plan) * c.vocab_size);
     list.Add("argmax", LogitRows(plan) * kArgmaxFloats);
-    list.Add("step feed", StepFeedShape::kControl);
   }
+  if (use.feed) list.Add("step feed", StepFeedShape::kControl);
   return list.Take();
 }
 

@@ -28,6 +28,7 @@ struct ScratchUse {
   bool any_device = false;  // on the host: a device takes part in the plan
   bool cache = false;       // of experts, on this device
   bool first = false;       // of the devices: it hands over, and streams
+  bool feed = false;        // steps are enqueued ahead: of the host and the first device
 };
 ScratchUse UseOf(const Plan& plan, Place place);
 

@@ -19,6 +19,7 @@ constexpr std::array<std::string_view, 3> kPolicyWords{"auto", "hot", "order"};
 constexpr std::array<std::string_view, 3> kPrefillWords{"auto", "host", "stream"};
 constexpr std::array<std::string_view, 3> kHandOverWords{"auto", "polled", "events"};
 constexpr std::array<std::string_view, 3> kStreamWords{"auto", "locked", "ring"};
+constexpr std::array<std::string_view, 3> kStepAheadWords{"auto", "on", "off"};
 constexpr std::array<std::string_view, 2> kSwitchWords{"off", "on"};
 constexpr std::array<std::string_view, 2> kDeviceActivationWords{"auto", "f8"};
 constexpr std::string_view kAnyWord = "any";
@@ -83,6 +84,9 @@ constexpr std::array kSettings{
     Make<OneOf<&P::deferral, kSwitchWords>>(
         "deferral", "off|on",
         "add the CPU's sum of a layer one layer late: changes results, says by how much"),
+    Make<OneOf<&P::step_ahead, kStepAheadWords>>(
+        "step_ahead", "auto|on|off",
+        "enqueue a decode step while one runs, where all is on one device", Tie::kMachine),
 
     Alias(Make<UseForm>("workload.for", "any|chat|agent|long|batch",
                         "a workload by its name, for what is not said below"),

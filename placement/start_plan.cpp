@@ -29,6 +29,7 @@ Plan HostPlan(const PlanInput& in, const Resources& resources, const Recipe& rec
   plan.stream.memory = in.profile.stream_memory;
   plan.hand_over = in.profile.hand_over;
   plan.deferral = in.profile.deferral;
+  plan.step_ahead = in.profile.step_ahead;
   return plan;
 }
 

@@ -1,10 +1,8 @@
 #include "placement/step_feed_shape.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <string_view>
 
-#include "memory/error.h"
+#include "placement/scratch.h"
 
 namespace tandem {
 
@@ -13,17 +11,21 @@ StepFeedShape::StepFeedShape(const Config& c, const Plan& plan)
       D(c.hidden_size),
       batch_words(BatchWords(c, plan, rows)) {}
 
-bool StepsAhead() {
-  const char* text = std::getenv("TANDEM_STEP_AHEAD");
-  const std::string_view wish = text == nullptr ? "" : text;
-  if (wish == "on") return true;
-  if (wish.empty() || wish == "off") return false;
-  Throw<ConfigError>("TANDEM_STEP_AHEAD: expected 'on' or 'off', found '{}'", wish);
+bool OnlyEmbeds(const Plan& plan) {
+  if (plan.devices.size() != 1 || plan.cache.slots > 0 || plan.stream_prefill) return false;
+  const auto there = [](const LayerPlan& layer) {
+    if (!layer.attention.on_device()) return false;
+    if (!layer.moe) return layer.dense.on_device();
+    return layer.router.on_device() && layer.shared.on_device() &&
+           std::ranges::all_of(layer.experts, &Place::on_device);
+  };
+  return plan.head.on_device() && std::ranges::all_of(plan.layers, there);
 }
 
-bool OnlyEmbeds(const Plan& plan, const ScratchUse& host) {
-  const bool computes = host.attention || host.mlp || host.router || host.experts || host.head;
-  return plan.devices.size() == 1 && !computes && plan.cache.slots == 0 && !plan.stream_prefill;
+bool StepsAhead(const Plan& plan) {
+  if (plan.step_ahead == StepAheadWish::kOff || plan.devices.empty()) return false;
+  const bool on_gpu = kAutoStepAhead && !plan.devices[0].shares_cores;
+  return (on_gpu || plan.step_ahead == StepAheadWish::kOn) && OnlyEmbeds(plan);
 }
 
 }  // namespace tandem

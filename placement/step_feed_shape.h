@@ -4,7 +4,6 @@
 
 #include "model/config.h"
 #include "placement/plan.h"
-#include "placement/scratch.h"
 
 namespace tandem {
 
@@ -34,11 +33,10 @@ struct StepFeedShape {
   static constexpr std::int64_t WholeBlocks(std::int64_t n) { return (n + 31) / 32 * 32; }
 };
 
-// Whether steps are enqueued ahead: TANDEM_STEP_AHEAD is on, off, or not set, which is off. Throws
-// ConfigError.
-bool StepsAhead();
+// Whether a plan may have such steps: one device computes everything, and the host embeds.
+bool OnlyEmbeds(const Plan& plan);
 
-// Whether a plan may have such steps: `host` is UseOf its host, which computes nothing.
-bool OnlyEmbeds(const Plan& plan, const ScratchUse& host);
+// Whether it has them; with Plan::step_ahead auto only if the device then has memory that both see.
+bool StepsAhead(const Plan& plan);
 
 }  // namespace tandem

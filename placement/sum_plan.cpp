@@ -10,7 +10,7 @@ unsigned RolesOf(const ScratchUse& use) {
   return (use.attention ? kScratchAttention : 0U) | (use.mlp ? kScratchMlp : 0U) |
          (use.router ? kScratchRouter : 0U) | (use.experts ? kScratchExperts : 0U) |
          (use.head ? kScratchHead : 0U) | (use.cache ? kScratchCache : 0U) |
-         (use.first ? kScratchFirst : 0U);
+         (use.first ? kScratchFirst : 0U) | (use.feed ? kScratchFeed : 0U);
 }
 
 class Sums {

@@ -111,9 +111,9 @@ EngineBytes Engine::bytes() const {
 
 std::vector<std::string> Engine::Warnings() const {
   std::vector<std::string> warnings;
-  if (StepsAhead() && !impl_->Run().feed) {
-    warnings.push_back(
-        "TANDEM_STEP_AHEAD=on has no effect: not everything runs on one OpenCL device");
+  if (impl_->plan.step_ahead == StepAheadWish::kOn && !impl_->Run().feed) {
+    warnings.emplace_back(
+        "step_ahead: on has no effect: not everything runs on one OpenCL device");
   }
   for (const auto& device : impl_->devices) {
     std::string shapes = WarningOf(device->kernels.shapes());

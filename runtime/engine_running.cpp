@@ -1,6 +1,7 @@
 // What steps need beside the weights: scratch memory, kernels, the way between the device and the
 // team.
 #include "memory/blocks.h"
+#include "memory/error.h"
 #include "placement/scratch.h"
 #include "runtime/engine_impl.h"
 #include "runtime/self_test.h"
@@ -50,7 +51,7 @@ void PrepareKernels(const Weights& weights, const Plan& plan, int index, DeviceS
   device.kernels.Prepare(formats, on_host ? DType::kF16 : plan.kv_type, plan.bf16_many_rows,
                          plan.f8_many_rows);
   SelfTestScope scope = ScopeOf(weights, plan, index, formats);
-  scope.feed = OnlyEmbeds(plan, UseOf(plan, Place::Host())) && StepsAhead();
+  scope.feed = StepsAhead(plan);
   SelfTestOnce(device.kernels, scope, cl::DefaultCacheDir());
 }
 
@@ -71,9 +72,15 @@ Engine::Running::Running(const Model& model, const Plan& plan, const Weights& we
 }
 
 void Engine::Running::MakeFeed(const Config& c, const Plan& plan, DeviceSide& device) {
-  if (!OnlyEmbeds(plan, UseOf(plan, Place::Host())) || !StepsAhead()) return;
+  if (!StepsAhead(plan)) return;
   feed = StepFeed::Make(device.device, device.kernels, StepFeedShape(c, plan),
                         device.Scratch("step feed").buffer);
+  if (!feed && plan.step_ahead == StepAheadWish::kOn) {
+    Throw<OpenClError>(
+        "'{}' has no memory that the host and a running kernel both see, which 'step_ahead': on "
+        "needs; set it to auto or off",
+        device.device.info().name);
+  }
   forward.feed = feed.get();
 }
 

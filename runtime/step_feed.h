@@ -18,9 +18,9 @@ namespace tandem {
 // bounded. At most one step is enqueued ahead; the host's memory is two slots in turn.
 class StepFeed {
  public:
-  // Throws OpenClError where the device has no memory that both see. `control`: kFeedControlWords
-  // of the device's, which outlive this. `wait_turns`: after so many turns the kernel gives up (0:
-  // about a second).
+  // Null where the device has no memory that both see. `control`: kFeedControlWords of the
+  // device's, which outlive this. `wait_turns`: after so many turns the kernel gives up (0: about a
+  // second).
   static std::unique_ptr<StepFeed> Make(const ClDevice& device, cl::Kernels& kernels,
                                         const StepFeedShape& shape, cl_mem control,
                                         std::uint64_t wait_turns = 0);

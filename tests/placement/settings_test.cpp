@@ -26,6 +26,7 @@ threads: {0: 30, 1: 28}
 device_threads: 2
 hand_over: events
 deferral: on
+step_ahead: on
 workload: {for: agent, context: 50000, least_context: 700, sequences: 3, prompt_tokens: 300,
            answer_tokens: 200, chunk: 128}
 activations: {type: bf16, device: f8}

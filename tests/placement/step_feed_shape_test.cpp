@@ -3,11 +3,14 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
+#include <string>
+#include <string_view>
+#include <vector>
 
 #include "invented.h"
 #include "placement/planner.h"
 #include "placement/profile.h"
+#include "placement/scratch.h"
 #include "real_shapes.h"
 
 namespace tandem {
@@ -16,55 +19,98 @@ namespace {
 using test::V2Lite;
 using test::V2LiteTensors;
 
-class StepFeedShapeTest : public testing::Test {
- protected:
-  void TearDown() override { unsetenv("TANDEM_STEP_AHEAD"); }
-
-  // V2-Lite on an invented GPU with memory of its own: all of it, or with 4 GiB what fits.
-  // MakePlan checks that its search and its items count the same bytes.
-  static Plan PlanOn(std::uint64_t gpu_gib, const char* ahead) {
-    setenv("TANDEM_STEP_AHEAD", ahead, 1);
-    const Config config = V2Lite();
-    Profile profile;
-    profile.context = 8192;
-    if (gpu_gib >= 24) {
-      profile.attention = profile.dense = profile.shared_experts = profile.router = profile.head =
-          Side::kDevice;
-      profile.experts = Profile::Experts::kShare;
-      profile.experts_share = 1;
-    }
-    return MakePlan(config, V2LiteTensors(), test::GpuMachine(gpu_gib), profile, Precision::kFast);
+// V2-Lite on an invented GPU with memory of its own: all of it, or with 4 GiB what fits.
+// MakePlan checks that its search and its items count the same bytes.
+Plan PlanOn(std::uint64_t gpu_gib, StepAheadWish wish, bool shares_cores = false) {
+  const Config config = V2Lite();
+  Profile profile;
+  profile.context = 8192;
+  profile.step_ahead = wish;
+  if (gpu_gib >= 24) {
+    profile.attention = profile.dense = profile.shared_experts = profile.router = profile.head =
+        Side::kDevice;
+    profile.experts = Profile::Experts::kShare;
+    profile.experts_share = 1;
   }
-  static std::uint64_t Bytes(const Plan& plan, const char* ahead) {
-    setenv("TANDEM_STEP_AHEAD", ahead, 1);
-    std::uint64_t bytes = 0;
-    for (const ScratchBuffer& b : HostScratch(V2Lite(), plan, UseOf(plan, Place::Host()))) {
-      if (std::string_view(b.name) == "step feed") bytes += b.bytes();
-    }
-    return bytes;
-  }
-};
+  Machine machine = test::GpuMachine(gpu_gib);
+  machine.devices[0].shares_cores = shares_cores;
+  return MakePlan(config, V2LiteTensors(), machine, profile, Precision::kFast);
+}
 
-TEST_F(StepFeedShapeTest, IsPlannedWhereTheHostOnlyEmbedsAndItIsAskedFor) {
-  const Plan on = PlanOn(80, "on"), off = PlanOn(80, "off");
-  ASSERT_TRUE(OnlyEmbeds(on, UseOf(on, Place::Host())));
+std::uint64_t FeedBytes(const std::vector<ScratchBuffer>& buffers) {
+  std::uint64_t bytes = 0;
+  for (const ScratchBuffer& b : buffers) {
+    if (std::string_view(b.name) == "step feed") bytes += b.bytes();
+  }
+  return bytes;
+}
+std::uint64_t HostBytes(const Plan& plan) {
+  return FeedBytes(HostScratch(V2Lite(), plan, UseOf(plan, Place::Host())));
+}
+std::uint64_t DeviceBytes(const Plan& plan) {
+  return FeedBytes(DeviceScratch(V2Lite(), plan, UseOf(plan, Place::Device(0))));
+}
+
+TEST(StepFeedShape, IsPlannedWhereTheHostOnlyEmbedsAndItIsAskedFor) {
+  const Plan on = PlanOn(80, StepAheadWish::kOn), off = PlanOn(80, StepAheadWish::kOff);
+  ASSERT_TRUE(StepsAhead(on));
+  EXPECT_FALSE(StepsAhead(off));
   const StepFeedShape shape(V2Lite(), on);
   EXPECT_EQ(shape.rows, StepFeedShape::kMostRows);
-  EXPECT_EQ(Bytes(on, "on"), static_cast<std::uint64_t>(shape.words()) * sizeof(float));
-  EXPECT_EQ(Bytes(off, "off"), 0U);
-  EXPECT_EQ(on.host_bytes - off.host_bytes, Bytes(on, "on"));
-  EXPECT_EQ(on.DeviceBytes(0), off.DeviceBytes(0));
+  EXPECT_EQ(HostBytes(on), static_cast<std::uint64_t>(shape.words()) * sizeof(float));
+  EXPECT_EQ(DeviceBytes(on), StepFeedShape::kControl * sizeof(float));
+  EXPECT_EQ(HostBytes(off), 0U);
+  EXPECT_EQ(DeviceBytes(off), 0U);
+  EXPECT_EQ(on.host_bytes - off.host_bytes, HostBytes(on));
+  EXPECT_EQ(on.DeviceBytes(0) - off.DeviceBytes(0), DeviceBytes(on));
 }
 
-TEST_F(StepFeedShapeTest, IsNotPlannedWhereTheHostComputes) {
-  const Plan plan = PlanOn(4, "on");
+TEST(StepFeedShape, IsNotPlannedWhereTheHostComputes) {
+  const Plan plan = PlanOn(4, StepAheadWish::kOn);
   ASSERT_FALSE(plan.devices.empty());
-  EXPECT_FALSE(OnlyEmbeds(plan, UseOf(plan, Place::Host())));
-  EXPECT_EQ(Bytes(plan, "on"), 0U);
+  EXPECT_FALSE(OnlyEmbeds(plan));
+  EXPECT_FALSE(StepsAhead(plan));
+  EXPECT_EQ(HostBytes(plan), 0U);
+  EXPECT_EQ(DeviceBytes(plan), 0U);
 }
 
-TEST_F(StepFeedShapeTest, HasRoomForABatchAndTwoSlots) {
-  const Plan plan = PlanOn(80, "on");
+// Each part of the model by itself.
+TEST(StepFeedShape, TakesAllOfTheModelOnOneDevice) {
+  const Plan all = PlanOn(80, StepAheadWish::kOn);
+  const auto without = [&](auto change) {
+    Plan plan = all;
+    change(plan);
+    return StepsAhead(plan);
+  };
+  EXPECT_TRUE(without([](Plan&) {}));
+  EXPECT_FALSE(without([](Plan& p) { p.head = Place::Host(); }));
+  EXPECT_FALSE(without([](Plan& p) { p.layers[3].attention = Place::Host(); }));
+  EXPECT_FALSE(without([](Plan& p) { p.layers[0].dense = Place::Host(); }));
+  EXPECT_FALSE(without([](Plan& p) { p.layers[3].router = Place::Host(); }));
+  EXPECT_FALSE(without([](Plan& p) { p.layers[3].shared = Place::Host(); }));
+  EXPECT_FALSE(without([](Plan& p) { p.layers.back().experts.back() = Place::Host(); }));
+  EXPECT_FALSE(without([](Plan& p) { p.cache.slots = 1; }));
+  EXPECT_FALSE(without([](Plan& p) { p.stream_prefill = true; }));
+  EXPECT_FALSE(without([](Plan& p) { p.devices.push_back(p.devices[0]); }));
+  EXPECT_FALSE(without([](Plan& p) { p.devices.clear(); }));
+}
+
+TEST(StepFeedShape, AutoIsForGpus) {
+  EXPECT_EQ(StepsAhead(PlanOn(80, StepAheadWish::kAuto)), kAutoStepAhead);
+  EXPECT_FALSE(StepsAhead(PlanOn(80, StepAheadWish::kAuto, /*shares_cores=*/true)));
+  EXPECT_TRUE(StepsAhead(PlanOn(80, StepAheadWish::kOn, /*shares_cores=*/true)));
+}
+
+TEST(StepFeedShape, ThePlanKeepsTheSetting) {
+  for (const auto wish : {StepAheadWish::kAuto, StepAheadWish::kOn, StepAheadWish::kOff}) {
+    const Plan plan = PlanOn(80, wish);
+    EXPECT_EQ(ParsePlan(ToJson(plan), "plan").step_ahead, wish);
+    EXPECT_EQ(ToText(plan).find("step_ahead: ") != std::string::npos, StepsAhead(plan));
+  }
+}
+
+TEST(StepFeedShape, HasRoomForABatchAndTwoSlots) {
+  const Plan plan = PlanOn(80, StepAheadWish::kOn);
   const StepFeedShape shape(V2Lite(), plan);
   EXPECT_EQ(shape.batch_words, BatchWords(V2Lite(), plan, shape.rows));
   EXPECT_GE(shape.slot(), shape.batch_words + shape.rows * shape.D);
@@ -72,17 +118,6 @@ TEST_F(StepFeedShapeTest, HasRoomForABatchAndTwoSlots) {
   for (const std::int64_t words : {shape.first_slot(), shape.first_row(), shape.slot()}) {
     EXPECT_EQ(words % 4, 0) << "16 bytes are loaded at once";
   }
-}
-
-TEST_F(StepFeedShapeTest, TheEnvironmentSaysOnOrOff) {
-  unsetenv("TANDEM_STEP_AHEAD");
-  EXPECT_FALSE(StepsAhead());
-  setenv("TANDEM_STEP_AHEAD", "on", 1);
-  EXPECT_TRUE(StepsAhead());
-  setenv("TANDEM_STEP_AHEAD", "off", 1);
-  EXPECT_FALSE(StepsAhead());
-  setenv("TANDEM_STEP_AHEAD", "perhaps", 1);
-  EXPECT_THROW(StepsAhead(), ConfigError);
 }
 
 }  // namespace

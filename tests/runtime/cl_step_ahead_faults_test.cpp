@@ -10,13 +10,15 @@
 namespace tandem::test {
 namespace {
 
-constexpr const char* kAhead = "TANDEM_STEP_AHEAD=on TANDEM_WATCHDOG_S=20";
+constexpr const char* kPatience = "TANDEM_WATCHDOG_S=20";
+
+std::string AheadArguments() { return RunArguments("device") + " --step-ahead on"; }
 
 // The same run without faults.
 const Outcome& SoundAhead() {
   static const Outcome sound = [] {
-    Tandem(kAhead, RunArguments("device"));  // does what is done once: the self-test
-    return Tandem(kAhead, RunArguments("device"));
+    Tandem(kPatience, AheadArguments());  // does what is done once: the self-test
+    return Tandem(kPatience, AheadArguments());
   }();
   return sound;
 }
@@ -44,15 +46,15 @@ TEST_P(LostAhead, IsOpenedAgainOnce) {
   const Fault& f = GetParam();
   const std::uint64_t n = CallAt(SoundAhead(), f.function, f.share);
   const Outcome once =
-      Tandem(fmt::format("{} TANDEM_CL_FAULTS={}:{}:{}", kAhead, f.function, n, f.error),
-             RunArguments("device"));
+      Tandem(fmt::format("{} TANDEM_CL_FAULTS={}:{}:{}", kPatience, f.function, n, f.error),
+             AheadArguments());
   EXPECT_EQ(once.code, 0) << once.err;
   EXPECT_EQ(once.out, Sound("device").out);
   EXPECT_NE(once.err.find("the device was lost and opened again"), std::string::npos) << once.err;
   EXPECT_FALSE(once.faults.empty());
   const Outcome always =
-      Tandem(fmt::format("{} TANDEM_CL_FAULTS={}:{}+:{}", kAhead, f.function, n, f.error),
-             RunArguments("device"));
+      Tandem(fmt::format("{} TANDEM_CL_FAULTS={}:{}+:{}", kPatience, f.function, n, f.error),
+             AheadArguments());
   ExpectOneErrorLine(always, {"the device was lost"});
 }
 

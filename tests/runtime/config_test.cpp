@@ -86,6 +86,7 @@ constexpr std::pair<const char*, const char*> kValues[] = {
     {"device_threads", "2"},
     {"hand_over", "events"},
     {"deferral", "on"},
+    {"step_ahead", "on"},
     {"workload.for", "batch"},
     {"workload.context", "9000"},
     {"workload.least_context", "100"},

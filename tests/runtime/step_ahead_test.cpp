@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <functional>
 #include <thread>
 
@@ -31,8 +30,8 @@ class StepAhead : public testing::Test {
     if (!HaveDevice()) GTEST_SKIP() << "no OpenCL device";
   }
   static Engine Make(bool ahead, std::int64_t context = 512) {
-    setenv("TANDEM_STEP_AHEAD", ahead ? "on" : "off", 1);
     Profile profile = Placement("device");
+    profile.step_ahead = ahead ? StepAheadWish::kOn : StepAheadWish::kOff;
     profile.context = context;
     return MakeEngine(DemoDir(), profile, Precision::kExact);
   }
@@ -61,9 +60,16 @@ class StepAhead : public testing::Test {
 
 TEST_F(StepAhead, SaysSoWhereItHasNoEffect) {
   EXPECT_TRUE(Make(true).Warnings().empty());
-  const Engine half = MakeEngine(DemoDir(), Placement("half"), Precision::kExact);
-  ASSERT_EQ(half.Warnings().size(), 1U);
-  EXPECT_NE(half.Warnings()[0].find("TANDEM_STEP_AHEAD=on has no effect"), std::string::npos);
+  Profile profile = Placement("half");
+  const auto warnings = [&](StepAheadWish wish) {
+    profile.step_ahead = wish;
+    return MakeEngine(DemoDir(), profile, Precision::kExact).Warnings();
+  };
+  EXPECT_TRUE(warnings(StepAheadWish::kAuto).empty());
+  EXPECT_TRUE(warnings(StepAheadWish::kOff).empty());
+  const std::vector<std::string> on = warnings(StepAheadWish::kOn);
+  ASSERT_EQ(on.size(), 1U);
+  EXPECT_NE(on[0].find("step_ahead: on has no effect"), std::string::npos);
 }
 
 TEST_F(StepAhead, GivesTheSameTokensAndCounts) {
@@ -238,13 +244,6 @@ TEST_F(StepAhead, AnswersAreMadeThroughIt) {
     options.eos_ids = {ids[10]};  // ends in the middle, with a step on its way
     EXPECT_EQ(say(with, options), say(without, options));
   }
-}
-
-TEST(StepAheadSetting, IsOnOrOff) {
-  if (!HaveDevice()) GTEST_SKIP() << "no OpenCL device";
-  setenv("TANDEM_STEP_AHEAD", "perhaps", 1);
-  EXPECT_THROW(MakeEngine(DemoDir(), Placement("device"), Precision::kExact), ConfigError);
-  unsetenv("TANDEM_STEP_AHEAD");
 }
 
 }  // namespace
