@@ -17,6 +17,7 @@
 #include "runtime/interrupt.h"
 #include "runtime/plan_report.h"
 #include "runtime/read_bandwidth.h"
+#include "runtime/summary.h"
 #include "runtime/table.h"
 
 namespace tandem {
@@ -57,6 +58,7 @@ struct Report {
   double hand_over_s = 0;  // 0: no layer passes between the device and the CPU
   std::optional<DeferralEffect> deferral;
   std::int64_t cache_slots = 0;
+  bool steps_ahead = false;
   Metrics last;                    // of the last repetition
   std::optional<PlanReport> plan;  // if asked for
 };
@@ -138,6 +140,7 @@ Report Measure(const BenchFlags& flags) {
   report.result = Bench(
       engine, flags.bench, [&] { return read.Measure(); }, Interrupted);
   report.cache_slots = engine.plan().cache.slots;
+  report.steps_ahead = engine.steps_ahead();
   report.last = engine.metrics();
   report.hand_over_s = engine.MeasureHandOver();
   if (engine.deferral() != nullptr) report.deferral = *engine.deferral();
@@ -209,6 +212,10 @@ void PrintJson(const BenchFlags& flags, const Report& report) {
                {"hand_over_s", report.hand_over_s},
                {"logits_hash", fmt::format("{:016x}", r.logits_hash)}};
   if (report.cache_slots > 0) json["expert_cache"] = CacheJson(report);
+  if (report.steps_ahead) {
+    json["steps_ahead"] = {{"decode_steps", report.last.decode_steps},
+                           {"enqueued_ahead", report.last.steps_ahead}};
+  }
   if (report.deferral) json["deferral"] = DeferralJson(*report.deferral);
   if (report.plan) json["plan_report"] = ToJson(*report.plan);
   fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
@@ -254,6 +261,7 @@ void PrintText(const BenchFlags& flags, const Report& report) {
   fmt::print("{}", table.ToText());
   fmt::print("\n");
   if (report.cache_slots > 0) fmt::print("{}", CacheText(report));
+  if (report.steps_ahead) fmt::print("Last repetition: {}.\n", StepsAheadText(report.last));
   if (report.deferral) fmt::print("With {}.\n", ToText(*report.deferral));
   fmt::print("Loaded {} in {:.2f} s. Logits hash {:016x}.\n", FormatBytes(report.loaded_bytes),
              report.load_s, r.logits_hash);

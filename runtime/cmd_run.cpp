@@ -80,7 +80,9 @@ void Run(const RunFlags& flags) {
   const Generated generated = Generate(feed, tokenizer, ids, options, PrintText, Interrupted);
   PrintText("\n");
   if (!flags.quiet) {
-    fmt::print(stderr, "tandem: {}\n", Summary(generated, engine.Describe()));
+    std::string where = engine.Describe();
+    if (engine.steps_ahead()) where += "; " + StepsAheadText(engine.metrics());
+    fmt::print(stderr, "tandem: {}\n", Summary(generated, where));
   }
   PrintPlanReport(flags.session, session, engine);
 }

@@ -114,6 +114,8 @@ class Engine {
   EngineBytes bytes() const;
   const Metrics& metrics() const;
   void ResetMetrics();
+  // Whether steps may be enqueued ahead, so that Metrics::steps_ahead says something.
+  bool steps_ahead() const;
   // What deferral does to the logits, of plans with it: measured, and printed on standard error,
   // when the engine is made or goes over to such a plan. Null for others.
   const DeferralEffect* deferral() const;

@@ -61,6 +61,8 @@ const Metrics& Engine::metrics() const {
   return m;
 }
 
+bool Engine::steps_ahead() const { return impl_->Run().feed != nullptr; }
+
 void Engine::ResetMetrics() {
   impl_->metrics = {};
   impl_->Run().host.metrics = {};

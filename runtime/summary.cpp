@@ -9,6 +9,10 @@ std::string TokensPerSecond(std::int64_t tokens, double seconds) {
   return fmt::format("{:.1f} tokens/s", static_cast<double>(tokens) / seconds);
 }
 
+std::string StepsAheadText(const Metrics& m) {
+  return fmt::format("{} of {} decode steps enqueued ahead", m.steps_ahead, m.decode_steps);
+}
+
 std::string Summary(const Generated& g, const std::string& what_ran_where) {
   const std::string first =
       g.first_token_s > 0 ? fmt::format("{:.3f} s", g.first_token_s) : std::string("-");

@@ -170,5 +170,13 @@ TEST(Summary, NamesEveryNumberOnOneLine) {
   EXPECT_EQ(TokensPerSecond(0, 1), "-");
 }
 
+TEST(Summary, SaysHowManyStepsWereEnqueuedAhead) {
+  Metrics m;
+  m.steps = 70;
+  m.decode_steps = 64;
+  m.steps_ahead = 63;
+  EXPECT_EQ(StepsAheadText(m), "63 of 64 decode steps enqueued ahead");
+}
+
 }  // namespace
 }  // namespace tandem

@@ -5,12 +5,16 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
 #include <thread>
 
 #include "memory/error.h"
 #include "runtime/engine_feed.h"
 #include "tests/support/golden.h"
+#include "tests/support/temp_folder.h"
 
 namespace tandem::test {
 namespace {
@@ -244,6 +248,33 @@ TEST_F(StepAhead, AnswersAreMadeThroughIt) {
     options.eos_ids = {ids[10]};  // ends in the middle, with a step on its way
     EXPECT_EQ(say(with, options), say(without, options));
   }
+}
+
+TEST_F(StepAhead, ProgramsSayHowMany) {
+  const TempFolder folder;
+  const std::string at = folder.path().string();
+  const auto tandem = [&](const std::string& words, const std::string& wish) {
+    const std::string command = TANDEM_BINARY " " + words + " --model " + DemoDir() +
+                                " --device 0 --profile device --ctx 512 --step-ahead " + wish +
+                                " >" + at + "/out 2>" + at + "/err";
+    return std::system(command.c_str());
+  };
+  const std::string line = " decode steps enqueued ahead";
+  const std::string run = "run --prompt 'To be' --max-tokens 5 --temperature 0";
+  ASSERT_EQ(tandem(run, "on"), 0) << ReadText(folder / "err");
+  EXPECT_NE(ReadText(folder / "err").find(" of 4" + line), std::string::npos)
+      << ReadText(folder / "err");
+  ASSERT_EQ(tandem(run, "off"), 0) << ReadText(folder / "err");
+  EXPECT_EQ(ReadText(folder / "err").find(line), std::string::npos);
+
+  const std::string bench = "bench --prompt-tokens 8 --gen-tokens 4 --repetitions 1 --quiet";
+  ASSERT_EQ(tandem(bench, "on"), 0) << ReadText(folder / "err");
+  EXPECT_NE(ReadText(folder / "out").find(" of 4" + line), std::string::npos)
+      << ReadText(folder / "out");
+  ASSERT_EQ(tandem(bench + " --output json", "on"), 0) << ReadText(folder / "err");
+  const auto json = nlohmann::json::parse(ReadText(folder / "out"));
+  EXPECT_EQ(json["steps_ahead"]["decode_steps"], 4);
+  EXPECT_GE(json["steps_ahead"]["enqueued_ahead"], 1);
 }
 
 }  // namespace
