@@ -10,7 +10,9 @@
 #include <cstdlib>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "cl_kernels/tunables.h"
@@ -77,6 +79,26 @@ TEST(TuneKernelsWork, IsWhatTheTunableChanges) {
       }
     }
   }
+}
+
+// Two tunables are for those who set them: no case times the shared expert beside the choice of
+// experts, nor attention.
+TEST(TuneKernelsWork, WhatNoCaseTimesIsNoAxis) {
+  std::set<std::string_view> tried;
+  for (const int nv_compute : {0, 75, 80, 90}) {
+    for (const bool cpu : {false, true}) {
+      cl::DeviceTraits t = cpu ? cl::CpuTraits(4) : cl::GpuTraits(4);
+      t.nv_compute = nv_compute;
+      for (const ShapeAxis& axis : AxesFor(t)) tried.insert(axis.tunable);
+    }
+  }
+  std::set<std::string_view> left;
+  for (const cl::Tunable& tunable : cl::Tunables()) {
+    if (!tried.contains(tunable.name)) left.insert(tunable.name);
+  }
+  EXPECT_EQ(left, (std::set<std::string_view>{"shared_beside_choice", "wide_min_groups"}));
+  EXPECT_TRUE(
+      cl::WithShapes(cl::GpuTraits(4), {"shared_beside_choice=1"}, "").shared_beside_choice);
 }
 
 TEST_F(TuneKernelsTest, ItTriesEveryShapeAndKeepsWhatItSays) {
