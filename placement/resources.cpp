@@ -197,11 +197,31 @@ const MemoryBudget* BudgetOf(const Profile& profile, const Device& device) {
   return nullptr;
 }
 
-// A core's worth of splits: all of them on a few cores, eight on many.
-std::vector<int> DeviceThreadCounts(int cores) {
+// Threads of the team that the profile asks for; 0: as many as are left.
+int AskedThreads(const Profile& profile) {
+  int threads = 0;
+  for (const auto& [node, count] : profile.node_threads) threads += count;
+  return std::max(threads, profile.threads.value_or(0));
+}
+
+void CheckBeside(const Profile& profile, int cores, const Device& device) {
+  const int team = AskedThreads(profile);
+  if (team == 0 || !profile.device_threads) return;
+  const int beside = *profile.device_threads;
+  if (beside <= ThreadsBeside(cores, team) || team <= ThreadsBeside(cores, beside)) return;
+  Throw<ConfigError>(
+      "{}: 'threads' {} and 'device_threads' {}: expected at most {} together, {} computes on the "
+      "same cores",
+      ProfileName(profile), team, beside, cores, device.name);
+}
+
+// A core's worth of splits: all of them on a few cores, eight on many. Beside so many threads of
+// the team, the cores that are left at the most.
+std::vector<int> DeviceThreadCounts(int cores, int team) {
+  const int most = ThreadsBeside(cores, std::max(1, team));
   std::vector<int> counts;
   for (int eighth = 1; eighth < 8; ++eighth) {
-    const int count = std::clamp((cores * eighth + 4) / 8, 1, std::max(1, cores - 1));
+    const int count = std::clamp((cores * eighth + 4) / 8, 1, most);
     if (counts.empty() || counts.back() != count) counts.push_back(count);
   }
   return counts;
@@ -308,6 +328,8 @@ int Threads::total() const {
   return sum;
 }
 
+int ThreadsBeside(int cores, int threads) { return std::max(1, cores - threads); }
+
 Threads ShareCores(const Machine& machine, const Profile& profile, const Device* device) {
   if (device != nullptr && device->shares_cores) {
     std::vector<Threads> splits = CoreSplits(machine, profile, *device);
@@ -322,20 +344,14 @@ std::vector<Threads> CoreSplits(const Machine& machine, const Profile& profile,
   const int cores = CoreCount(machine);
   CheckThreads("threads", profile.threads, cores, profile);
   CheckThreads("device_threads", profile.device_threads, cores, profile);
-  if (profile.threads && profile.device_threads &&
-      *profile.threads + *profile.device_threads > cores) {
-    Throw<ConfigError>(
-        "{}: 'threads' {} and 'device_threads' {}: expected at most {} together, {} "
-        "computes on the same cores",
-        ProfileName(profile), *profile.threads, *profile.device_threads, cores, device.name);
-  }
+  CheckBeside(profile, cores, device);
   const int usable = CoresWithinQuota(machine);
-  std::vector<int> counts = DeviceThreadCounts(usable);
-  if (profile.threads) counts = {std::max(1, usable - *profile.threads)};
+  std::vector<int> counts = DeviceThreadCounts(usable, AskedThreads(profile));
+  if (profile.threads) counts = {ThreadsBeside(usable, *profile.threads)};
   if (profile.device_threads) counts = {*profile.device_threads};
   std::vector<Threads> splits;
   for (const int count : counts) {
-    const int threads = profile.threads.value_or(std::max(1, usable - count));
+    const int threads = profile.threads.value_or(ThreadsBeside(usable, count));
     splits.push_back({DealOut(machine, profile, threads), count});
   }
   return splits;

@@ -46,6 +46,9 @@ struct Threads {
   int device_threads = 0;
   int total() const;
 };
+// What one side has beside so many threads of the other on the same cores: those that are left, and
+// one where none is, as neither can do without. So both may have one thread more than cores.
+int ThreadsBeside(int cores, int threads);
 // Every core within the CPU quota; half of them each beside a device that shares them (null: none).
 // On one core both get one thread.
 Threads ShareCores(const Machine& machine, const Profile& profile, const Device* device);

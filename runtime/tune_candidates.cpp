@@ -206,7 +206,7 @@ void TuneCandidates::Add(std::string change, const TuneCandidate& current, Plan 
   // A device that shares the cores leaves fewer to the team, and none leaves all.
   const bool moved = edited.devices.empty() != current.plan.devices.empty();
   if (moved && DeviceThreads() > 0 && !profile_.threads) {
-    profile.threads = edited.devices.empty() ? cores_ : std::max(1, cores_ - DeviceThreads());
+    profile.threads = edited.devices.empty() ? cores_ : ThreadsBeside(cores_, DeviceThreads());
     profile.node_threads.clear();
   }
   auto candidate = FromProfile(std::move(change), profile);

@@ -318,11 +318,19 @@ TEST(Planner, ThreadsOfBothSidesMustFitTheCores) {
   EXPECT_EQ(PlanTiny(test::PoclMachine(4), profile).devices[0].threads, 1);
   profile.threads = 4;  // asked for every core: the device still gets a thread
   EXPECT_EQ(PlanTiny(test::PoclMachine(4), profile).devices[0].threads, 1);
-  profile.device_threads = 1;
-  EXPECT_THAT(test::Refusal([&] { PlanTiny(test::PoclMachine(4), profile); }, ExitCode::kConfig),
-              HasSubstr("device_threads"));
+  profile.device_threads = 1;  // as the plan says it
+  EXPECT_EQ(PlanTiny(test::PoclMachine(4), profile).nodes[0].cores.size(), 4u);
+  profile.device_threads = 2;
+  const auto refusal = [&] {
+    return test::Refusal([&] { PlanTiny(test::PoclMachine(4), profile); }, ExitCode::kConfig);
+  };
+  EXPECT_THAT(refusal(), HasSubstr("device_threads"));
   profile.threads.reset();
-  EXPECT_EQ(PlanTiny(test::PoclMachine(4), profile).nodes[0].cores.size(), 3u);
+  EXPECT_EQ(PlanTiny(test::PoclMachine(4), profile).nodes[0].cores.size(), 2u);
+  profile.node_threads = {{0, 3}};
+  EXPECT_THAT(refusal(), HasSubstr("'threads' 3 and 'device_threads' 2"));
+  profile.device_threads.reset();
+  EXPECT_EQ(PlanTiny(test::PoclMachine(4), profile).devices[0].threads, 1);
 }
 
 TEST(Planner, KvCacheByPrecisionContextAndSequences) {

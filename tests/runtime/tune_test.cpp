@@ -3,6 +3,7 @@
 // and varies only what the user left open. Which plan is fastest is not tested: that is measured.
 #include "runtime/tune.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -11,6 +12,7 @@
 #include "memory/error.h"
 #include "runtime/abilities.h"
 #include "runtime/pin_profile.h"
+#include "tests/placement/invented.h"
 #include "tests/support/golden.h"
 #include "tests/support/temp_folder.h"
 
@@ -82,6 +84,50 @@ TEST(PinProfile, GivesThePlanOfEveryPlacement) {
     plan.max_rows += 1;
     EXPECT_NE(PlacementKey(pinned), PlacementKey(plan)) << placement;
   }
+}
+
+// Whatever a profile says of threads on whatever cores: if there is a plan, then what it says of
+// them is accepted, and gives the same.
+TEST(PinProfile, ThreadsOfAPlanAreAcceptedWhereItWasMade) {
+  const Model model = OpenCheckpoint(DemoDir());
+  const auto plan = [&](const Machine& machine, const Profile& profile) {
+    return MakePlan(model.config, model.tensors, machine, profile, Precision::kFast);
+  };
+  int planned = 0;
+  const auto check = [&](const Machine& machine, const Profile& profile, const std::string& what) {
+    Plan first;
+    try {
+      first = plan(machine, profile);
+    } catch (const ConfigError&) {
+      return;  // more than the cores
+    }
+    ++planned;
+    ASSERT_EQ(first.devices.size(), 1U) << what;
+    Plan again;
+    ASSERT_NO_THROW(again = plan(machine, PinProfile(profile, first))) << what;
+    EXPECT_EQ(PlacementKey(again), PlacementKey(first)) << what;
+  };
+  for (const int cores : {1, 2, 3, 8}) {
+    for (const double quota : {0.0, 1.5}) {
+      Machine machine = PoclMachine(cores);
+      machine.cpu_quota = quota;
+      for (int threads = 0; threads <= cores; threads += threads < 3 ? 1 : 5) {
+        for (int device = 0; device <= cores; device += device < 3 ? 1 : 5) {
+          Profile profile = Placement("device");
+          if (device > 0) profile.device_threads = device;
+          const std::string what = fmt::format("{} cores, quota {}, {} threads, {} of the device",
+                                               cores, quota, threads, device);
+          if (threads > 0) profile.threads = threads;
+          check(machine, profile, what);
+          if (threads == 0) continue;
+          profile.threads.reset();
+          profile.node_threads = {{0, threads}};
+          check(machine, profile, what + ", by node");
+        }
+      }
+    }
+  }
+  EXPECT_GT(planned, 50);
 }
 
 TEST(Tune, TheSavedProfileLoadsToThePlanThatItEndedWith) {
