@@ -78,8 +78,15 @@ TEST(Scratch, AHostThatOnlyEmbedsHasLittle) {
     layer.attention = layer.dense = layer.router = layer.shared = Place::Device(0);
     std::ranges::fill(layer.experts, Place::Device(0));
   }
-  EXPECT_EQ(OnHost(c, plan), (std::set<std::string>{"batch", "wanted_rows", "x", "routing", "pairs",
-                                                    "hand_over", "greedy", "argmax", "logits"}));
+  std::set<std::string> names{"batch",     "wanted_rows", "x",      "routing", "pairs",
+                              "hand_over", "greedy",      "argmax", "logits"};
+  plan.step_ahead = StepAheadWish::kOff;
+  EXPECT_EQ(OnHost(c, plan), names);
+  EXPECT_FALSE(OnDevice(c, plan).contains("step feed"));
+  plan.step_ahead = StepAheadWish::kOn;
+  names.insert("step feed");
+  EXPECT_EQ(OnHost(c, plan), names);
+  EXPECT_TRUE(OnDevice(c, plan).contains("step feed"));
 }
 
 TEST(Scratch, GrowsWithRowsThreadsBlocksAndRounding) {
