@@ -10,6 +10,18 @@
 
 namespace tandem {
 
+namespace {
+
+// A GPU's driver may hold the host until the kernel that waits has ended (NVIDIA's does where
+// device memory is freed), so that it waits for a small part of a second. On a CPU the host itself
+// may wait for a core.
+std::uint64_t Turns(const ClDevice& device) {
+  constexpr std::uint64_t kBrief = 32;
+  return device.info().is_cpu ? TurnsOfSecond(device) : TurnsOfSecond(device) / kBrief;
+}
+
+}  // namespace
+
 static_assert(StepFeedShape::kFlags == cl::kFeedIds);
 static_assert(StepFeedShape::kControl == cl::kFeedControlWords);
 static_assert(StepFeedShape::kIdWords * sizeof(float) == cl::kArgmaxParts * sizeof(cl::ArgmaxPart));
@@ -32,7 +44,7 @@ StepFeed::StepFeed(const ClDevice& device, cl::Kernels& kernels, const StepFeedS
       control_(control),
       shared_(std::move(shared)),
       turns_(wait_turns) {
-  if (turns_ == 0) turns_ = TurnsOfSecond(device);
+  if (turns_ == 0) turns_ = Turns(device);
   device_.Zero(control_, 0, cl::kFeedControlWords * sizeof(float));
 }
 

@@ -19,8 +19,8 @@ namespace tandem {
 class StepFeed {
  public:
   // Null where the device has no memory that both see. `control`: kFeedControlWords of the
-  // device's, which outlive this. `wait_turns`: after so many turns the kernel gives up (0: about a
-  // second).
+  // device's, which outlive this. `wait_turns`: after so many turns the kernel gives up (0: some
+  // 40 ms of a GPU's, about a second of a CPU's).
   static std::unique_ptr<StepFeed> Make(const ClDevice& device, cl::Kernels& kernels,
                                         const StepFeedShape& shape, cl_mem control,
                                         std::uint64_t wait_turns = 0);
