@@ -70,7 +70,7 @@ std::span<const float> Engine::Impl::FedStep(std::span<const Row> rows, std::spa
     r.decoder.Begin();
   }
   Watch(rows.size());
-  const std::span<const float> logits = r.decoder.Finish([&] { PrepareAhead(next); });
+  const std::span<const float> logits = r.decoder.Finish([&] { PrepareAhead(rows, next); });
   r.feed->EndStep();
   return logits;
 }
@@ -85,14 +85,20 @@ bool Engine::Impl::MayStep(std::span<const Row> rows) const {
   }
 }
 
-// The engine's own blocks and counters do not change before the step is made.
-void Engine::Impl::PrepareAhead(std::span<const Row> next) {
-  if (next.empty() || !Feeds(next, nullptr, nullptr)) return;
+// The engine's own blocks and counters do not change before the step is made. A step of another
+// number of rows is left to its caller: its kernels may be launched for the first time, and a
+// driver that loads them then holds the host until the kernel that waits has given up.
+void Engine::Impl::PrepareAhead(std::span<const Row> now, std::span<const Row> next) {
+  if (next.size() != now.size() || !Feeds(next, nullptr, nullptr)) return;
   Running& r = *running;
   StepAhead ahead{{next.begin(), next.end()}, r.blocks};
   for (Row& row : ahead.rows) row.token = 0;
   if (!MayStep(ahead.rows)) return;
-  AppendRows(ahead.rows, ahead.blocks);
+  // Where sequences part, the last one to write to a block that they shared writes in place: to what
+  // others still read if the step is not made.
+  std::vector<KvBlocks::Copy> copies;
+  for (const Row& row : ahead.rows) ahead.blocks.Append(row.sequence, 1, copies);
+  if (!copies.empty()) return;
   Metrics& counted = first()->metrics;
   const std::uint64_t weight_bytes = counted.device_weight_bytes;
   const std::int64_t expert_rows = counted.expert_rows_device;

@@ -76,7 +76,7 @@ struct Engine::Impl {
   bool MayStep(std::span<const Row> rows) const;
   std::span<const float> FedStep(std::span<const Row> rows, std::span<const Row> next);
   void BeginFed(std::span<const Row> rows, const KvBlocks& blocks);
-  void PrepareAhead(std::span<const Row> next);
+  void PrepareAhead(std::span<const Row> now, std::span<const Row> next);
   bool TakeAhead(std::span<const Row> rows);
   void CancelAhead() noexcept;
 
