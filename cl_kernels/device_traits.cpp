@@ -85,6 +85,7 @@ DeviceTraits TraitsOf(const ClDevice& device) {
   traits.denormals = traits.denormals && HasDenormals(device);
   traits.nv_compute = TakesGpuShapes(info) ? NvCompute(device) : 0;
   if (traits.nv_compute >= 70) traits.mla_one_row_keys = 128;
+  traits.shared_beside_choice = traits.nv_compute >= 80;
   // PoCL keeps the machine code of its kernels on disk itself; asking it for binaries makes it
   // compile every kernel at once, in a slower general form.
   traits.cache_binaries = info.platform != "Portable Computing Language";

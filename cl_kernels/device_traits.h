@@ -40,7 +40,7 @@ struct DeviceTraits {
   // And of formats of small codes by one_row_mma.cl, where it is at least 80.
   bool one_row_mma = true;
   // Where all experts are here, the shared one's gate and up in the router's launch
-  // (router_shared.cl). Off until router_shared_test has passed on a GPU.
+  // (router_shared.cl), where nv_compute is at least 80.
   bool shared_beside_choice = false;
   // With fewer work-groups than this a launch gives each team one weight row instead of wide_rows.
   std::int64_t wide_min_groups = 1;
