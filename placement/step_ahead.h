@@ -14,7 +14,7 @@ enum class StepAheadWish : std::uint8_t {
 };
 std::string_view Name(StepAheadWish wish);  // "auto", "on", "off"
 
-// What auto means on GPUs: off until it is measured on one.
-inline constexpr bool kAutoStepAhead = false;
+// What auto means on GPUs.
+inline constexpr bool kAutoStepAhead = true;
 
 }  // namespace tandem
