@@ -72,6 +72,8 @@ void Kernels::Prepare(const std::vector<DType>& weight_formats, DType kv_type, b
   impl_->programs.Build(Program::kRows, DType::kF32);
 }
 
+std::uint64_t Kernels::own_bytes() const { return impl_->programs.own_bytes(); }
+
 void Kernels::PreparePanels(DType format) { impl_->programs.Build(Program::kPanels, format); }
 
 const DeviceTraits& Kernels::traits() const { return impl_->programs.traits(); }

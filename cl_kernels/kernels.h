@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -33,6 +34,8 @@ class Kernels {
                bool fp8 = false);
 
   void PreparePanels(DType format);
+  // What they hold of the device's memory, from the beginning on.
+  std::uint64_t own_bytes() const;
 
   void RmsNorm(const RmsNormArgs& a);
   void Linear(const LinearArgs& a);

@@ -101,7 +101,10 @@ void CheckGroupSize(cl_kernel kernel, const ClDevice& device, std::string_view n
 Programs::Programs(const ClDevice& device, DeviceTraits traits, std::filesystem::path cache_dir)
     : device_(device),
       traits_(std::move(traits)),
-      cache_(traits_.cache_binaries ? std::move(cache_dir) : std::filesystem::path()) {}
+      cache_(traits_.cache_binaries ? std::move(cache_dir) : std::filesystem::path()),
+      arrivals_(device.Allocate(MeetingWords(device.info().max_alloc_bytes) * sizeof(cl_int))) {
+  device_.Zero(arrivals_.get(), 0, arrivals_.bytes());
+}
 
 std::string Programs::CacheKey(Program program, DType type) const {
   const ClDeviceInfo& info = device_.info();
@@ -151,15 +154,6 @@ ClProgramHandle Programs::FromSource(Program program, const std::string& options
 int Programs::NvComputeSoFar(Program program, DType type) const {
   const bool has = traits_.nv_compute >= LeastNvCompute(program);
   return has && !refused_.contains({program, KeyType(program, type)}) ? traits_.nv_compute : 0;
-}
-
-cl_mem Programs::Arrivals() {
-  if (!arrivals_) {
-    const std::vector<cl_int> zeros(kArrivals);
-    arrivals_ = device_.Allocate(zeros.size() * sizeof(cl_int));
-    device_.BlockingWrite(arrivals_.get(), 0, zeros.data(), zeros.size() * sizeof(cl_int));
-  }
-  return arrivals_.get();
 }
 
 int Programs::NvCompute(Program program, DType type) {

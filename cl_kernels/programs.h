@@ -11,6 +11,7 @@
 #include "cl_kernels/program_cache.h"
 #include "cl_kernels/program_sources.h"
 #include "memory/cl_device.h"
+#include "memory/meetings.h"
 
 namespace tandem::cl {
 
@@ -19,7 +20,7 @@ namespace tandem::cl {
 // without, and what is nothing without is left out: their generic forms serve. Not thread-safe.
 class Programs {
  public:
-  static constexpr std::int64_t kArrivals = 256;
+  static constexpr std::int64_t kArrivals = kMeetingCounters;
 
   Programs(const ClDevice& device, DeviceTraits traits, std::filesystem::path cache_dir);
 
@@ -35,9 +36,13 @@ class Programs {
   int NvComputeSoFar(Program program, DType type) const;
   // Whether the driver takes the patched binary (program_patch.h) of gemm.
   bool HasWgmma() { return NvCompute(Program::kGemmTilesWgmma, DType::kQ8_0) == 90; }
-  // kArrivals ints in device memory that are 0 between launches: where work-groups of one count
-  // each other.
-  cl_mem Arrivals();
+  // kArrivals ints in device memory that are 0 between launches, where work-groups of one count
+  // each other, and kept_sums() floats behind them, of no meaning between launches.
+  cl_mem Arrivals() const { return arrivals_.get(); }
+  std::int64_t kept_sums() const {
+    return static_cast<std::int64_t>(arrivals_.bytes() / sizeof(float)) - kArrivals;
+  }
+  std::uint64_t own_bytes() const { return arrivals_.bytes(); }
   // What the driver refused, and why: a line for each program.
   const std::vector<std::string>& refusals() const { return refusals_; }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "memory/meetings.h"
 #include "placement/attention_scratch.h"
 #include "placement/step_feed_shape.h"
 
@@ -313,6 +314,7 @@ std::vector<ScratchBuffer> DeviceScratch(const Config& c, const Plan& plan, cons
     list.Add("argmax", LogitRows(plan) * kArgmaxFloats);
   }
   if (use.feed) list.Add("step feed", StepFeedShape::kControl);
+  list.AddPinned("meetings", MeetingWords(plan.devices[0].max_alloc_bytes));
   return list.Take();
 }
 

@@ -59,7 +59,7 @@ std::uint64_t DeviceSide::ScratchBytes(const std::string& name) const {
 }
 
 std::uint64_t DeviceSide::scratch_bytes() const {
-  std::uint64_t bytes = 0;
+  std::uint64_t bytes = kernels.own_bytes();
   for (const auto& [name, buffer] : scratch_) bytes += buffer.bytes();
   return bytes;
 }

@@ -65,7 +65,7 @@ TEST(Scratch, ExpertsAloneNeedNoMlpOrAttentionOnTheDevice) {
   EXPECT_FALSE(use.attention || use.mlp || use.router || use.head);
   EXPECT_EQ(OnDevice(c, plan),
             (std::set<std::string>{"h", "device_part", "router_choice", "act", "pair_out",
-                                   "expert_table", "expert_lists", "hand_over"}));
+                                   "expert_table", "expert_lists", "hand_over", "meetings"}));
   EXPECT_TRUE(OnHost(c, plan).contains("host_part"));
 }
 
