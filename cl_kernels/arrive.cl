@@ -1,6 +1,8 @@
 // Work-groups of a launch that count each other, so that the last one can go on with what all have
 // written. OpenCL 1.2 promises nothing between work-groups: NVIDIA's fences and a CPU's do.
 
+#define ARRIVALS 256  // as Programs::kArrivals; what work-groups keep for the last one follows
+
 // Whether the other `groups` - 1 have come here before; what they wrote by then is visible.
 // `arrived` is 0 before the launch and after it; `last`: an int in local memory.
 INLINE int is_last_group(volatile global int* arrived, int groups, local int* last) {

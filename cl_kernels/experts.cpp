@@ -164,10 +164,15 @@ void LaunchOneRowMma(Programs& programs, const ExpertsArgs& a) {
                          a.pair_weight.buffer, a.x.buffer, a.act.buffer, WordsOf(a));
   Enqueue(programs, gate_up, {OneRowMmaGroups(programs, 2 * a.F * tiles), 1, 1}, kOneRowMmaItems);
   const bool tile = TakesOneRowTile(programs, a.down, a.D, 1);
+  ExpertWords words = WordsOf(a);
+  words.ksplit = OneRowMmaParts(programs, a.down, a.D, a.C * a.F);
   const cl_kernel down = programs.Kernel(Program::kOneRowMma, a.down,
                                          tile ? "experts_down_one_tile" : "experts_down_one_mma");
-  Arguments(down).Set(SlabAt(a, 0), SlabAt(a, 1), table, a.tiles.buffer, a.n_tiles.buffer,
-                      a.act.buffer, a.y.buffer, WordsOf(a));
+  Arguments arguments(down);
+  arguments.Set(SlabAt(a, 0), SlabAt(a, 1), table, a.tiles.buffer, a.n_tiles.buffer, a.act.buffer,
+                a.y.buffer);
+  if (!tile) arguments.Set(programs.Arrivals());
+  arguments.Set(words);
   const std::int64_t groups = tile ? CeilDiv(a.D, kOneRowTileRows) : OneRowMmaGroups(programs, a.D);
   Enqueue(programs, down, {groups, 1, 1}, tile ? programs.traits().group_size() : kOneRowMmaItems);
 }

@@ -71,17 +71,21 @@ bool TakesOneRowMma(Programs& programs, const LinearArgs& a) {
          TakesOneRowMma(programs, a.w.dtype, a.w.cols, a.w.offset | a.w.scale_offset);
 }
 
-void LaunchOneMma(Programs& programs, const LinearArgs& a, const LinearWords& words) {
+void LaunchOneMma(Programs& programs, const LinearArgs& a, LinearWords words) {
   const std::int64_t rows = words.N + words.N2;
+  words.ksplit = a.swiglu ? 1 : OneRowMmaParts(programs, a.w.dtype, rows, words.K);
   const bool tile =
       !a.swiglu && TakesOneRowTile(programs, a.w.dtype, rows, 2) && words.K <= kOneRowTileSpan;
   const std::int64_t groups =
-      tile ? CeilDiv(rows, kOneRowTileRows) : OneRowMmaGroups(programs, rows);
+      tile ? CeilDiv(rows, kOneRowTileRows) : OneRowMmaGroups(programs, rows * words.ksplit);
   const cl_kernel kernel =
       programs.Kernel(Program::kOneRowMma, a.w.dtype, tile ? "linear_one_tile" : "linear_one_mma");
-  Arguments(kernel).Set(a.x.buffer, a.w.buffer, Or(a.w2.buffer, a.w.buffer), a.y.buffer,
-                        Or(a.y2.buffer, a.y.buffer), Or(a.norm.w.buffer, a.x.buffer),
-                        Or(a.norm.out.buffer, a.y.buffer), words);
+  Arguments arguments(kernel);
+  arguments.Set(a.x.buffer, a.w.buffer, Or(a.w2.buffer, a.w.buffer), a.y.buffer,
+                Or(a.y2.buffer, a.y.buffer), Or(a.norm.w.buffer, a.x.buffer),
+                Or(a.norm.out.buffer, a.y.buffer));
+  if (!tile) arguments.Set(programs.Arrivals());
+  arguments.Set(words);
   Enqueue(programs, kernel, {groups, 1, 1},
           tile ? programs.traits().group_size() : kOneRowMmaItems);
 }

@@ -1,6 +1,7 @@
 #include "cl_kernels/matmul.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "cl_kernels/launch.h"
 
@@ -105,6 +106,26 @@ std::int64_t OneRowMmaGroups(const Programs& programs, std::int64_t rows) {
   constexpr std::int64_t kLeastRows = 4;
   const std::int64_t units = programs.device().info().compute_units;
   return std::min(units, CeilDiv(rows, kLeastRows));
+}
+
+// The one by which the work-group with the most to do has the fewest pieces.
+std::int64_t OneRowMmaParts(const Programs& programs, DType type, std::int64_t rows,
+                            std::int64_t K) {
+  constexpr std::int64_t kMost = 8;
+  const std::int64_t units = programs.device().info().compute_units;
+  const std::int64_t least = CeilDiv(K, kOneRowMmaSpan);
+  const std::int64_t most = std::min({kMost, units, programs.kept_sums() / rows});
+  if (least == 1 || units > 2 * Programs::kArrivals) return 1;
+  std::int64_t best = 1;
+  std::int64_t fewest = std::numeric_limits<std::int64_t>::max();
+  for (std::int64_t parts = least; parts <= most; ++parts) {
+    const std::int64_t tiles = CeilDiv(CeilDiv(rows, units / parts), kOneRowTileRows);
+    const std::int64_t pieces = tiles * CeilDiv(K, parts * PieceWeights(type));
+    if (pieces >= fewest) continue;
+    best = parts;
+    fewest = pieces;
+  }
+  return best;
 }
 
 bool TakesOneRowTile(const Programs& programs, DType type, std::int64_t rows,

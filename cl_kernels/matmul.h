@@ -36,6 +36,10 @@ FewRowsLaunch ChooseOneRow(const Programs& programs, DType type, std::int64_t se
 // Whether one_row_mma.cl takes the same, and its work-groups for `rows` weight rows.
 bool TakesOneRowMma(Programs& programs, DType type, std::int64_t K, std::uint64_t offset);
 std::int64_t OneRowMmaGroups(const Programs& programs, std::int64_t rows);
+// Parts of K columns that its work-groups share out (one_row_parts.cl) for `rows` outputs; 1: each
+// goes through all columns.
+std::int64_t OneRowMmaParts(const Programs& programs, DType type, std::int64_t rows,
+                            std::int64_t K);
 // Work-items of its work-groups: one fills a compute unit.
 inline constexpr std::int64_t kOneRowMmaItems = 512;
 // Columns of x that it holds in local memory at a time.

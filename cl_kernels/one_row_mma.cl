@@ -24,7 +24,7 @@ INLINE void set_nothing(loads_t* a) {
 INLINE void load_first(loads_t* a, loader_t* l, const job_t* j, lane_t lane) {
   set_nothing(a);
   set_nothing(a + 1);
-  enter_span(&l->walk, j, 0, 0, lane);
+  enter_span(&l->walk, j, 0, j->piece0, lane);
   settle_loader(l, j, 0, lane);
   load_piece(a, &l->at, l->on);
 }
@@ -204,7 +204,7 @@ INLINE void multiply_round(local uint4* pool, loads_t* loads, int* second, loade
                            const job_t* j, int begin, int staged, const global float* x,
                            const global float* norm_w, lane_t lane) {
   const view_t v = view_of(pool, lane);
-  for (int span0 = 0; span0 < j->pieces; span0 += j->span) {
+  for (int span0 = j->piece0; span0 < j->pieces; span0 += j->span) {
     if (!staged) {
       barrier(CLK_LOCAL_MEM_FENCE);
       fetch_x(pool, j, x, span0, lane);

@@ -47,6 +47,7 @@ INLINE job_t linear_job(const linear_t* a, const global uchar* w, const global u
   j.last = share_begin(all, group + 1, groups) - 1;
   j.tiles = (j.last - j.first + rows) / rows;
   j.round_tiles = tiles_of_round(j.tiles, LINEAR_TILES);
+  j.piece0 = 0;
   j.pieces = (int)a->K / PIECE;
   j.span = span_of(j.pieces);
   j.K = (int)a->K;
@@ -75,23 +76,25 @@ INLINE float linear_mma_old(const linear_t* a, const job_t* j, global float* y, 
   return from ? *from : 0.0f;
 }
 
+// Parts: of a matrix that is not paired, and without a norm.
 INLINE void linear_one_mma_group(local uint4* pool, const global float* x, const global uchar* w,
                                  const global uchar* w2, global float* y, global float* y2,
                                  const global float* norm_w, global float* norm_out,
-                                 const linear_t* a, int group, int groups) {
+                                 global float* kept, const linear_t* a, const part_t* part) {
   const lane_t lane = this_lane();
-  const job_t j = linear_job(a, w, w2, group, groups);
+  job_t j = linear_job(a, w, w2, part->share, part->shares);
+  take_part(&j, part);
   if (j.tiles == 0) return;
   const global float* const weights = a->norm ? norm_w + a->norm_offset : 0;
   x += a->x_offset;
-  fetch_x(pool, &j, x, 0, lane);
+  fetch_x(pool, &j, x, j.piece0, lane);
   loads_t loads[2];
   loader_t loader;
   int second = 0;
   load_first(loads, &loader, &j, lane);
   clear_zeros(pool);
   clear_totals(pool, j.round_tiles);
-  keep_squares(pool, stage_x(pool, &j, weights, 0, lane), lane);
+  keep_squares(pool, stage_x(pool, &j, weights, j.piece0, lane), lane);
   barrier(CLK_LOCAL_MEM_FENCE);
   const float factor = a->norm ? norm_factor(pool, (float)a->K, a->eps) : 1.0f;
   for (int begin = 0; begin < j.tiles; begin += j.round_tiles) {
@@ -101,28 +104,55 @@ INLINE void linear_one_mma_group(local uint4* pool, const global float* x, const
       barrier(CLK_LOCAL_MEM_FENCE);
     }
     const int o = (int)get_local_id(0);
-    const float old = linear_mma_old(a, &j, y, begin, o);
-    multiply_round(pool, loads, &second, &loader, &j, begin, begin == 0 || j.pieces <= SPAN_PIECES,
-                   x, weights, lane);
+    const float old = part->count > 1 ? 0.0f : linear_mma_old(a, &j, y, begin, o);
+    multiply_round(pool, loads, &second, &loader, &j, begin,
+                   begin == 0 || j.pieces - j.piece0 <= j.span, x, weights, lane);
     barrier(CLK_LOCAL_MEM_FENCE);
     global float* const to = linear_mma_output(a, &j, y, y2, begin, o);
     if (!to) continue;
     if (j.paired) {
       const float gate = total_of(pool, &j, begin, o / 8, o % 8) * factor;
       *to = old + silu(gate) * (total_of(pool, &j, begin, o / 8, o % 8 + 8) * factor);
+    } else if (part->count > 1) {
+      kept[part->number * (int)(a->N + a->N2) + j.first + begin * 16 + o] =
+          total_of(pool, &j, begin, o / 16, o % 16);
     } else {
       *to = fma(total_of(pool, &j, begin, o / 16, o % 16), factor, old);
     }
   }
-  if (a->norm && group == 0) write_norm_mma(a, x, weights, norm_out + a->norm_out_offset, factor);
+  if (a->norm && part->share == 0)
+    write_norm_mma(a, x, weights, norm_out + a->norm_out_offset, factor);
 }
 
+// The outputs of a share, from what its parts kept.
+INLINE void linear_sum_parts(const linear_t* a, const part_t* p, const global float* kept,
+                             global float* y, global float* y2) {
+  const int all = (int)(a->N + a->N2);
+  const int end = share_begin(all, p->share + 1, p->shares);
+  for (int n = share_begin(all, p->share, p->shares) + (int)get_local_id(0); n < end;
+       n += TEAM * ONE_WARPS) {
+    const float sum = sum_of_parts(kept, p, all, n);
+    if (n < (int)a->N) {
+      put(y + a->y_offset + n, sum, (int)a->accumulate);
+    } else {
+      y2[a->y2_offset + n - a->N] = sum;
+    }
+  }
+}
+
+// ksplit: parts of the columns.
 kernel __attribute__((reqd_work_group_size(TEAM * ONE_WARPS, 1, 1))) void linear_one_mma(
     const global float* x, const global uchar* w, const global uchar* w2, global float* y,
-    global float* y2, const global float* norm_w, global float* norm_out, linear_t a) {
+    global float* y2, const global float* norm_w, global float* norm_out,
+    volatile global int* arrived, linear_t a) {
   local uint4 pool[LINEAR_POOL];
-  linear_one_mma_group(pool, x, w, w2, y, y2, norm_w, norm_out, &a, (int)get_group_id(0),
-                       (int)get_num_groups(0));
+  local int last;
+  const part_t part =
+      part_of((int)a.K / PIECE, (int)a.ksplit, (int)get_group_id(0), (int)get_num_groups(0));
+  if (part.number == part.count) return;
+  linear_one_mma_group(pool, x, w, w2, y, y2, norm_w, norm_out, kept_sums(arrived), &a, &part);
+  if (part.count == 1 || !is_last_group(arrived + part.share, part.count, &last)) return;
+  linear_sum_parts(&a, &part, kept_sums(arrived), y, y2);
 }
 
 // ---- experts
@@ -134,8 +164,7 @@ INLINE int list_experts(local expert_rows_t* list, int* list_end, const global u
                         const global float* pair_weight, const experts_t* a, const int down,
                         lane_t lane) {
   const int chosen = (int)a->chosen;
-  const int n =
-      chosen ? (int)a->C - (down ? 0 : 1) : min(n_tiles[a->n_tiles_offset], ONE_TILES);
+  const int n = chosen ? (int)a->C - (down ? 0 : 1) : min(n_tiles[a->n_tiles_offset], ONE_TILES);
   const int lid = (int)get_local_id(0);
   if (lid < n) {
     const tile_t tile = chosen ? chosen_tile(weights, weights_b, table, a, lid)
@@ -166,6 +195,7 @@ INLINE job_t experts_job(const experts_t* a, const int kind, const local expert_
   j.kind = kind;
   j.zero = (uint)((ulong)a->D >> 62);
   j.paired = 0;
+  j.piece0 = 0;
   j.list = list;
   j.experts = 0;
   j.list_end = 0;
@@ -234,8 +264,8 @@ INLINE void experts_gate_up_one_mma_group(local uint4* pool, const global uchar*
       clear_totals(pool, j.round_tiles);
       barrier(CLK_LOCAL_MEM_FENCE);
     }
-    multiply_round(pool, loads, &second, &loader, &j, begin, begin == 0 || j.pieces <= SPAN_PIECES,
-                   x, 0, lane);
+    multiply_round(pool, loads, &second, &loader, &j, begin,
+                   begin == 0 || j.pieces - j.piece0 <= j.span, x, 0, lane);
     barrier(CLK_LOCAL_MEM_FENCE);
     put_act(pool, &j, a, act, begin);
   }
@@ -249,35 +279,50 @@ kernel __attribute__((reqd_work_group_size(TEAM * ONE_WARPS, 1, 1))) void expert
                                 act, &a, (int)get_group_id(0), (int)get_num_groups(0));
 }
 
+INLINE void down_sum_parts(const experts_t* a, const part_t* p, const global float* kept,
+                           global float* y) {
+  const int end = share_begin((int)a->D, p->share + 1, p->shares);
+  for (int d = share_begin((int)a->D, p->share, p->shares) + (int)get_local_id(0); d < end;
+       d += TEAM * ONE_WARPS) {
+    y[a->y_offset + d] += sum_of_parts(kept, p, (int)a->D, d);
+  }
+}
+
+// ksplit: parts of the columns where one span does not hold them.
 INLINE void experts_down_one_mma_group(local uint4* pool, const global uchar* weights,
                                        const global uchar* weights_b, const global entry_t* table,
                                        const global int4* tiles, const global int* n_tiles,
-                                       const global float* act, global float* y, const experts_t* a,
-                                       int group, int groups) {
+                                       const global float* act, global float* y,
+                                       volatile global int* arrived, const experts_t* a, int group,
+                                       int groups) {
   const lane_t lane = this_lane();
   local expert_rows_t* const list = (local expert_rows_t*)(pool + LIST_AT);
   job_t j = experts_job(a, JOB_DOWN, list);
   const int n =
       list_experts(list, &j.list_end, weights, weights_b, table, tiles, n_tiles, 0, a, 1, lane);
   if (n == 0) return;
-  j.experts = n;
-  j.first = share_begin((int)a->D, group, groups);
-  j.last = share_begin((int)a->D, group + 1, groups) - 1;
-  j.tiles = (j.last - j.first + 16) / 16;
-  j.round_tiles = tiles_of_round(j.tiles, EXPERT_TILES);
   j.pieces = list[n - 1].end;
   j.span = span_of(j.pieces);
+  const int split = j.pieces > SPAN_PIECES && j.pieces <= (int)a->ksplit * SPAN_PIECES;
+  const part_t part = part_of(j.pieces, split ? (int)a->ksplit : 1, group, groups);
+  if (part.number == part.count) return;
+  take_part(&j, &part);
+  j.experts = n;
+  j.first = share_begin((int)a->D, part.share, part.shares);
+  j.last = share_begin((int)a->D, part.share + 1, part.shares) - 1;
+  j.tiles = (j.last - j.first + 16) / 16;
+  j.round_tiles = tiles_of_round(j.tiles, EXPERT_TILES);
   j.K = (int)a->F;
   if (j.tiles == 0 || j.pieces == 0) return;
   act += a->act_offset;
-  fetch_x(pool, &j, act, 0, lane);
+  fetch_x(pool, &j, act, j.piece0, lane);
   loads_t loads[2];
   loader_t loader;
   int second = 0;
   load_first(loads, &loader, &j, lane);
   clear_zeros(pool);
   clear_totals(pool, j.round_tiles);
-  stage_x(pool, &j, 0, 0, lane);
+  stage_x(pool, &j, 0, j.piece0, lane);
   barrier(CLK_LOCAL_MEM_FENCE);
   for (int begin = 0; begin < j.tiles; begin += j.round_tiles) {
     if (begin > 0) {
@@ -288,18 +333,29 @@ INLINE void experts_down_one_mma_group(local uint4* pool, const global uchar* we
     const int o = (int)get_local_id(0);
     const int d = j.first + begin * 16 + o;
     const int writes = o < j.round_tiles * 16 && d <= j.last;
-    const float old = writes ? y[a->y_offset + d] : 0.0f;
-    multiply_round(pool, loads, &second, &loader, &j, begin, begin == 0 || j.pieces <= SPAN_PIECES,
-                   act, 0, lane);
+    const float old = writes && part.count == 1 ? y[a->y_offset + d] : 0.0f;
+    multiply_round(pool, loads, &second, &loader, &j, begin,
+                   begin == 0 || j.pieces - j.piece0 <= j.span, act, 0, lane);
     barrier(CLK_LOCAL_MEM_FENCE);
-    if (writes) y[a->y_offset + d] = old + total_of(pool, &j, begin, o / 16, o % 16);
+    if (!writes) continue;
+    const float total = total_of(pool, &j, begin, o / 16, o % 16);
+    if (part.count > 1) {
+      kept_sums(arrived)[part.number * (int)a->D + d] = total;
+    } else {
+      y[a->y_offset + d] = old + total;
+    }
+  }
+  if (part.count == 1) return;
+  if (is_last_group(arrived + part.share, part.count, (local int*)(pool + LIST_AT))) {
+    down_sum_parts(a, &part, kept_sums(arrived), y);
   }
 }
 
 kernel __attribute__((reqd_work_group_size(TEAM * ONE_WARPS, 1, 1))) void experts_down_one_mma(
-    EXPERT_LISTS, const global float* act, global float* y, experts_t a) {
+    EXPERT_LISTS, const global float* act, global float* y, volatile global int* arrived,
+    experts_t a) {
   local uint4 pool[EXPERTS_POOL];
-  experts_down_one_mma_group(pool, weights, weights_b, table, tiles, n_tiles, act, y, &a,
+  experts_down_one_mma_group(pool, weights, weights_b, table, tiles, n_tiles, act, y, arrived, &a,
                              (int)get_group_id(0), (int)get_num_groups(0));
 }
 

@@ -15,7 +15,8 @@
 // A work-group takes as many rows as any other, in rounds of up to ROUND_TILES tiles, and x in
 // equal spans of up to SPAN columns. The pieces of a span, tile after tile, are shared out to its
 // SIDES, each a run of them, whose SIDE_WARPS warps take them in turn: each has the loads of its
-// next piece under way, beyond the end of rows, spans and rounds.
+// next piece under way, beyond the end of rows, spans and rounds. Where there is room for their
+// sums, a work-group takes one span only, for as many times the rows (one_row_parts.cl).
 #if defined(ONE_ROW_MMA)
 
 #define ONE_WARPS 16
@@ -63,7 +64,8 @@ typedef struct {
   uint zero;  // as the compiler cannot know
   int tiles, round_tiles;
   int first, last;
-  int pieces;  // of a row
+  int piece0;  // the first of a row that is the work-group's
+  int pieces;  // the end of those
   int span;    // pieces of each of its spans; the last may have fewer
   int K;       // of a weight row; of down, from one act to the next
   int N;       // rows of the first matrix of two that follow each other
@@ -217,7 +219,7 @@ INLINE void settle_loader(loader_t* l, const job_t* j, uint come, lane_t lane) {
     int begin = w->begin;
     int span0 = w->span0 + j->span;
     if (span0 >= j->pieces) {
-      span0 = 0;
+      span0 = j->piece0;
       begin += j->round_tiles;
     }
     if (begin >= j->tiles) return;

@@ -8,15 +8,15 @@ namespace tandem::cl {
 
 namespace source {  // written by embed_cl.cmake
 extern const std::string_view common, arrive, f16_mma, experts_args, one_row_codes, one_row_walk,
-    one_row_mma, one_row_mma_kernels, one_row_tile, weights, units, few_rows, matmul, linear,
-    linear_args, linear_batch, linear_batch_parts, linear_tile, linear_tile_parts, head_linear,
-    experts, one_row, one_row_experts, attention, kv_append, rmsnorm, rope, elementwise, group,
-    argmax, router, router_linear, router_shared, hand_over, step_feed, mma, mla_cache, mla_append,
-    mla_attention, mla_heads, mla_heads_mma, mla_latents, mla_expanded, mla_expanded_mma,
-    mla_expanded_wgmma, mla_mma, mla_one_row, mla_one_row_parts, mla_parts, mla_wgmma,
-    mla_wgmma_parts, panels, panel_split, gemm_decode, gemm_fragments, gemm_parts, gemm_tile, gemm,
-    e4m3, gemm_f8_experts, gemm_f8_mma, gemm_f8_parts, gemm_f8_wgmma, gemm_wide, gemm_wgmma,
-    gemm_tile_wgmma, gemm_turned, wgmma;
+    one_row_mma, one_row_parts, one_row_mma_kernels, one_row_tile, weights, units, few_rows, matmul,
+    linear, linear_args, linear_batch, linear_batch_parts, linear_tile, linear_tile_parts,
+    head_linear, experts, one_row, one_row_experts, attention, kv_append, rmsnorm, rope,
+    elementwise, group, argmax, router, router_linear, router_shared, hand_over, step_feed, mma,
+    mla_cache, mla_append, mla_attention, mla_heads, mla_heads_mma, mla_latents, mla_expanded,
+    mla_expanded_mma, mla_expanded_wgmma, mla_mma, mla_one_row, mla_one_row_parts, mla_parts,
+    mla_wgmma, mla_wgmma_parts, panels, panel_split, gemm_decode, gemm_fragments, gemm_parts,
+    gemm_tile, gemm, e4m3, gemm_f8_experts, gemm_f8_mma, gemm_f8_parts, gemm_f8_wgmma, gemm_wide,
+    gemm_wgmma, gemm_tile_wgmma, gemm_turned, wgmma;
 }  // namespace source
 
 namespace {
@@ -81,9 +81,9 @@ std::string TextOf(Program program) {
       return fmt::format("{}{}{}{}{}{}", common, weights, matmul, linear_args, linear_tile_parts,
                          LinearTiles());
     case Program::kOneRowMma:
-      return fmt::format("{}{}{}{}{}{}{}{}{}{}#define ROUTER_GROUP 512\n{}{}{}", common, weights,
-                         f16_mma, linear_args, experts_args, one_row_codes, one_row_walk,
-                         one_row_mma, one_row_mma_kernels, one_row_tile, router, arrive,
+      return fmt::format("{}{}{}{}{}{}{}{}{}{}{}{}#define ROUTER_GROUP 512\n{}{}", common, weights,
+                         f16_mma, linear_args, experts_args, arrive, one_row_codes, one_row_walk,
+                         one_row_mma, one_row_parts, one_row_mma_kernels, one_row_tile, router,
                          router_shared);
     case Program::kKvCache:
       return fmt::format("{}{}{}", common, kv_append, attention);

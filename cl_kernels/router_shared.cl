@@ -115,8 +115,8 @@ kernel __attribute__((reqd_work_group_size(ROUTER_GROUP, 1, 1))) void linear_one
   local int last;
   const int group = (int)get_group_id(0);
   if (group >= r.groups) {
-    linear_one_mma_group(pool, x, slab, slab, act, act, norm_w, norm_out, &a, group - r.groups,
-                         (int)get_num_groups(0) - r.groups);
+    const part_t all = whole_part(group - r.groups, (int)get_num_groups(0) - r.groups);
+    linear_one_mma_group(pool, x, slab, slab, act, act, norm_w, norm_out, 0, &a, &all);
     return;
   }
   x += a.x_offset;

@@ -263,6 +263,7 @@ TEST_P(ExpertsTest, OneRowOfSmallCodes) {
           {.T = 1, .K = 3, .E = 5, .D = 512, .F = 256, .shared = true, .shared_F = 768});
     Check(dtype, dtype, {.T = 1, .K = 4, .E = 6, .D = 256, .F = 512, .slabs = 2, .away = 3});
     Check(dtype, dtype, {.T = 1, .K = 8, .E = 8, .D = 256, .F = 1024});
+    Check(dtype, dtype, {.T = 1, .K = 6, .E = 7, .D = 512, .F = 2560});
     if (dtype != DType::kF8E4M3 && dtype != DType::kQ8_0) continue;
     // Runs of 256 columns that two experts share, and one that the last has half of.
     Check(dtype, dtype,

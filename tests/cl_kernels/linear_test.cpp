@@ -105,8 +105,9 @@ TEST_P(LinearTest, OneRowOfSmallCodes) {
     if (GetParam() != Shapes::kOwn && dtype != DType::kQ4_K) continue;
     for (const std::int64_t N : {1, 7, 16, 33, 130}) Check(dtype, {1, N, 768});
     for (const std::int64_t K : {256, 512, 2048, 2304, 7168}) Check(dtype, {1, 41, K, 4, 0, true});
-    Check(dtype, {1, 10, 14592});  // more than local memory holds, twice
+    Check(dtype, {1, 10, 14592});  // more than local memory holds, twice: parts of the columns
     Check(dtype, {1, 10, 16384});  // and the last span is shorter
+    Check(dtype, {1, 1100, 14848, 4, 0, true});
     if (GetParam() == Shapes::kOwn) Check(dtype, {1, 40000, 256});
     if (dtype != DType::kF8E4M3 && dtype != DType::kQ8_0) continue;
     for (const std::int64_t K : {128, 1408, 7296}) Check(dtype, {1, 41, K, 4, 0, true});
@@ -288,6 +289,7 @@ TEST_P(FusedLinearTest, TwoMatrices) {
     Check(DType::kF8E4M3, DType::kF8E4M3, {T, 130, 5, 272, true, false, true});
   }
   Check(DType::kF8E4M3, DType::kQ4_K, {1, 17, 18, 256, true});
+  Check(DType::kF8E4M3, DType::kF8E4M3, {1, 300, 140, 14592});
 }
 
 TEST_P(FusedLinearTest, SwigluBetween) {
@@ -296,6 +298,7 @@ TEST_P(FusedLinearTest, SwigluBetween) {
     Check(DType::kF8E4M3, DType::kF8E4M3, {T, 67, 67, 272, true, true, true});
   }
   Check(DType::kQ4_K, DType::kQ4_K, {1, 67, 67, 256, true, true, true});
+  Check(DType::kF8E4M3, DType::kF8E4M3, {1, 40, 40, 7424, false, true});
 }
 
 TEST_P(LinearTest, NoRowsIsNoWork) {
