@@ -21,67 +21,115 @@
 // Of slots lane / 4 and lane / 4 + 8 of this warp's 16, in powers of 2.
 typedef struct {
   float largest[2], total[2];
-  int limit[2];  // keys of the slot's row
+  int whole;  // the keys that all slots of this warp have; LIMITS_AT tells those of each
 } scorer_t;
 // As LAZY, in powers of 2.
 #define LAZY_2 8.0f
+// Below any score, but finite: no key is still 0, and any key is far above it.
+#define NOTHING_YET -1e30f
 
-// From the scores of 16 keys of two slots, in quads of lanes, to probabilities in local memory.
-// factor: what the sums must be multiplied by.
-INLINE void weigh(float* factor, float* s, scorer_t* state, int j, float scale2, uint to, uint flip,
-                  int lane) {
-  float most[2] = {-INFINITY, -INFINITY};
+// Powers of 2, zeros below the smallest normal number: native_exp2 takes three instructions more.
+INLINE float exp2_of(float x) {
+  float y;
+  asm volatile("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// Where this lane's row of a step's probabilities, a warp's 16 slots x 16 keys in four matrices of
+// 8 x 8, lies.
+INLINE uint weights_at(const place_t* at, uint odd) {
+  const uint lid = again(at->lid);  // registers are short
+  return at->mail + odd * PROBABILITIES_BYTES + (lid / 32 * 16 + lid % 16) * 32 +
+         (lid / 16 % 2 ^ lid / 4 % 2) * 16;
+}
+
+// Scores s of 16 keys to probabilities at `to`, with the largest score there was before; their sums
+// are added to `sums`. s[4 i + 2 r + k]: slot r, keys lane % 4 * 2 + 8 i + k.
+INLINE void put_weights(float* sums, const float* s, const scorer_t* state, float scale2, uint to) {
+  float p[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) p[i] = exp2_of(fma(s[i], scale2, -state->largest[i / 2 % 2]));
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};"
+               :
+               : "r"(to), "r"(pack(p[0], p[1])), "r"(pack(p[2], p[3])), "r"(pack(p[4], p[5])),
+                 "r"(pack(p[6], p[7]))
+               : "memory");
+#pragma unroll
+  for (int r = 0; r < 2; ++r) sums[r] += (p[2 * r] + p[2 * r + 1]) + (p[4 + 2 * r] + p[5 + 2 * r]);
+}
+
+INLINE float largest_of(const float* s, int r) {
+  return fmax(fmax(s[2 * r], s[2 * r + 1]), fmax(s[4 + 2 * r], s[5 + 2 * r]));
+}
+
+// The same again where a score is too large for the largest one before; scale2 > 0.
+INLINE void raise_weights(float* o, const float* s, scorer_t* state, const place_t* at, uint odd) {
+  const int lane = at->lid % 32;
+  const uint factors = at->mail + FACTORS_AT + odd * FACTORS_BYTES;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    float most = largest_of(s, r);
+    most = fmax(most, from_lane(most, 1));
+    most = fmax(most, from_lane(most, 2)) * at->scale;
+    const int rises = most > state->largest[r] + LAZY_2;
+    const float factor = rises ? exp2_of(state->largest[r] - most) : 1.0f;
+    state->largest[r] = rises ? most : state->largest[r];
+    state->total[r] *= factor;
+    if (lane % 4 == 0) put1(factors + (at->lid / 32 * 16 + lane / 4 + r * 8) * 4, factor);
+  }
+  put_weights(state->total, s, state, at->scale, weights_at(at, odd));
+  if (at->lid == 0) put1(at->mail + ANY_AT + odd * 4, 1.0f);
+  wgmma_fence_loads();
+  named_barrier(SCORERS, 128);
+  correct_sums(o, factors, lane, SCORER_TILES);
+}
+
+// From the scores of a step to its probabilities, for all. They are made with the largest score of
+// the steps before, so that no lane waits for another's. Only if one is above it by more than
+// LAZY_2, which is rare, are they made again and the sums corrected.
+INLINE void share_weights(float* o, const float* s, scorer_t* state, const place_t* at, uint odd) {
+  float sums[2] = {state->total[0], state->total[1]};
+  put_weights(sums, s, state, at->scale, weights_at(at, odd));
+  int rises = 0;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    rises |= fma(largest_of(s, r), at->scale, -state->largest[r]) > LAZY_2;
+  }
+  wgmma_fence_loads();
+  if (scorers_any(rises)) {
+    raise_weights(o, s, state, at, odd);
+  } else {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) state->total[r] = sums[r];
+  }
+  arrive(WEIGHED + odd, 256);
+}
+
+// Scores of keys that a slot's row does not have become -INFINITY.
+INLINE void mask_scores(float* s, const scorer_t* state, const place_t* at, int j) {
+  if (j + KEYS <= state->whole) return;
+  const uint lid = again(at->lid);
+  const uint limits = at->mail + LIMITS_AT + (lid / 32 * 16 + lid % 32 / 4) * 4;
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    const int key = j + lane % 4 * 2 + i % 2 + i / 4 * 8;
-    s[i] = key < state->limit[i / 2 % 2] ? s[i] * scale2 : -INFINITY;
-    most[i / 2 % 2] = fmax(most[i / 2 % 2], s[i]);
-  }
-  float other[2];
-#pragma unroll
-  for (int k = 1; k <= 2; ++k) {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) other[r] = from_lane(most[r], k);
-#pragma unroll
-    for (int r = 0; r < 2; ++r) most[r] = fmax(most[r], other[r]);
-  }
-  float base[2];
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const int rises = most[r] > state->largest[r] + LAZY_2;
-    factor[r] = rises ? native_exp2(state->largest[r] - most[r]) : 1.0f;
-    state->largest[r] = rises ? most[r] : state->largest[r];
-    base[r] = state->largest[r] == -INFINITY ? 0.0f : state->largest[r];
-  }
-#pragma unroll
-  for (int i = 0; i < 8; ++i) s[i] = native_exp2(s[i] - base[i / 2 % 2]);
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    put1(to + r * 256 + flip, as_float(pack(s[2 * r], s[2 * r + 1])));
-    put1(to + r * 256 + (flip ^ 16), as_float(pack(s[4 + 2 * r], s[5 + 2 * r])));
-    state->total[r] =
-        fma(state->total[r], factor[r], (s[2 * r] + s[2 * r + 1]) + (s[4 + 2 * r] + s[5 + 2 * r]));
+    const int key = j + (int)(lid % 4 * 2) + i % 2 + i / 4 * 8;
+    if (key >= as_int(get1(limits + i / 2 % 2 * 32))) s[i] = -INFINITY;
   }
 }
 
-// From the scores of a step to its probabilities, for all; o is corrected.
-INLINE void share_weights(float* o, float* s, scorer_t* state, const place_t* at, int j, uint odd) {
-  const int lane = at->lid % 32;
-  const int slot = at->lid / 32 * 16 + lane / 4;
-  const uint mail = at->mail;
-  const uint factors = mail + FACTORS_AT + odd * FACTORS_BYTES;
-  float factor[2];
-  weigh(factor, s, state, j, at->scale, mail + odd * PROBABILITIES_BYTES + slot * 32 + lane % 4 * 4,
-        slot / 4 % 2 * 16, lane);
-  if (lane % 4 == 0) {
-    put1(factors + slot * 4, factor[0]);
-    put1(factors + slot * 4 + 32, factor[1]);
+// How many of the pass's keys each slot of this warp has.
+INLINE void set_limits(scorer_t* state, const place_t* at, const int* own_row, const pass_t* pass,
+                       const global int* n_keys) {
+  const uint limits = at->mail + LIMITS_AT + (at->lid / 32 * 16 + at->lid % 32 / 4) * 4;
+  int fewest = pass->last;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int here = own_row[r] >= pass->first_row && own_row[r] < pass->row;
+    const int limit = here ? min(n_keys[own_row[r]], pass->last) : 0;
+    fewest = min(fewest, limit);
+    put1(limits + r * 32, as_float(limit));
   }
-  wgmma_fence_loads();
-  const int any = scorers_any(factor[0] != 1.0f || factor[1] != 1.0f);
-  if (at->lid == 0) put1(mail + ANY_AT + odd * 4, as_float(any));
-  arrive(WEIGHED + odd, 256);
-  if (any) correct_sums(o, factors, lane, SCORER_TILES);
+  asm volatile("redux.sync.min.s32 %0, %1, 0xffffffff;" : "=r"(state->whole) : "r"(fewest));
 }
 
 INLINE void await_keys(uint odd) {
@@ -108,7 +156,8 @@ INLINE void score_pass(float* o, const uint* a, scorer_t* state, const place_t* 
     load_values(v, stage_at(at, odd) + from, SCORER_TILES);
     wgmma_wait();
     arrive(KEYS_USED + odd, 256);
-    share_weights(o, s, state, at, j, odd);
+    mask_scores(s, state, at, j);
+    share_weights(o, s, state, at, odd);
     odd ^= 1;
   }
   start_sums(o, v, at->mail + (odd ^ 1) * PROBABILITIES_BYTES, SCORER_TILES);
@@ -124,9 +173,10 @@ INLINE void score_pass(float* o, const uint* a, scorer_t* state, const place_t* 
   int j = pass->first;
   for (; j + KEYS < pass->last; j += KEYS) {
     float next[8];
+    mask_scores(s, state, at, j);
     await_keys(odd ^ 1);
     start_scores(next, a, stage_at(at, odd ^ 1));
-    share_weights(o, s, state, at, j, odd);
+    share_weights(o, s, state, at, odd);
     start_sums(o, v, at->mail + odd * PROBABILITIES_BYTES, SCORER_TILES);
     wgmma_wait();
     odd ^= 1;
@@ -135,7 +185,8 @@ INLINE void score_pass(float* o, const uint* a, scorer_t* state, const place_t* 
 #pragma unroll
     for (int i = 0; i < 8; ++i) s[i] = next[i];
   }
-  share_weights(o, s, state, at, j, odd);
+  mask_scores(s, state, at, j);
+  share_weights(o, s, state, at, odd);
   start_sums(o, v, at->mail + odd * PROBABILITIES_BYTES, SCORER_TILES);
   wgmma_wait();
 #endif
@@ -173,8 +224,10 @@ INLINE void add_pass(float* o, const place_t* at, pass_t* pass) {
     start_copies(pass, at, odd);
     named_barrier(WEIGHED + odd, 256);
     const uint mail = at->mail;
-    if (as_int(get1(mail + ANY_AT + odd * 4))) {
+    if (get1(mail + ANY_AT + odd * 4) != 0.0f) {
       correct_sums(o, mail + FACTORS_AT + odd * FACTORS_BYTES, lane, ADDER_TILES);
+      named_barrier(ADDERS, 128);
+      if (at->lid == 0) put1(mail + ANY_AT + odd * 4, 0.0f);
     }
     start_sums(o, v, mail + odd * PROBABILITIES_BYTES, ADDER_TILES);
     wgmma_wait();
@@ -230,6 +283,7 @@ kernel __attribute__((reqd_work_group_size(256, 1, 1))) void mla_wgmma_64(MLA_AR
     const float nothing[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     named_barrier(SCORERS, 128);
     put4(at.mail + PROBABILITIES_BYTES + lid * 16, nothing);
+    if (lid == 0) put4(at.mail + ANY_AT, nothing);
     wgmma_fence_loads();
     named_barrier(SCORERS, 128);
 #pragma unroll
@@ -240,15 +294,11 @@ kernel __attribute__((reqd_work_group_size(256, 1, 1))) void mla_wgmma_64(MLA_AR
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       own_row[r] = slot + r * 8 < slots ? (first_slot + slot + r * 8) / H : -1;
-      state.largest[r] = -INFINITY;
+      state.largest[r] = NOTHING_YET;
       state.total[r] = 0.0f;
     }
     while (next_pass(&pass, &at, table_start, n_keys, last_row, run)) {
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const int here = own_row[r] >= pass.first_row && own_row[r] < pass.row;
-        state.limit[r] = here ? min(n_keys[own_row[r]], pass.last) : 0;
-      }
+      set_limits(&state, &at, own_row, &pass, n_keys);
       score_pass(o, a, &state, &at, &pass);
     }
     named_barrier(ALL, 256);  // the others have read the last factors

@@ -16,12 +16,13 @@
 #endif
 #define FETCHED_BYTES (KEYS * TOKEN_BYTES)
 // Behind the stages, of this step and the last: probabilities of 64 slots, what their sums are
-// multiplied by, and whether any is not 1.
+// multiplied by, and whether any is not 1 (the adders take that back). Then each slot's keys.
 #define PROBABILITIES_BYTES 2048
 #define FACTORS_AT (2 * PROBABILITIES_BYTES)
 #define FACTORS_BYTES 256
 #define ANY_AT (FACTORS_AT + 2 * FACTORS_BYTES)
-#define WGMMA_BYTES (TILES_BYTES + ANY_AT + 16)
+#define LIMITS_AT (ANY_AT + 16)
+#define WGMMA_BYTES (TILES_BYTES + LIMITS_AT + 256)
 // Columns of the sums, in 64s, of scorers and adders.
 #define SCORER_TILES 2
 #define ADDER_TILES 6
