@@ -297,6 +297,7 @@ typedef struct {
   float scale;
   uint memory;  // stages
   uint mail;    // mailboxes
+  global uchar* map;  // of mla_wgmma_boxes.cl: the tensor map
   int lid;
 } place_t;
 

@@ -16,7 +16,8 @@ extern const std::string_view common, arrive, f16_mma, experts_args, one_row_cod
     mla_expanded_mma, mla_expanded_wgmma, mla_mma, mla_one_row, mla_one_row_parts, mla_parts,
     mla_wgmma, mla_wgmma_parts, panels, panel_split, gemm_decode, gemm_fragments, gemm_parts,
     gemm_tile, gemm, e4m3, gemm_f8_experts, gemm_f8_mma, gemm_f8_parts, gemm_f8_wgmma, gemm_wide,
-    gemm_wgmma, gemm_tile_wgmma, gemm_turned, wgmma;
+    gemm_wgmma, gemm_tile_wgmma, gemm_turned, wgmma, mla_wgmma_boxes, mla_wgmma_f8,
+    mla_wgmma_weights;
 }  // namespace source
 
 namespace {
@@ -125,8 +126,9 @@ std::string TextOf(Program program) {
       return fmt::format("{}{}{}{}{}{}", common, mma, gemm_decode, gemm_parts, gemm_f8_parts,
                          gemm_f8_mma);
     case Program::kMlaWgmma:
-      return fmt::format("{}{}{}{}{}{}{}", common, wgmma, mla_cache, mla_attention, mla_parts,
-                         mla_wgmma_parts, mla_wgmma);
+      return fmt::format("{}{}{}{}{}{}{}{}{}{}", common, wgmma, mla_cache, mla_attention, mla_parts,
+                         mla_wgmma_parts, mla_wgmma_weights, mla_wgmma_f8, mla_wgmma_boxes,
+                         mla_wgmma);
     case Program::kMlaExpanded:
       return fmt::format("{}{}{}{}", common, mma, mla_expanded, mla_expanded_mma);
     case Program::kMlaExpandedWgmma:
