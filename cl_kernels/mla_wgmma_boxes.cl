@@ -198,9 +198,9 @@ INLINE void score_pass(float* o, const uint* a, scorer_t* state, const place_t* 
     start_scores(next, a, stage_at(at, odd ^ 1));
     named_barrier(SUMMED + odd, 256);
     share_weights(o, s, state, at, odd);
-    // Ahead of those of the adders, which then fill the gap until the next scores.
-    start_sums(o, v, at->mail + odd * PROBABILITIES_BYTES, SCORER_TILES);
+    // Of both sides' sums these are ready first, whoever is told first.
     arrive(WEIGHED + odd, 256);
+    start_sums(o, v, at->mail + odd * PROBABILITIES_BYTES, SCORER_TILES);
     wgmma_wait();
     odd ^= 1;
     load_values(v, stage_at(at, odd) + from, SCORER_TILES);
