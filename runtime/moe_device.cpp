@@ -8,6 +8,14 @@
 #include "runtime/forward.h"
 
 namespace tandem {
+namespace {
+
+std::uint64_t BytesOf(const MlpWeights& w) {
+  return w.gate.info->bytes() + w.up.info->bytes() + w.down.info->bytes();
+}
+
+}  // namespace
+
 // y += mlp(h), with h the norm of x where one is given.
 void FeedForward::MlpOnDevice(const MlpWeights& w, const cl::Span& y, const Vector* norm) {
   const std::int64_t D = f_.config.hidden_size;
@@ -30,8 +38,7 @@ void FeedForward::MlpOnDevice(const MlpWeights& w, const cl::Span& y, const Vect
   down.fp8 = up.fp8;
   down.work = dexperts_.work;
   k.Linear(down);
-  f_.device->metrics.device_weight_bytes +=
-      w.gate.info->bytes() + w.up.info->bytes() + w.down.info->bytes();
+  f_.device->metrics.device_weight_bytes += BytesOf(w);
 }
 
 bool FeedForward::HasDevicePart(int layer) const {
@@ -47,6 +54,7 @@ void FeedForward::EnqueueDevicePart(int layer, const cl::Span& y) {
   const LayerExperts& experts = f_.device_experts->layer(layer);
   const bool alone = f_.plan.layers[layer].shared.on_device() && shared.gate && !experts.shared;
   if (alone) MlpOnDevice(shared, y, nullptr);
+  if (experts.shared) f_.device->metrics.device_weight_bytes += BytesOf(shared);
   if (!experts.slabs.empty() || Streams(layer)) EnqueueExperts(layer, y);
 }
 
@@ -159,8 +167,7 @@ void FeedForward::CountAllPairs(int layer) {
   const std::int64_t K = f_.config.num_experts_per_tok;
   Metrics& m = f_.device->metrics;
   m.expert_rows_device += f_.T() * K;
-  const MlpWeights& x = f_.weights.layers[layer].experts[0];
-  const std::uint64_t expert = x.gate.info->bytes() + x.up.info->bytes() + x.down.info->bytes();
+  const std::uint64_t expert = BytesOf(f_.weights.layers[layer].experts[0]);
   if (f_.T() == 1) m.device_weight_bytes += static_cast<std::uint64_t>(K) * expert;
 }
 
@@ -175,8 +182,7 @@ void FeedForward::CountDevicePairs(int layer) {
     const std::int64_t n = pair_begin_[e + 1] - pair_begin_[e];
     if (n == 0 || !(streams ? !IsFurther(experts[e]) : f_.OnFirstDevice(layer, e))) continue;
     m.expert_rows_device += n;
-    const MlpWeights& x = w.experts[e];
-    m.device_weight_bytes += x.gate.info->bytes() + x.up.info->bytes() + x.down.info->bytes();
+    m.device_weight_bytes += BytesOf(w.experts[e]);
   }
 }
 

@@ -82,6 +82,7 @@ void FeedForward::RouteOnDevice(int layer) {
   const std::int64_t T = f_.T();
   DeviceSide& d = *f_.device;
   shared_made_ = false;  // what a step that failed may have left
+  d.metrics.device_weight_bytes += w.router.info->bytes();
   cl::LinearArgs scores{
       f_.x.on_device(), D, w.router.device, dlogits_, c.n_routed_experts, T, false};
   scores.norm = {w.post_norm.device, static_cast<float>(c.rms_norm_eps), f_.h_device, D};

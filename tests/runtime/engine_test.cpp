@@ -191,5 +191,21 @@ TEST(Engine, MetricsCountWhatRan) {
   EXPECT_EQ(engine.metrics().rows, 0);
 }
 
+// One row reads what it needs once, wherever that is.
+TEST(Engine, WeightsThatARowReadsAreCountedOnEverySide) {
+  if (!HaveDevice()) GTEST_SKIP() << "no OpenCL device";
+  const auto read = [](const std::string& placement) {
+    Engine engine = MakeEngine(DemoDir(), Placement(placement), Precision::kExact);
+    const Row row{engine.NewSequence(), 0, 17, true};
+    engine.ResetMetrics();
+    engine.StepGreedy({&row, 1});
+    return engine.metrics().host_weight_bytes + engine.metrics().device_weight_bytes;
+  };
+  const std::uint64_t on_host = read("none");
+  for (const char* placement : {"device", "half", "experts_only", "router_on_host"}) {
+    EXPECT_EQ(read(placement), on_host) << placement;
+  }
+}
+
 }  // namespace
 }  // namespace tandem::test
