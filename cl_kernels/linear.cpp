@@ -6,6 +6,7 @@
 
 #include "cl_kernels/gemm.h"
 #include "cl_kernels/launch.h"
+#include "cl_kernels/linear_one_row.h"
 #include "cl_kernels/linear_tile.h"
 #include "cl_kernels/linear_words.h"
 #include "cl_kernels/matmul.h"
@@ -14,8 +15,6 @@
 
 namespace tandem::cl {
 namespace {
-
-cl_mem Or(cl_mem buffer, cl_mem other) { return buffer == nullptr ? other : buffer; }
 
 void LaunchFew(Programs& programs, const LinearArgs& a, LinearWords words, std::int64_t heads) {
   const std::int64_t rows = RowsAtOnce(programs.traits(), a.T);
@@ -35,59 +34,6 @@ void LaunchFew(Programs& programs, const LinearArgs& a, LinearWords words, std::
                         Or(a.y2.buffer, a.y.buffer), Or(a.norm.w.buffer, a.x.buffer),
                         Or(a.norm.out.buffer, a.y.buffer), words);
   Enqueue(programs, kernel, {launch.groups, parts, heads}, programs.traits().group_size());
-}
-
-bool TakesOneRow(Programs& programs, const LinearArgs& a) {
-  const DeviceTraits& traits = programs.traits();
-  const bool second = a.w2.buffer == nullptr ||
-                      TakesOneRow(programs, a.w2.dtype, a.w2.cols, a.w2.offset | a.w2.scale_offset);
-  return a.T == 1 && second && a.x.offset % 4 == 0 && (!a.swiglu || traits.wide_rows % 2 == 0) &&
-         TakesOneRow(programs, a.w.dtype, a.w.cols, a.w.offset | a.w.scale_offset);
-}
-
-// linear_one, or a kernel whose arguments behind its own `rest` sets.
-void LaunchOne(Programs& programs, const LinearArgs& a, std::string_view name = "linear_one",
-               const std::function<void(Arguments&)>& rest = nullptr) {
-  LinearWords words = WordsOf(a);
-  const std::int64_t outputs = programs.traits().wide_rows / (a.swiglu ? 2 : 1);
-  const std::int64_t sets = CeilDiv(words.N, outputs) + (a.swiglu ? 0 : CeilDiv(words.N2, outputs));
-  const FewRowsLaunch launch = ChooseOneRow(programs, a.w.dtype, sets, words.K);
-  words.ksplit = launch.ksplit;
-  const cl_kernel kernel = programs.Kernel(Program::kMatmul, a.w.dtype, name);
-  Arguments arguments(kernel);
-  arguments.Set(a.x.buffer, a.w.buffer, Or(a.w2.buffer, a.w.buffer), a.y.buffer,
-                Or(a.y2.buffer, a.y.buffer), Or(a.norm.w.buffer, a.x.buffer),
-                Or(a.norm.out.buffer, a.y.buffer), words);
-  if (rest) rest(arguments);
-  Enqueue(programs, kernel, {launch.groups, 1, 1}, programs.traits().group_size());
-}
-
-bool TakesOneRowMma(Programs& programs, const LinearArgs& a) {
-  const bool second = a.w2.buffer == nullptr ||
-                      (a.w2.dtype == a.w.dtype && TakesOneRowMma(programs, a.w2.dtype, a.w2.cols,
-                                                                 a.w2.offset | a.w2.scale_offset));
-  const bool norm = a.norm.w.buffer == nullptr || a.w.cols <= kOneRowMmaSpan;
-  return a.T == 1 && second && norm && a.x.offset % 4 == 0 &&
-         TakesOneRowMma(programs, a.w.dtype, a.w.cols, a.w.offset | a.w.scale_offset);
-}
-
-void LaunchOneMma(Programs& programs, const LinearArgs& a, LinearWords words) {
-  const std::int64_t rows = words.N + words.N2;
-  words.ksplit = a.swiglu ? 1 : OneRowMmaParts(programs, a.w.dtype, rows, words.K);
-  const bool tile =
-      !a.swiglu && TakesOneRowTile(programs, a.w.dtype, rows, 2) && words.K <= kOneRowTileSpan;
-  const std::int64_t groups =
-      tile ? CeilDiv(rows, kOneRowTileRows) : OneRowMmaGroups(programs, rows * words.ksplit);
-  const cl_kernel kernel =
-      programs.Kernel(Program::kOneRowMma, a.w.dtype, tile ? "linear_one_tile" : "linear_one_mma");
-  Arguments arguments(kernel);
-  arguments.Set(a.x.buffer, a.w.buffer, Or(a.w2.buffer, a.w.buffer), a.y.buffer,
-                Or(a.y2.buffer, a.y.buffer), Or(a.norm.w.buffer, a.x.buffer),
-                Or(a.norm.out.buffer, a.y.buffer));
-  if (!tile) arguments.Set(programs.Arrivals());
-  arguments.Set(words);
-  Enqueue(programs, kernel, {groups, 1, 1},
-          tile ? programs.traits().group_size() : kOneRowMmaItems);
 }
 
 // Columns that a warp of linear_batch.cl takes in a step.
@@ -306,8 +252,7 @@ void LaunchWhole(Programs& programs, const LinearArgs& a) {
     return LaunchWhole(programs, first);
   }
   if (batch) return LaunchBatch(programs, a, WordsOf(a));
-  if (TakesOneRowMma(programs, a)) return LaunchOneMma(programs, a, WordsOf(a));
-  if (TakesOneRow(programs, a)) return LaunchOne(programs, a);
+  if (LaunchedOneRow(programs, a)) return;
   if (few) return LaunchFew(programs, a, WordsOf(a), 1);
   LaunchMany(programs, a, WordsOf(a), 1);
 }
@@ -341,13 +286,11 @@ bool LaunchedOneRouted(Programs& programs, const LinearArgs& a,
   const bool plain =
       a.w.dtype == DType::kF32 || a.w.dtype == DType::kBF16 || a.w.dtype == DType::kF16;
   const bool norm = a.norm.w.buffer == nullptr || FusesNorm(programs.traits(), a);
-  if (!plain || !norm || a.w.next != nullptr || a.w2.buffer != nullptr || !TakesOneRow(programs, a))
-    return false;
-  LaunchOne(programs, a, "linear_one_routed", [&](Arguments& arguments) {
+  if (!plain || !norm || a.w.next != nullptr || a.w2.buffer != nullptr) return false;
+  return LaunchedOneRow(programs, a, "linear_one_routed", [&](Arguments& arguments) {
     arguments.Set(programs.Arrivals());
     rest(arguments);
   });
-  return true;
 }
 
 namespace {

@@ -5,6 +5,9 @@
 
 namespace tandem::cl {
 
+// What a kernel is given where an argument is not there.
+inline cl_mem Or(cl_mem buffer, cl_mem other) { return buffer == nullptr ? other : buffer; }
+
 // As linear_t in linear_args.cl.
 struct LinearWords {
   cl_long x_offset, x_stride, x_head_stride, x_aligned;

@@ -42,6 +42,7 @@ INLINE job_t linear_job(const linear_t* a, const global uchar* w, const global u
   job_t j;
   j.kind = JOB_LINEAR;
   j.paired = (int)a->swiglu;
+  j.followed = a->N2 > 0;
   j.zero = (uint)((ulong)a->K >> 62);
   j.first = share_begin(all, group, groups);
   j.last = share_begin(all, group + 1, groups) - 1;
@@ -67,7 +68,7 @@ INLINE global float* linear_mma_output(const linear_t* a, const job_t* j, global
                                        global float* y2, int begin, int o) {
   const int n = j->first + begin * (j->paired ? 8 : 16) + o;
   if (n > j->last || o >= j->round_tiles * (j->paired ? 8 : 16)) return 0;
-  return n < a->N ? y + a->y_offset + n : y2 + a->y2_offset + (n - a->N);
+  return !j->followed || n < a->N ? y + a->y_offset + n : y2 + a->y2_offset + (n - a->N);
 }
 
 INLINE float linear_mma_old(const linear_t* a, const job_t* j, global float* y, int begin, int o) {
@@ -76,7 +77,7 @@ INLINE float linear_mma_old(const linear_t* a, const job_t* j, global float* y, 
   return from ? *from : 0.0f;
 }
 
-// Parts: of a matrix that is not paired, and without a norm.
+// Parts: of one matrix, without a norm.
 INLINE void linear_one_mma_group(local uint4* pool, const global float* x, const global uchar* w,
                                  const global uchar* w2, global float* y, global float* y2,
                                  const global float* norm_w, global float* norm_out,
@@ -114,7 +115,7 @@ INLINE void linear_one_mma_group(local uint4* pool, const global float* x, const
       const float gate = total_of(pool, &j, begin, o / 8, o % 8) * factor;
       *to = old + silu(gate) * (total_of(pool, &j, begin, o / 8, o % 8 + 8) * factor);
     } else if (part->count > 1) {
-      kept[part->number * (int)(a->N + a->N2) + j.first + begin * 16 + o] =
+      kept[part->number * (int)a->N + j.first + begin * 16 + o] =
           total_of(pool, &j, begin, o / 16, o % 16);
     } else {
       *to = fma(total_of(pool, &j, begin, o / 16, o % 16), factor, old);
@@ -126,33 +127,52 @@ INLINE void linear_one_mma_group(local uint4* pool, const global float* x, const
 
 // The outputs of a share, from what its parts kept.
 INLINE void linear_sum_parts(const linear_t* a, const part_t* p, const global float* kept,
-                             global float* y, global float* y2) {
-  const int all = (int)(a->N + a->N2);
+                             global float* y) {
+  const int all = (int)a->N;
   const int end = share_begin(all, p->share + 1, p->shares);
   for (int n = share_begin(all, p->share, p->shares) + (int)get_local_id(0); n < end;
        n += TEAM * ONE_WARPS) {
-    const float sum = sum_of_parts(kept, p, all, n);
-    if (n < (int)a->N) {
-      put(y + a->y_offset + n, sum, (int)a->accumulate);
-    } else {
-      y2[a->y2_offset + n - a->N] = sum;
-    }
+    put(y + a->y_offset + n, sum_of_parts(kept, p, all, n), (int)a->accumulate);
   }
 }
 
-// ksplit: parts of the columns.
 kernel __attribute__((reqd_work_group_size(TEAM * ONE_WARPS, 1, 1))) void linear_one_mma(
     const global float* x, const global uchar* w, const global uchar* w2, global float* y,
-    global float* y2, const global float* norm_w, global float* norm_out,
-    volatile global int* arrived, linear_t a) {
+    global float* y2, const global float* norm_w, global float* norm_out, linear_t a) {
+  local uint4 pool[LINEAR_POOL];
+  const part_t part = whole_part((int)get_group_id(0), (int)get_num_groups(0));
+  linear_one_mma_group(pool, x, w, w2, y, y2, norm_w, norm_out, 0, &a, &part);
+}
+
+// What the compiler knows not to come takes no registers: with a second matrix and a norm among the
+// cases, Q4_K's products spill 204 bytes of them.
+INLINE void leave_plain(linear_t* a) {
+  a->N2 = 0;
+  a->norm = 0;
+  a->swiglu = 0;
+}
+
+kernel __attribute__((reqd_work_group_size(TEAM * ONE_WARPS, 1, 1))) void linear_one_plain(
+    const global float* x, const global uchar* w, global float* y, linear_t a) {
+  local uint4 pool[LINEAR_POOL];
+  leave_plain(&a);
+  const part_t part = whole_part((int)get_group_id(0), (int)get_num_groups(0));
+  linear_one_mma_group(pool, x, w, w, y, y, 0, 0, 0, &a, &part);
+}
+
+// ksplit: parts of the columns.
+kernel __attribute__((reqd_work_group_size(TEAM * ONE_WARPS, 1, 1))) void linear_one_parts(
+    const global float* x, const global uchar* w, global float* y, volatile global int* arrived,
+    linear_t a) {
   local uint4 pool[LINEAR_POOL];
   local int last;
+  leave_plain(&a);
   const part_t part =
       part_of((int)a.K / PIECE, (int)a.ksplit, (int)get_group_id(0), (int)get_num_groups(0));
   if (part.number == part.count) return;
-  linear_one_mma_group(pool, x, w, w2, y, y2, norm_w, norm_out, kept_sums(arrived), &a, &part);
+  linear_one_mma_group(pool, x, w, w, y, y, 0, 0, kept_sums(arrived), &a, &part);
   if (part.count == 1 || !is_last_group(arrived + part.share, part.count, &last)) return;
-  linear_sum_parts(&a, &part, kept_sums(arrived), y, y2);
+  linear_sum_parts(&a, &part, kept_sums(arrived), y);
 }
 
 // ---- experts
@@ -195,6 +215,7 @@ INLINE job_t experts_job(const experts_t* a, const int kind, const local expert_
   j.kind = kind;
   j.zero = (uint)((ulong)a->D >> 62);
   j.paired = 0;
+  j.followed = 0;
   j.piece0 = 0;
   j.list = list;
   j.experts = 0;

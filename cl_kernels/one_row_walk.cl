@@ -3,6 +3,8 @@
 // and in which order its warps go through it.
 //
 //   linear_one_mma           as linear_few_1, of one head
+//   linear_one_plain         the same of one matrix, without a norm
+//   linear_one_parts         as that; work-groups share out the columns (one_row_parts.cl)
 //   experts_gate_up_one_mma  as experts_gate_up_1
 //   experts_down_one_mma     as experts_down_sum, of one row
 //   all: any number of groups, local (TEAM * ONE_WARPS, 1, 1); K a multiple of PIECE; rows of x on
@@ -60,7 +62,7 @@ typedef struct {
 // What a work-group computes: tiles [tile0, tile0 + tiles) of 16 weight rows, or 8 of one matrix
 // and 8 of another, which follow `first` (a row; gate_up: a tile of the list's).
 typedef struct {
-  int kind, paired;
+  int kind, paired, followed;  // followed: rows of a second matrix come behind the first's
   uint zero;  // as the compiler cannot know
   int tiles, round_tiles;
   int first, last;
@@ -68,7 +70,7 @@ typedef struct {
   int pieces;  // the end of those
   int span;    // pieces of each of its spans; the last may have fewer
   int K;       // of a weight row; of down, from one act to the next
-  int N;       // rows of the first matrix of two that follow each other
+  int N;       // rows of the first matrix
   const global uchar *codes, *side, *codes2, *side2;
   const local expert_rows_t* list;
   int experts, list_end;  // list_end: this lane's expert's
@@ -122,7 +124,7 @@ INLINE void place_piece(place_t* at, const job_t* j, int tile, int piece, lane_t
     for (int r = 0; r < 2; ++r) {
       int row = j->first + (j->paired ? tile * 8 : tile * 16 + 8 * r) + lane.g;
       row = min(row, j->last);
-      const int other = j->paired ? r : row >= j->N;
+      const int other = j->paired ? r : j->followed && row >= j->N;
       if (other && !j->paired) row -= j->N;
       place_row(at, r, other ? j->codes2 : j->codes, other ? j->side2 : j->side, row, j->K);
     }
