@@ -1,5 +1,6 @@
 // Products of many rows on matrix units: TFLOP/s beside the bare rate of mma.sync, measured in the
 // same run with registers alone, and for the experts GB/s of weights beside the streaming read.
+// Linear products with the rounding of x to bf16 or e4m3 before them, and without it.
 //
 //   gemm_bench [word [mma]]    only the lines that contain the word, and without wgmma; device:
 //                              TANDEM_BENCH_DEVICE
@@ -74,9 +75,11 @@ class Bench {
     a.work = {work.get(), 0};
     if (!cl::GemmTakes(programs_, a)) return;
     const double matrices = swiglu ? 2 : 1;
-    Report(name, matrices * 2.0 * static_cast<double>(T) * static_cast<double>(N * K),
-           fp8 ? f8_flops_ : flops_, matrices * static_cast<double>(MatrixBytes(type, N, K)),
-           [&] { cl::LaunchGemm(programs_, a); });
+    const double flops = matrices * 2.0 * static_cast<double>(T) * static_cast<double>(N * K);
+    const double rate = fp8 ? f8_flops_ : flops_;
+    const double bytes = matrices * static_cast<double>(MatrixBytes(type, N, K));
+    Report(name, flops, rate, bytes, [&] { cl::LaunchGemm(programs_, a); });
+    Report("  x rounded before", flops, rate, bytes, [&] { cl::LaunchRoundedGemm(programs_, a); });
   }
 
   void Experts(DType type, std::int64_t E, std::int64_t rows, std::int64_t D, std::int64_t F,

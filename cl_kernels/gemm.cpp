@@ -291,14 +291,19 @@ void LaunchGemm(Programs& programs, const LinearArgs& a) {
   TANDEM_CHECK(GemmTakes(programs, a));
   std::int64_t stride = 0;
   const Span x = NormedRows(programs, a, &stride);
-  const Mode mode = a.swiglu ? kSwiglu : a.accumulate ? kAdd : kStore;
   const Form form = FormOf(programs, a.w, a.T, a.swiglu, a.fp8);
   RoundFor(programs, form, a, x, stride);
-  LaunchProduct(programs, form, a, a.w, a.y, a.y_stride, mode);
+  LaunchRoundedGemm(programs, a);
   if (a.w2.buffer == nullptr || a.swiglu) return;
   const Form second = FormOf(programs, a.w2, a.T, false, a.fp8);
   if (second.program != form.program) RoundFor(programs, second, a, x, stride);
   LaunchProduct(programs, second, a, a.w2, a.y2, a.y2_stride, kStore);
+}
+
+void LaunchRoundedGemm(Programs& programs, const LinearArgs& a) {
+  const Mode mode = a.swiglu ? kSwiglu : a.accumulate ? kAdd : kStore;
+  const Form form = FormOf(programs, a.w, a.T, a.swiglu, a.fp8);
+  LaunchProduct(programs, form, a, a.w, a.y, a.y_stride, mode);
 }
 
 bool LaunchedGemmBf16(Programs& programs, const LinearArgs& a) {

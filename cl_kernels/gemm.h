@@ -24,8 +24,8 @@ inline constexpr std::int64_t kGemmTileRows = 128;
 inline constexpr std::int64_t kGemmMinRows = 32;
 
 // Whether products with LinearArgs::fp8 round x to e4m3: through wgmma or, from compute capability
-// 8.9 on, mma.sync, and in f32 on devices without NVIDIA's matrix units. Those between have none for
-// e4m3 and keep x in bf16.
+// 8.9 on, mma.sync, and in f32 on devices without NVIDIA's matrix units. Those between have none
+// for e4m3 and keep x in bf16.
 bool RoundsFp8(Programs& programs);
 
 // Builds what products with weights of a type need, with fp8 also as LinearArgs::fp8 has them, so
@@ -39,6 +39,8 @@ bool GemmTakes(const Programs& programs, const LinearArgs& a);
 // Where the driver takes the program, too; else it enqueues nothing and gives false.
 bool LaunchedGemm(Programs& programs, const LinearArgs& a);
 void LaunchGemm(Programs& programs, const LinearArgs& a);
+// Its product with a.w over the x that it left in a.work.
+void LaunchRoundedGemm(Programs& programs, const LinearArgs& a);
 // As LaunchedGemm, but y receives bf16: its offset and y_stride still count f32, two values each.
 // Without norm, w2 and accumulate; w.rows is even.
 bool LaunchedGemmBf16(Programs& programs, const LinearArgs& a);
