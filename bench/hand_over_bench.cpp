@@ -19,6 +19,7 @@
 #include "memory/cl_device.h"
 #include "memory/cl_shared.h"
 #include "memory/error.h"
+#include "runtime/busy_kernel.h"
 #include "runtime/device_read.h"
 #include "runtime/hand_over.h"
 
@@ -48,47 +49,6 @@ double TimeOf(const std::function<void()>& call) {
   }
   return Median(times);
 }
-
-// One work-group that computes for a while and stores what nobody reads.
-class BusyKernel {
- public:
-  explicit BusyKernel(const ClDevice& device) : device_(device), out_(device.Allocate(1024)) {
-    const char* text =
-        "kernel void busy(global float* y, int n) { float a = y[get_global_id(0)];"
-        " for (int i = 0; i < n; ++i) a = fma(a, 1.0001f, 0.5f); y[get_global_id(0)] = a; }";
-    cl_int error = CL_SUCCESS;
-    program_.reset(clCreateProgramWithSource(device.context(), 1, &text, nullptr, &error));
-    ClCheck(error, "clCreateProgramWithSource");
-    ClCheck(clBuildProgram(program_.get(), 0, nullptr, "", nullptr, nullptr), "clBuildProgram");
-    kernel_.reset(clCreateKernel(program_.get(), "busy", &error));
-    ClCheck(error, "clCreateKernel");
-    constexpr int kTurns = 100'000;
-    Launch(kTurns);
-    device_.Finish();
-    const double each = TimeOf([&] {
-      Launch(kTurns);
-      device_.Finish();
-    });
-    turns_per_us_ = kTurns / (each * 1e6);
-  }
-  void Run(double us) { Launch(std::max(1, static_cast<int>(us * turns_per_us_))); }
-
- private:
-  void Launch(cl_int turns) {
-    const cl_mem out = out_.get();
-    const std::size_t items = 64;
-    ClCheck(clSetKernelArg(kernel_.get(), 0, sizeof(out), &out), "clSetKernelArg");
-    ClCheck(clSetKernelArg(kernel_.get(), 1, sizeof(turns), &turns), "clSetKernelArg");
-    ClCheck(clEnqueueNDRangeKernel(device_.queue(), kernel_.get(), 1, nullptr, &items, &items, 0,
-                                   nullptr, nullptr),
-            "clEnqueueNDRangeKernel");
-  }
-  const ClDevice& device_;
-  ClBuffer out_;
-  ClProgramHandle program_;
-  ClKernelHandle kernel_;
-  double turns_per_us_ = 1;
-};
 
 void PrintLink(const ClDevice& device) {
   constexpr std::size_t kBytes = 256 * kMiB;

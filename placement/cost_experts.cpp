@@ -32,7 +32,7 @@ void StepEstimate::Route(const LayerPlan& layer) {
   const auto elsewhere = [&](Place place) { return place != layer.router; };
   if (layer.shared.on_device() && std::ranges::none_of(layer.experts, elsewhere)) return;
   const double bytes = step_.rows * D * kF32;
-  AddHandOver(d.rates().hand_over_s);
+  AddHandOver(d.rates().hand_over_s + d.rates().launch_s);  // another adds the sum: Join
   AddTransfer(bytes / d.rates().pinned_read_bytes_per_s +
               bytes / d.rates().pinned_write_bytes_per_s);
 }

@@ -71,7 +71,7 @@ struct DeviceRates {
   double launch_s = 0;      // a tiny kernel, back to back
   double transfer_s = 0;    // a small non-blocking write, back to back: its cost in the queue
   double round_trip_s = 0;  // a tiny kernel, a small read behind it, and waiting for that
-  double hand_over_s = 0;   // an empty hand-over of a MoE layer of one row, both ways
+  double hand_over_s = 0;   // what a MoE layer of one row loses to it, beyond two launches
   double value_s = 0;       // per value of norms, rotations and the like, beyond launch_s
   std::map<DType, RateTable> linear;  // as TeamRates
   std::map<DType, RateTable> experts;

@@ -172,7 +172,7 @@ DeviceRates SimpleDeviceRates(const SimpleDevice& device) {
   rates.pageable_write_bytes_per_s = rates.pageable_read_bytes_per_s = device.pageable_bytes_per_s;
   rates.launch_s = rates.transfer_s = device.launch_s;
   rates.round_trip_s = device.round_trip_s;
-  rates.hand_over_s = device.round_trip_s + device.launch_s;
+  rates.hand_over_s = device.round_trip_s;
   rates.value_s = kValueBytes / device.read_bytes_per_s;
   rates.linear = EachFormat(roof, Linear);
   rates.experts = EachFormat(roof, Experts);

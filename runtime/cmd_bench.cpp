@@ -252,7 +252,7 @@ void PrintText(const BenchFlags& flags, const Report& report) {
     AddRow(table, "CPU part of the MoE layers, a step", r.host_moe_ms, 1, "ms");
     AddRow(table, "waiting for the device, a step", r.device_wait_ms, 1, "ms");
     if (report.hand_over_s > 0) {
-      AddRow(table, "hand-over of a layer, empty", {report.hand_over_s * 1e6}, 1, "us");
+      AddRow(table, "lost to the hand-over of a layer", {report.hand_over_s * 1e6}, 1, "us");
     }
   }
   AddRow(table, fmt::format("memory read, {} by all threads", FormatBytes(report.read_bytes)),
