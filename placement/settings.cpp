@@ -86,7 +86,8 @@ constexpr std::array kSettings{
         "add the CPU's sum of a layer one layer late: changes results, says by how much"),
     Make<OneOf<&P::step_ahead, kStepAheadWords>>(
         "step_ahead", "auto|on|off",
-        "enqueue a decode step while one runs, where all is on one device", Tie::kMachine),
+        "enqueue a decode step while one runs, where all but experts is on one device",
+        Tie::kMachine),
 
     Alias(Make<UseForm>("workload.for", "any|chat|agent|long|batch",
                         "a workload by its name, for what is not said below"),

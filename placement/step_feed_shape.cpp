@@ -11,13 +11,10 @@ StepFeedShape::StepFeedShape(const Config& c, const Plan& plan)
       D(c.hidden_size),
       batch_words(BatchWords(c, plan, rows)) {}
 
-bool OnlyEmbeds(const Plan& plan) {
-  if (plan.devices.size() != 1 || plan.cache.slots > 0 || plan.stream_prefill) return false;
+bool DeviceLeads(const Plan& plan) {
+  if (plan.devices.size() != 1 || plan.cache.slots > 0) return false;
   const auto there = [](const LayerPlan& layer) {
-    if (!layer.attention.on_device()) return false;
-    if (!layer.moe) return layer.dense.on_device();
-    return layer.router.on_device() && layer.shared.on_device() &&
-           std::ranges::all_of(layer.experts, &Place::on_device);
+    return layer.attention.on_device() && (layer.moe ? layer.router : layer.dense).on_device();
   };
   return plan.head.on_device() && std::ranges::all_of(plan.layers, there);
 }
@@ -25,7 +22,7 @@ bool OnlyEmbeds(const Plan& plan) {
 bool StepsAhead(const Plan& plan) {
   if (plan.step_ahead == StepAheadWish::kOff || plan.devices.empty()) return false;
   const bool on_gpu = kAutoStepAhead && !plan.devices[0].shares_cores;
-  return (on_gpu || plan.step_ahead == StepAheadWish::kOn) && OnlyEmbeds(plan);
+  return (on_gpu || plan.step_ahead == StepAheadWish::kOn) && DeviceLeads(plan);
 }
 
 }  // namespace tandem

@@ -8,7 +8,7 @@
 namespace tandem {
 
 // The memory through which steps of few rows get their inputs, and give their ids back, where a
-// device runs all of the model (runtime/step_feed.h); in words of 4 bytes.
+// device leads (runtime/step_feed.h); in words of 4 bytes.
 struct StepFeedShape {
   static constexpr std::int64_t kFlags = 64;    // cl::kFeedIds
   static constexpr std::int64_t kIdWords = 64;  // of a row: cl::kArgmaxParts
@@ -33,8 +33,9 @@ struct StepFeedShape {
   static constexpr std::int64_t WholeBlocks(std::int64_t n) { return (n + 31) / 32 * 32; }
 };
 
-// Whether a plan may have such steps: one device computes everything, and the host embeds.
-bool OnlyEmbeds(const Plan& plan);
+// Whether a plan may have such steps: one device computes everything, but that the host embeds and
+// may have experts.
+bool DeviceLeads(const Plan& plan);
 
 // Whether it has them; with Plan::step_ahead auto only if the device then has memory that both see.
 bool StepsAhead(const Plan& plan);

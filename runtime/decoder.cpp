@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "memory/blocks.h"
 #include "runtime/sampler.h"
@@ -48,13 +49,17 @@ std::span<const float> Decoder::Step() {
 }
 
 // Few layers: the device is busy with them for longer than the host needs to enqueue more, a step
-// that is given up costs no more, and no queue is so short that it holds the host up.
+// that is given up costs no more, and no queue is so short that it holds the host up. None that
+// waits for the host.
 void Decoder::Begin() {
-  constexpr std::size_t kLayersAhead = 4;
+  constexpr int kLayersAhead = 4;
   f_.feed->Take(f_.batch, f_.device->Scratch("batch").buffer, f_.device->Scratch("x").buffer);
   f_.x.SetOnDevice();
   Restart();
-  RunLayers(std::min(kLayersAhead, f_.plan.layers.size()));
+  const int most = std::min(kLayersAhead, static_cast<int>(f_.plan.layers.size()));
+  int layers = 0;
+  while (layers < most && !feed_forward_.HandsOver(layers)) ++layers;
+  RunLayers(static_cast<std::size_t>(layers));
   f_.device->device.Flush();
 }
 
@@ -64,25 +69,34 @@ void Decoder::Feed() {
 }
 
 std::span<const float> Decoder::Finish(const std::function<void()>& meanwhile) {
+  const std::int64_t wanted = fed_wanted_ = CollectWanted();
   RunLayers(f_.plan.layers.size());
-  const std::int64_t wanted = CollectWanted();
-  const bool fused = FusesNorm(wanted);
-  if (wanted > 0 && !fused) NormOnDevice(wanted);
+  EnqueueHead();
   if (wanted == 0) {
     f_.device->device.Finish();
-  } else if (!f_.greedy) {
-    Logits(0, wanted, fused);  // a read of so much that a driver may wait for it all the same
+  } else if (!f_.greedy) {  // a read of so much that a driver may wait for it all the same
+    ReadLogits(wanted);
   } else {
-    EnqueueLogits(0, wanted, fused);
-    f_.feed->PublishIds(dlogits_, wanted, f_.config.vocab_size);
-    f_.device->device.Flush();
     meanwhile();
     f_.feed->AwaitIds(parts_.first(static_cast<std::size_t>(wanted * cl::kArgmaxParts)));
   }
   return Result(wanted);
 }
 
-void Decoder::Restart() { layer_ = started_ = enqueued_ = 0; }
+void Decoder::EnqueueHead() {
+  const std::int64_t wanted = std::exchange(fed_wanted_, 0);
+  if (wanted == 0) return;
+  const bool fused = FusesNorm(wanted);
+  if (!fused) NormOnDevice(wanted);
+  EnqueueLogits(0, wanted, fused);
+  if (f_.greedy) f_.feed->PublishIds(dlogits_, wanted, f_.config.vocab_size);
+  f_.device->device.Flush();
+}
+
+void Decoder::Restart() {
+  layer_ = started_ = enqueued_ = 0;
+  fed_wanted_ = 0;
+}
 
 void Decoder::RunLayers(std::size_t end) {
   for (; layer_ < static_cast<int>(end); ++layer_) {
@@ -107,6 +121,7 @@ void Decoder::Enqueue() {
   const int layer = enqueued_++;
   feed_forward_.Enqueue(layer, [&] {
     if (StaysOnDevice(layer + 1)) Start();
+    if (layer + 1 == static_cast<int>(f_.plan.layers.size())) EnqueueHead();
   });
 }
 
@@ -219,13 +234,15 @@ void Decoder::Logits(std::int64_t first, std::int64_t n, bool norm) {
   }
   DeviceSide& d = *f_.device;
   EnqueueLogits(first, n, norm);
-  if (!f_.greedy) {
-    d.device.BlockingRead(dlogits_.buffer, 0, logits_.data(), n * c.vocab_size * sizeof(float));
-    return;
-  }
+  if (!f_.greedy) return ReadLogits(n);
   d.kernels.Argmax({dlogits_, n, c.vocab_size, dparts_.buffer});
   d.device.BlockingRead(dparts_.buffer, 0, parts_.data(),
                         static_cast<std::size_t>(n * cl::kArgmaxParts) * sizeof(cl::ArgmaxPart));
+}
+
+void Decoder::ReadLogits(std::int64_t n) {
+  f_.device->device.BlockingRead(dlogits_.buffer, 0, logits_.data(),
+                                 n * f_.config.vocab_size * sizeof(float));
 }
 
 void Decoder::EnqueueLogits(std::int64_t first, std::int64_t n, bool norm) {

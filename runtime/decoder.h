@@ -17,7 +17,7 @@ class Decoder {
   // f.sink took them.
   std::span<const float> Step();
   // The same of a step through f.feed, in parts. Begin enqueues the first layers, behind a kernel
-  // that waits for the rows; Feed embeds them, before or after. Finish enqueues the rest, calls
+  // that waits for the rows; Feed embeds them, before or after. Finish runs the rest, calls
   // `meanwhile`, which may begin the next step, where ids are to come, and waits for the result.
   void Begin();
   void Feed();
@@ -31,6 +31,7 @@ class Decoder {
   void Start();                     // the next layer that has not begun
   void Enqueue();                   // what the device does for the next layer after its choice
   bool StaysOnDevice(int layer) const;
+  void EnqueueHead();  // of a fed step, once
   void Embed(float* x);
   std::int64_t CollectWanted();
   bool FusesNorm(std::int64_t wanted) const;
@@ -40,6 +41,7 @@ class Decoder {
   void NormOnDevice(std::int64_t wanted);
   void Logits(std::int64_t first, std::int64_t n, bool norm);
   void EnqueueLogits(std::int64_t first, std::int64_t n, bool norm);
+  void ReadLogits(std::int64_t n);
   void ObserveHidden(int index, const float* host);
 
   Forward& f_;
@@ -50,6 +52,7 @@ class Decoder {
   int layer_ = 0;    // layers of this step that have run
   int started_ = 0;  // that have begun
   int enqueued_ = 0;
+  std::int64_t fed_wanted_ = 0;     // rows of a fed step whose logits are still to be enqueued
   std::span<std::int32_t> wanted_;  // rows that want logits
   std::span<std::int32_t> greedy_;
   std::size_t chosen_ = 0;

@@ -86,10 +86,10 @@ class Engine {
   // wants logits: where the head is on a device, its logits stay there. Throws Error (70) for
   // logits that are not finite.
   // `next`: the rows that the caller expects to step after these, whose tokens it does not know yet
-  // (they are not looked at). Where a device runs all of the model and the rows are few
-  // (StepFeedShape::kMostRows), that step's launches are enqueued while this one runs. Nothing else
-  // changes: the step counts when it is made, another one may be made in its place, and sequences
-  // may change before, for the price of a few layers on the device.
+  // (they are not looked at). Where a device runs all of the model but experts and the rows are few
+  // (StepFeedShape::kMostRows), that step's first launches are enqueued while this one runs.
+  // Nothing else changes: the step counts when it is made, another one may be made in its place,
+  // and sequences may change before, for the price of a few layers on the device.
   std::span<const std::int32_t> StepGreedy(std::span<const Row> rows,
                                            std::span<const Row> next = {});
   // For a caller who makes no step for now: a device would wait for its rows for about a second.

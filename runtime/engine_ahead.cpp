@@ -1,6 +1,7 @@
-// Steps of few rows that the plan's device runs alone: the next one's launches are enqueued while
+// Steps of few rows that the plan's device leads: the next one's first launches are enqueued while
 // the present one runs, for rows that the caller expects.
 #include <algorithm>
+#include <optional>
 
 #include "memory/error.h"
 #include "runtime/engine_impl.h"
@@ -21,8 +22,9 @@ bool SamePlaces(std::span<const Row> a, std::span<const Row> b) {
 bool Engine::Impl::Feeds(std::span<const Row> rows, const StepObserver* observer,
                          const LogitsSink* sink) const {
   const auto& feed = running->feed;
-  return feed && feed->works() && std::ssize(rows) <= feed->most_rows() && observer == nullptr &&
-         sink == nullptr;
+  const bool streams = plan.stream_prefill && std::ssize(rows) >= plan.stream.rows;
+  return feed && feed->works() && std::ssize(rows) <= feed->most_rows() && !streams &&
+         observer == nullptr && sink == nullptr;
 }
 
 // The device runs through what was enqueued, with the tokens of the step before; what that writes
@@ -61,6 +63,8 @@ void Engine::Impl::BeginFed(std::span<const Row> rows, const KvBlocks& blocks) {
 
 std::span<const float> Engine::Impl::FedStep(std::span<const Row> rows, std::span<const Row> next) {
   Running& r = *running;
+  std::optional<WorkerPool::CallerPin> pin;
+  if (r.hands_over) pin.emplace(r.host.pool);
   if (TakeAhead(rows)) {
     r.decoder.Feed();
   } else {
@@ -70,7 +74,10 @@ std::span<const float> Engine::Impl::FedStep(std::span<const Row> rows, std::spa
     r.decoder.Begin();
   }
   Watch(rows.size());
+  HandOver* hand_over = r.hands_over ? first()->hand_over.get() : nullptr;
+  if (hand_over != nullptr) hand_over->BeginStep(r.forward.T());
   const std::span<const float> logits = r.decoder.Finish([&] { PrepareAhead(rows, next); });
+  if (hand_over != nullptr) hand_over->EndStep();
   r.feed->EndStep();
   return logits;
 }
@@ -94,8 +101,8 @@ void Engine::Impl::PrepareAhead(std::span<const Row> now, std::span<const Row> n
   StepAhead ahead{{next.begin(), next.end()}, r.blocks};
   for (Row& row : ahead.rows) row.token = 0;
   if (!MayStep(ahead.rows)) return;
-  // Where sequences part, the last one to write to a block that they shared writes in place: to what
-  // others still read if the step is not made.
+  // Where sequences part, the last one to write to a block that they shared writes in place: to
+  // what others still read if the step is not made.
   std::vector<KvBlocks::Copy> copies;
   for (const Row& row : ahead.rows) ahead.blocks.Append(row.sequence, 1, copies);
   if (!copies.empty()) return;

@@ -42,6 +42,7 @@ struct Engine::Running {
   std::optional<StepAhead> ahead;
   std::unique_ptr<StepFeed> feed;  // null: steps are not fed; the first to go
   bool polls = false;              // few rows, by the hand-over
+  bool hands_over = false;         // a layer passes from the first device to the host or another
 };
 
 struct Engine::Impl {

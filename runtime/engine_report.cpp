@@ -71,11 +71,7 @@ void Engine::ResetMetrics() {
 }
 
 double Engine::MeasureHandOver() {
-  const auto hands_over = [](const LayerPlan& layer) {
-    const auto elsewhere = [](Place place) { return place != Place::Device(0); };
-    return layer.moe && layer.router.on_device() && std::ranges::any_of(layer.experts, elsewhere);
-  };
-  if (std::ranges::none_of(impl_->plan.layers, hands_over)) return 0;
+  if (!impl_->Run().hands_over) return 0;
   impl_->CancelAhead();
   DeviceSide& device = *impl_->first();
   return tandem::MeasureHandOver(device, *device.hand_over, impl_->Run().hand_over_shape);
@@ -115,7 +111,7 @@ std::vector<std::string> Engine::Warnings() const {
   std::vector<std::string> warnings;
   if (impl_->plan.step_ahead == StepAheadWish::kOn && !impl_->Run().feed) {
     warnings.emplace_back(
-        "step_ahead: on has no effect: not everything runs on one OpenCL device");
+        "step_ahead: on has no effect: not everything but experts runs on one OpenCL device");
   }
   for (const auto& device : impl_->devices) {
     std::string shapes = WarningOf(device->kernels.shapes());

@@ -55,6 +55,13 @@ void PrepareKernels(const Weights& weights, const Plan& plan, int index, DeviceS
   SelfTestOnce(device.kernels, scope, cl::DefaultCacheDir());
 }
 
+// That not all of a MoE layer whose router is on the first device is there.
+bool LeavesFirstDevice(const LayerPlan& layer) {
+  const auto elsewhere = [](Place place) { return place != Place::Device(0); };
+  return layer.moe && layer.router.on_device() &&
+         (elsewhere(layer.shared) || std::ranges::any_of(layer.experts, elsewhere));
+}
+
 }  // namespace
 
 Engine::Running::Running(const Model& model, const Plan& plan, const Weights& weights,
@@ -91,6 +98,7 @@ void Engine::Running::MakeHandOver(const Config& c, const Plan& plan, DeviceSide
   device.hand_over =
       tandem::MakeHandOver(device.device, device.kernels, hand_over_shape, KindOf(plan.hand_over));
   polls = device.hand_over->kind() == HandOverKind::kPolled;
+  hands_over = std::ranges::any_of(plan.layers, LeavesFirstDevice);
   if (plan.cache.slots > 0) {
     forward.cache.emplace(plan, forward.weights, host, device, *forward.device_experts);
   }

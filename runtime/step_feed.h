@@ -12,10 +12,11 @@
 
 namespace tandem {
 
-// Steps of few rows on a device that runs all of the model: what the host gives to a step and the
-// ids that come back pass through memory that both see while kernels run. So a step may be enqueued
-// before its tokens are known, while the one before runs; a kernel at its head waits for the rows,
-// bounded. At most one step is enqueued ahead; the host's memory is two slots in turn.
+// Steps of few rows on a device that runs all of the model, perhaps without experts: what the host
+// gives to a step and the ids that come back pass through memory that both see while kernels run.
+// So a step may be enqueued before its tokens are known, while the one before runs; a kernel at its
+// head waits for the rows, bounded. At most one step is enqueued ahead; the host's memory is two
+// slots in turn.
 class StepFeed {
  public:
   // Null where the device has no memory that both see. `control`: kFeedControlWords of the

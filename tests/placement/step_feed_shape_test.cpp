@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -51,7 +52,7 @@ std::uint64_t DeviceBytes(const Plan& plan) {
   return FeedBytes(DeviceScratch(V2Lite(), plan, UseOf(plan, Place::Device(0))));
 }
 
-TEST(StepFeedShape, IsPlannedWhereTheHostOnlyEmbedsAndItIsAskedFor) {
+TEST(StepFeedShape, IsPlannedWhereADeviceLeadsAndItIsAskedFor) {
   const Plan on = PlanOn(80, StepAheadWish::kOn), off = PlanOn(80, StepAheadWish::kOff);
   ASSERT_TRUE(StepsAhead(on));
   EXPECT_FALSE(StepsAhead(off));
@@ -65,17 +66,27 @@ TEST(StepFeedShape, IsPlannedWhereTheHostOnlyEmbedsAndItIsAskedFor) {
   EXPECT_EQ(on.DeviceBytes(0) - off.DeviceBytes(0), DeviceBytes(on));
 }
 
-TEST(StepFeedShape, IsNotPlannedWhereTheHostComputes) {
+TEST(StepFeedShape, IsPlannedWhereTheHostHasExperts) {
   const Plan plan = PlanOn(4, StepAheadWish::kOn);
-  ASSERT_FALSE(plan.devices.empty());
-  EXPECT_FALSE(OnlyEmbeds(plan));
-  EXPECT_FALSE(StepsAhead(plan));
+  const auto has_host = [](const LayerPlan& layer) {
+    return std::ranges::find(layer.experts, Place::Host()) != layer.experts.end();
+  };
+  ASSERT_TRUE(std::ranges::any_of(plan.layers, has_host));
+  EXPECT_TRUE(StepsAhead(plan));
+  EXPECT_GT(HostBytes(plan), 0U);
+  EXPECT_GT(DeviceBytes(plan), 0U);
+}
+
+TEST(StepFeedShape, IsNotPlannedWhereTheHostHasMoreThanExperts) {
+  Plan plan = PlanOn(80, StepAheadWish::kOn);
+  plan.head = Place::Host();
+  EXPECT_FALSE(DeviceLeads(plan));
   EXPECT_EQ(HostBytes(plan), 0U);
   EXPECT_EQ(DeviceBytes(plan), 0U);
 }
 
 // Each part of the model by itself.
-TEST(StepFeedShape, TakesAllOfTheModelOnOneDevice) {
+TEST(StepFeedShape, TakesAllButExpertsOnOneDevice) {
   const Plan all = PlanOn(80, StepAheadWish::kOn);
   const auto without = [&](auto change) {
     Plan plan = all;
@@ -87,10 +98,10 @@ TEST(StepFeedShape, TakesAllOfTheModelOnOneDevice) {
   EXPECT_FALSE(without([](Plan& p) { p.layers[3].attention = Place::Host(); }));
   EXPECT_FALSE(without([](Plan& p) { p.layers[0].dense = Place::Host(); }));
   EXPECT_FALSE(without([](Plan& p) { p.layers[3].router = Place::Host(); }));
-  EXPECT_FALSE(without([](Plan& p) { p.layers[3].shared = Place::Host(); }));
-  EXPECT_FALSE(without([](Plan& p) { p.layers.back().experts.back() = Place::Host(); }));
+  EXPECT_TRUE(without([](Plan& p) { p.layers[3].shared = Place::Host(); }));
+  EXPECT_TRUE(without([](Plan& p) { p.layers.back().experts.back() = Place::Host(); }));
   EXPECT_FALSE(without([](Plan& p) { p.cache.slots = 1; }));
-  EXPECT_FALSE(without([](Plan& p) { p.stream_prefill = true; }));
+  EXPECT_TRUE(without([](Plan& p) { p.stream_prefill = true; }));
   EXPECT_FALSE(without([](Plan& p) { p.devices.push_back(p.devices[0]); }));
   EXPECT_FALSE(without([](Plan& p) { p.devices.clear(); }));
 }

@@ -27,15 +27,17 @@ std::vector<std::int32_t> Prompt(std::int64_t n, std::int32_t salt = 0) {
   return ids;
 }
 
-// Engines with the whole demo model on the device, which enqueue ahead or do not.
-class StepAhead : public testing::Test {
+// Engines with the whole demo model on the device, or half of its experts on the host, which
+// enqueue ahead or do not.
+class StepAhead : public testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
     if (!HaveDevice()) GTEST_SKIP() << "no OpenCL device";
   }
   static Engine Make(bool ahead, std::int64_t context = 512) {
-    Profile profile = Placement("device");
+    Profile profile = Placement(GetParam());
     profile.step_ahead = ahead ? StepAheadWish::kOn : StepAheadWish::kOff;
+    profile.prefill_experts = Profile::PrefillExperts::kHost;  // small steps may stream, too
     profile.context = context;
     return MakeEngine(DemoDir(), profile, Precision::kExact);
   }
@@ -62,9 +64,9 @@ class StepAhead : public testing::Test {
   }
 };
 
-TEST_F(StepAhead, SaysSoWhereItHasNoEffect) {
+TEST_P(StepAhead, SaysSoWhereItHasNoEffect) {
   EXPECT_TRUE(Make(true).Warnings().empty());
-  Profile profile = Placement("half");
+  Profile profile = Placement("router_on_host");
   const auto warnings = [&](StepAheadWish wish) {
     profile.step_ahead = wish;
     return MakeEngine(DemoDir(), profile, Precision::kExact).Warnings();
@@ -76,7 +78,7 @@ TEST_F(StepAhead, SaysSoWhereItHasNoEffect) {
   EXPECT_NE(on[0].find("step_ahead: on has no effect"), std::string::npos);
 }
 
-TEST_F(StepAhead, GivesTheSameTokensAndCounts) {
+TEST_P(StepAhead, GivesTheSameTokensAndCounts) {
   Engine with = Make(true), without = Make(false);
   const auto run = [](Engine& engine) {
     engine.ResetMetrics();
@@ -91,7 +93,7 @@ TEST_F(StepAhead, GivesTheSameTokensAndCounts) {
   EXPECT_EQ(with.FreeTokens(), without.FreeTokens());
 }
 
-TEST_F(StepAhead, LogitsAreTheSameAfterGreedySteps) {
+TEST_P(StepAhead, LogitsAreTheSameAfterGreedySteps) {
   Engine with = Make(true), without = Make(false);
   const auto run = [](Engine& engine) {
     const std::int32_t s = engine.NewSequence();
@@ -112,9 +114,9 @@ TEST_F(StepAhead, LogitsAreTheSameAfterGreedySteps) {
   EXPECT_EQ(with.metrics().steps_ahead, 4);
 }
 
-// Sequences that share a block copy it when they write to it, and the last one writes in place: such
-// a step is not enqueued ahead, as others still read the block if it is given up.
-TEST_F(StepAhead, SequencesOfOneBeginningGoOnTogether) {
+// Sequences that share a block copy it when they write to it, and the last one writes in place:
+// such a step is not enqueued ahead, as others still read the block if it is given up.
+TEST_P(StepAhead, SequencesOfOneBeginningGoOnTogether) {
   Engine with = Make(true), without = Make(false);
   const auto run = [](Engine& engine, bool gives_up) {
     const std::int32_t a = engine.NewSequence();
@@ -148,7 +150,7 @@ TEST_F(StepAhead, SequencesOfOneBeginningGoOnTogether) {
   EXPECT_EQ(with.FreeTokens(), without.FreeTokens());
 }
 
-TEST_F(StepAhead, AnotherStepMayComeInItsPlace) {
+TEST_P(StepAhead, AnotherStepMayComeInItsPlace) {
   Engine with = Make(true), without = Make(false);
   const auto run = [](Engine& engine) {
     const std::int32_t other = engine.NewSequence();
@@ -169,7 +171,7 @@ TEST_F(StepAhead, AnotherStepMayComeInItsPlace) {
   EXPECT_GT(with.metrics().steps_ahead, 5);
 }
 
-TEST_F(StepAhead, AnExpectationChangesNothing) {
+TEST_P(StepAhead, AnExpectationChangesNothing) {
   Engine engine = Make(true);
   const std::int32_t s = engine.NewSequence();
   Prefill(engine, s, Prompt(63), 64);
@@ -189,7 +191,7 @@ TEST_F(StepAhead, AnExpectationChangesNothing) {
   EXPECT_EQ(engine.metrics().device_weight_bytes, before.device_weight_bytes);
 }
 
-TEST_F(StepAhead, WhatThereIsNoRoomForIsNotPrepared) {
+TEST_P(StepAhead, WhatThereIsNoRoomForIsNotPrepared) {
   Engine engine = Make(true, 64);
   const std::int32_t s = engine.NewSequence();
   const std::int64_t room = engine.FreeTokens();
@@ -202,7 +204,7 @@ TEST_F(StepAhead, WhatThereIsNoRoomForIsNotPrepared) {
 }
 
 // The waiting kernel gives up after a second or so; the step is then made as any other.
-TEST_F(StepAhead, ACallerMayTakeItsTime) {
+TEST_P(StepAhead, ACallerMayTakeItsTime) {
   Engine with = Make(true), without = Make(false);
   const auto run = [](Engine& engine, bool wait) {
     return Answer(engine, engine.NewSequence(), Prompt(10), 6, [&](int i) {
@@ -213,7 +215,7 @@ TEST_F(StepAhead, ACallerMayTakeItsTime) {
   EXPECT_GE(with.metrics().steps_ahead, 4);
 }
 
-TEST_F(StepAhead, AnEngineMayEndWithAStepOnItsWay) {
+TEST_P(StepAhead, AnEngineMayEndWithAStepOnItsWay) {
   {
     Engine engine = Make(true);
     const std::int32_t s = engine.NewSequence();
@@ -231,7 +233,7 @@ TEST_F(StepAhead, AnEngineMayEndWithAStepOnItsWay) {
   EXPECT_NO_THROW(engine.Apply(plan));
 }
 
-TEST_F(StepAhead, AnswersAreMadeThroughIt) {
+TEST_P(StepAhead, AnswersAreMadeThroughIt) {
   Engine with = Make(true), without = Make(false);
   const Tokenizer tokenizer = ReadTokenizer(DemoDir(), 2048);
   const auto say = [&](Engine& engine, const GenerateOptions& options) {
@@ -256,7 +258,11 @@ TEST_F(StepAhead, AnswersAreMadeThroughIt) {
   }
 }
 
-TEST_F(StepAhead, ProgramsSayHowMany) {
+INSTANTIATE_TEST_SUITE_P(, StepAhead, testing::Values("device", "half"),
+                         [](const auto& test) { return std::string(test.param); });
+
+TEST(StepAheadPrograms, SayHowMany) {
+  if (!HaveDevice()) GTEST_SKIP() << "no OpenCL device";
   const TempFolder folder;
   const std::string at = folder.path().string();
   const auto tandem = [&](const std::string& words, const std::string& wish) {
