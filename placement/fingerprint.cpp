@@ -1,7 +1,7 @@
 #include <fmt/format.h>
 
-#include <bit>
-#include <vector>
+#include <cstdint>
+#include <string>
 
 #include "placement/hash.h"
 #include "placement/machine.h"
@@ -18,27 +18,14 @@ void Add(std::string& text, const Fields&... fields) {
   ((text += fmt::format("{}\x1f", fields)), ...);
 }
 
-// The size of each node's memory. In some sandboxes the nodes grow as memory is used, far below
-// what the process may have: there only the magnitude of that is a property of the machine.
-std::vector<std::uint64_t> MemorySizes(const Machine& machine) {
-  std::vector<std::uint64_t> sizes;
-  std::uint64_t sum = 0;
-  for (const Node& node : machine.nodes) {
-    sizes.push_back(WholeGib(node.memory_bytes));
-    sum += node.memory_bytes;
-  }
-  const std::uint64_t limit = machine.memory_limit_bytes;
-  if (sum < limit / 10 * 9) sizes = {std::bit_ceil(WholeGib(limit))};
-  return sizes;
-}
-
 std::string HostText(const Machine& machine) {
   std::string text;
   Add(text, machine.cpu_name, fmt::format("{:.2f}", machine.cpu_quota));
   for (const Node& node : machine.nodes) {
     Add(text, "node", node.os_index, node.package, node.cores.size(), node.threads_per_core);
   }
-  for (const std::uint64_t gib : MemorySizes(machine)) Add(text, "memory", gib);
+  // Not that of each node, which can grow with use: what is one machine must stay one.
+  Add(text, "memory", WholeGib(MemoryBytes(machine)));
   for (const Cache& cache : machine.caches) {
     Add(text, "cache", cache.level, cache.bytes, cache.count, cache.cores);
   }

@@ -134,6 +134,11 @@ std::uint64_t ReadMemoryLimit(const std::string& root) {
   return std::min(*available_kib * 1024 + resident, CgroupLimit(root, resident));
 }
 
+std::uint64_t ReadMemoryTotal(const std::string& root) {
+  const std::string text = ReadSystemFile(root + "/proc/meminfo").value_or("");
+  return NumberAfter(text, "MemTotal").value_or(0) * 1024;
+}
+
 std::uint64_t ReadCgroupMemoryLimit(const std::string& root) {
   return CgroupLimit(root, ResidentBytes(root));
 }

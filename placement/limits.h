@@ -15,6 +15,9 @@ namespace tandem {
 // Throws SystemError if /proc/meminfo is unreadable.
 std::uint64_t ReadMemoryLimit(const std::string& root = "");
 
+// MemTotal of /proc/meminfo: the machine's memory, whoever uses it; 0 if the kernel does not tell.
+std::uint64_t ReadMemoryTotal(const std::string& root = "");
+
 // The memory cgroups' part of it alone; UINT64_MAX: none of them has a limit.
 std::uint64_t ReadCgroupMemoryLimit(const std::string& root = "");
 

@@ -2,6 +2,8 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
+
 #include "memory/cl_device.h"
 #include "memory/tuned_shapes.h"
 #include "placement/limits.h"
@@ -41,6 +43,7 @@ Machine ReadHost() {
   machine.nodes = std::move(topology.nodes);
   machine.caches = std::move(topology.caches);
   machine.distances = std::move(topology.distances);
+  machine.memory_bytes = ReadMemoryTotal();
   machine.memory_limit_bytes = ReadMemoryLimit();
   machine.memlock_limit_bytes = ReadMemlockLimit();
   machine.cpu_quota = ReadCpuQuota();
@@ -56,6 +59,12 @@ void ReadDevices(Machine& machine) {
 }
 
 }  // namespace
+
+std::uint64_t MemoryBytes(const Machine& machine) {
+  std::uint64_t of_nodes = 0;
+  for (const Node& node : machine.nodes) of_nodes += node.memory_bytes;
+  return std::max(machine.memory_bytes, of_nodes);
+}
 
 Machine ReadMachine(ProbeDevices probe) {
   Machine machine = ReadHost();

@@ -47,6 +47,7 @@ struct Machine {
   std::vector<Node> nodes;  // at least one
   std::vector<Device> devices;
   std::string device_problem;             // why there is no device, for messages
+  std::uint64_t memory_bytes = 0;         // of the whole machine; 0: that of the nodes
   std::uint64_t memory_limit_bytes = 0;   // what this process may use: cgroup, MemAvailable
   std::uint64_t memlock_limit_bytes = 0;  // RLIMIT_MEMLOCK; 0: unknown, UINT64_MAX: none
   double cpu_quota = 0;  // cores' worth of time that the cgroups grant; 0: no quota
@@ -54,6 +55,10 @@ struct Machine {
   std::vector<std::vector<int>> distances;  // [node][node] as the firmware has them; may be empty
   Rates rates;
 };
+
+// The machine's memory. Some virtual machines count on their nodes only what was used since they
+// started, and process limits may leave nodes out.
+std::uint64_t MemoryBytes(const Machine& machine);
 
 // A hash of what the rates depend on: CPU, quota, cores, memory, caches, devices and drivers, but
 // not what is free now. 16 hexadecimal digits. A machine whose devices were not looked for has

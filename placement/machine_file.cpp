@@ -171,6 +171,7 @@ Machine ReadParts(const FieldMap& map) {
   map.Set(machine.cpu_name, "cpu", Text);
   ReadNodes(map.At("nodes"), machine);
   CheckNodes(map.At("nodes"), machine.nodes);
+  map.Set(machine.memory_bytes, "memory", Memory);
   for (const Node& node : machine.nodes) machine.memory_limit_bytes += node.memory_bytes;
   map.Set(machine.memory_limit_bytes, "memory_limit", Memory);
   map.Set(machine.memlock_limit_bytes, "memlock_limit", Whole);
@@ -280,7 +281,7 @@ Rates ReadFigures(const FieldMap& map, const Machine& machine, FigureReader& fig
 
 Machine ParseMachine(const std::string& yaml, const std::string& file) {
   const YamlValue tree = ParseYaml(yaml, file);
-  const FieldMap map({tree, "", file}, {"format", "cpu", "memory_limit", "memlock_limit",
+  const FieldMap map({tree, "", file}, {"format", "cpu", "memory", "memory_limit", "memlock_limit",
                                         "cpu_quota", "nodes", "between_gb_per_s", "caches",
                                         "distances", "devices", "device_problem", "rates"});
   if (map.Has("format")) map.At("format").Int(1, 1);

@@ -64,6 +64,7 @@ Json ListOf(const std::vector<T>& items) {
 std::string MachineJson(const Machine& machine) {
   return ToText({{"format", 1},
                  {"cpu", machine.cpu_name},
+                 {"memory", MemoryBytes(machine)},
                  {"memory_limit", machine.memory_limit_bytes},
                  {"memlock_limit", machine.memlock_limit_bytes},
                  {"cpu_quota", machine.cpu_quota},

@@ -32,10 +32,9 @@ std::size_t CountCores(const Machine& machine) {
 }
 
 std::string LimitsText(const Machine& machine) {
-  std::uint64_t memory = 0;
-  for (const Node& node : machine.nodes) memory += node.memory_bytes;
-  std::string text = fmt::format("  memory: {}, of which this process may use {}\n",
-                                 FormatBytes(memory), FormatBytes(machine.memory_limit_bytes));
+  std::string text =
+      fmt::format("  memory: {}, of which this process may use {}\n",
+                  FormatBytes(MemoryBytes(machine)), FormatBytes(machine.memory_limit_bytes));
   if (machine.cpu_quota > 0) {
     text += fmt::format("  CPU quota: {:g} cores' worth of time, of {}\n", machine.cpu_quota,
                         Plural(CountCores(machine), "core"));

@@ -25,6 +25,7 @@ Machine WithEverything() {
   machine.cpu_name = "- 'CPU': [1]";
   machine.memlock_limit_bytes = std::numeric_limits<std::uint64_t>::max();
   machine.cpu_quota = 12.3;
+  machine.memory_bytes = MemoryBytes(machine) + 5 * kGiB;  // more than the nodes tell
   machine.caches = {{1, 48 << 10, 32, 1}, {3, 60 << 20, 2, 16}};
   machine.distances = {{10, 21}, {21, 10}};
   machine.nodes[1].package = 1;

@@ -92,6 +92,12 @@ TEST(MemoryLimit, DamagedFilesAreNoLimitAndNoCrash) {
   EXPECT_THROW(ReadMemoryLimit("/nonexistent"), SystemError);
 }
 
+TEST(MemoryTotal, IsTheMachinesAndNotWhatIsFree) {
+  const FakeRoot fake;
+  EXPECT_EQ(ReadMemoryTotal(fake.root()), 16 * kGiB);
+  EXPECT_EQ(ReadMemoryTotal("/nonexistent"), 0U);
+}
+
 TEST(NodeMemory, FreeAndPageCache) {
   const FakeRoot fake;
   fake.Write("/sys/devices/system/node/node1/meminfo",

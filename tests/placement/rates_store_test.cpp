@@ -149,6 +149,23 @@ TEST_F(RatesStore, WhatIsFreeNowDoesNotMatter) {
   EXPECT_TRUE(Load(later)) << Why();
 }
 
+// Virtual machines that take memory as it is first used count it on their nodes only then.
+TEST_F(RatesStore, AMachineWhoseNodesGrowWithUseStaysTheSame) {
+  machine_.memory_bytes = machine_.memory_limit_bytes = 0;
+  for (const Node& node : machine_.nodes) machine_.memory_bytes += node.memory_bytes;
+  const std::string grown = Fingerprint(machine_);
+  for (const int sixteenths : {1, 8, 14, 15, 16}) {
+    Machine young = machine_;
+    for (Node& node : young.nodes) node.memory_bytes = node.memory_bytes / 16 * sixteenths;
+    for (const int free : {1, 8, 15, 16}) {
+      young.memory_limit_bytes = young.memory_bytes / 16 * free;
+      EXPECT_EQ(Fingerprint(young), grown) << sixteenths << "/16 on the nodes, " << free << " free";
+    }
+  }
+  machine_.memory_bytes *= 2;
+  EXPECT_NE(Fingerprint(machine_), grown) << "of twice the memory";
+}
+
 // Rates of another machine under this one's name.
 TEST_F(RatesStore, AForeignFingerprintIsNotTrusted) {
   WriteHost(HostFingerprint(machine_), "0123456789abcdef");
