@@ -30,7 +30,7 @@ void StepEstimate::Route(const LayerPlan& layer) {
   AddDevice(device, {d.Values(step_.rows, E) + d.Linear(types_.router, E, D, step_.rows),
                      E * D * BytesPerElement(types_.router), 2});
   const auto elsewhere = [&](Place place) { return place != layer.router; };
-  if (layer.shared.on_device() && std::ranges::none_of(layer.experts, elsewhere)) return;
+  if (!layer.SharedOnHost() && std::ranges::none_of(layer.experts, elsewhere)) return;
   const double bytes = step_.rows * D * kF32;
   AddHandOver(d.rates().hand_over_s + d.rates().launch_s);  // another adds the sum: Join
   AddTransfer(bytes / d.rates().pinned_read_bytes_per_s +
@@ -231,9 +231,8 @@ void StepEstimate::Moe(const LayerPlan& layer, const LayerShares& shares) {
     const double compute = DeviceExperts(0, there).seconds;
     AddTransfer(std::max(0.0, copy - compute));
   }
-  const bool has_shared = config_.n_shared_experts > 0;
-  const bool host_shared = has_shared && !layer.shared.on_device();
-  const int shared_device = has_shared && layer.shared.on_device() ? layer.shared.index : -1;
+  const bool host_shared = layer.SharedOnHost();
+  const int shared_device = layer.has_shared && layer.shared.on_device() ? layer.shared.index : -1;
   AddOverlapped(loads, host_shared, shared_device);
   Join(loads, host_shared || loads.host.experts > 0, shared_device);
 }

@@ -22,7 +22,10 @@ struct LayerPlan {
   Place dense;   // the MLP of a dense layer
   Place router;  // of a MoE layer
   Place shared;
+  bool has_shared = true;      // of a MoE layer; without, `shared` says nothing
   std::vector<Place> experts;  // [n_routed_experts], empty for a dense layer
+
+  bool SharedOnHost() const { return moe && has_shared && !shared.on_device(); }
 };
 
 // A line of the table that a plan prints: what, where, how many bytes.
@@ -140,8 +143,8 @@ struct Plan {
   StreamPlan stream;
   CachePlan cache;
   HandOverWay hand_over = HandOverWay::kAuto;
-  bool deferral = false;  // of the CPU's sums (placement/deferral.h)
-  StepAheadWish step_ahead = StepAheadWish::kAuto;  // StepsAhead (step_feed_shape.h) says if they do
+  bool deferral = false;                            // of the CPU's sums (placement/deferral.h)
+  StepAheadWish step_ahead = StepAheadWish::kAuto;  // whether they are: StepsAhead
 
   std::uint64_t DeviceBytes(int device) const;  // sum over items
   // host_bytes, and what lies on devices that live in the host's memory (PoCL).

@@ -25,7 +25,7 @@ Json LayerJson(const LayerPlan& layer) {
     return json;
   }
   json["router"] = ToString(layer.router);
-  json["shared_experts"] = ToString(layer.shared);
+  if (layer.has_shared) json["shared_experts"] = ToString(layer.shared);
   json["routed_experts"] = ExpertRanges(layer.experts);
   return json;
 }

@@ -143,7 +143,8 @@ LayerPlan ParseLayer(const Field& field) {
     return layer;
   }
   layer.router = ParsePlace(field["router"]);
-  layer.shared = ParsePlace(field["shared_experts"]);
+  layer.has_shared = field.json.contains("shared_experts");
+  if (layer.has_shared) layer.shared = ParsePlace(field["shared_experts"]);
   layer.experts = ParseExperts(field["routed_experts"]);
   return layer;
 }

@@ -172,8 +172,11 @@ ScratchUse UseOf(const Plan& plan, Place place) {
   use.feed = (use.first || !place.on_device()) && StepsAhead(plan);
   for (const LayerPlan& layer : plan.layers) {
     use.attention = use.attention || layer.attention == place;
-    use.mlp = use.mlp || (layer.moe ? layer.shared : layer.dense) == place;
-    if (!layer.moe) continue;
+    if (!layer.moe) {
+      use.mlp = use.mlp || layer.dense == place;
+      continue;
+    }
+    use.mlp = use.mlp || (layer.has_shared && layer.shared == place);
     use.router = use.router || layer.router == place;
     use.experts = use.experts || std::ranges::find(layer.experts, place) != layer.experts.end();
   }

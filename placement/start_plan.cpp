@@ -11,6 +11,7 @@ Plan HostPlan(const PlanInput& in, const Resources& resources, const Recipe& rec
   plan.layers.resize(in.task.units.layers.size());
   for (std::size_t i = 0; i < plan.layers.size(); ++i) {
     plan.layers[i].moe = in.task.config.IsMoeLayer(static_cast<std::int64_t>(i));
+    plan.layers[i].has_shared = in.task.config.n_shared_experts > 0;
     plan.layers[i].experts.resize(in.task.units.layers[i].experts.size());
   }
   plan.kv_type = in.kv_type;

@@ -59,7 +59,7 @@ void PrepareKernels(const Weights& weights, const Plan& plan, int index, DeviceS
 bool LeavesFirstDevice(const LayerPlan& layer) {
   const auto elsewhere = [](Place place) { return place != Place::Device(0); };
   return layer.moe && layer.router.on_device() &&
-         (elsewhere(layer.shared) || std::ranges::any_of(layer.experts, elsewhere));
+         (layer.SharedOnHost() || std::ranges::any_of(layer.experts, elsewhere));
 }
 
 }  // namespace

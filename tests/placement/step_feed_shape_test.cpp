@@ -106,6 +106,30 @@ TEST(StepFeedShape, TakesAllButExpertsOnOneDevice) {
   EXPECT_FALSE(without([](Plan& p) { p.devices.clear(); }));
 }
 
+// What a model does not have is nowhere, whatever its place is called.
+TEST(StepFeedShape, ModelsWithoutSharedOrWithoutAnyExpertsCount) {
+  Config routed = V2Lite(), dense = V2Lite();
+  routed.n_shared_experts = 0;
+  dense.n_routed_experts = dense.n_shared_experts = dense.num_experts_per_tok = 0;
+  dense.first_k_dense_replace = dense.num_hidden_layers;
+  for (const Config& config : {routed, dense}) {
+    const TensorList tensors = ExpectedTensors(config, DType::kBF16);
+    for (const Side shared : {Side::kAuto, Side::kDevice, Side::kHost}) {
+      Profile profile;
+      profile.step_ahead = StepAheadWish::kOn;
+      profile.shared_experts = shared;
+      profile.experts = Profile::Experts::kShare;
+      profile.experts_share = 1;
+      const Plan plan = MakePlan(config, tensors, test::GpuMachine(80), profile, Precision::kFast);
+      EXPECT_TRUE(StepsAhead(ParsePlan(ToJson(plan), "plan")));
+      EXPECT_TRUE(StepsAhead(plan))
+          << config.n_routed_experts << " experts, shared ones wanted: " << static_cast<int>(shared)
+          << "\n"
+          << ToText(plan);
+    }
+  }
+}
+
 TEST(StepFeedShape, AutoIsForGpus) {
   EXPECT_EQ(StepsAhead(PlanOn(80, StepAheadWish::kAuto)), kAutoStepAhead);
   EXPECT_FALSE(StepsAhead(PlanOn(80, StepAheadWish::kAuto, /*shares_cores=*/true)));

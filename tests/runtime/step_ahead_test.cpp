@@ -8,11 +8,13 @@
 #include <cstdlib>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <regex>
 #include <string>
 #include <thread>
 
 #include "memory/error.h"
 #include "runtime/engine_feed.h"
+#include "tests/support/checkpoint_copy.h"
 #include "tests/support/golden.h"
 #include "tests/support/temp_folder.h"
 
@@ -91,6 +93,33 @@ TEST_P(StepAhead, GivesTheSameTokensAndCounts) {
   EXPECT_EQ(with.metrics().expert_rows_device, without.metrics().expert_rows_device);
   EXPECT_EQ(with.metrics().rows, without.metrics().rows);
   EXPECT_EQ(with.FreeTokens(), without.FreeTokens());
+}
+
+// The demo without its shared experts, and its first layer alone, which is dense.
+TEST_P(StepAhead, ModelsWithoutSharedOrWithoutAnyExpertsHaveIt) {
+  const auto expect = [](const char* left_out, auto change) {
+    ModelCopy copy(DemoDir());
+    change(copy.config);
+    std::erase_if(copy.tensors,
+                  [&](const auto& t) { return std::regex_search(t.first, std::regex(left_out)); });
+    copy.Open();
+    const auto answer = [&](StepAheadWish wish) {
+      Profile profile = Placement(GetParam());
+      profile.step_ahead = wish;
+      Engine engine = MakeEngine(copy.folder.path().string(), profile, Precision::kExact);
+      const auto ids = Answer(engine, engine.NewSequence(), Prompt(30), 20);
+      EXPECT_EQ(engine.metrics().steps_ahead, wish == StepAheadWish::kOn ? 19 : 0) << left_out;
+      return ids;
+    };
+    EXPECT_EQ(answer(StepAheadWish::kOn), answer(StepAheadWish::kOff)) << left_out;
+  };
+  expect("shared_experts", [](auto& config) { config["n_shared_experts"] = 0; });
+  expect("layers\\.[1-9]", [](auto& config) {
+    config["num_hidden_layers"] = 1;
+    for (const char* experts : {"n_routed_experts", "n_shared_experts", "num_experts_per_tok"}) {
+      config[experts] = 0;
+    }
+  });
 }
 
 TEST_P(StepAhead, LogitsAreTheSameAfterGreedySteps) {
