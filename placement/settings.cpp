@@ -191,10 +191,19 @@ std::vector<std::string_view> NamesBelow(std::string_view section) {
   return names;
 }
 
-void Reset(const Setting& setting, Profile& profile) {
+void Copy(const Setting& setting, const Profile& from, Profile& to) {
   const std::string key(setting.path);
-  profile.origins.erase(key);
-  setting.read({setting.print(Profile{}), key}, profile);
+  to.origins.erase(key);
+  if (const auto origin = from.origins.find(key); origin != from.origins.end()) {
+    to.origins.insert(*origin);
+  }
+  setting.read({setting.print(from), key}, to);
+}
+
+void Reset(const Setting& setting, Profile& profile) { Copy(setting, Profile{}, profile); }
+
+bool IsDefault(const Setting& setting, const Profile& profile) {
+  return FlowText(setting.print(profile)) == FlowText(setting.print(Profile{}));
 }
 
 }  // namespace tandem

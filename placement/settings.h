@@ -42,8 +42,10 @@ std::string VariableOf(const Setting& setting);  // "TANDEM_WORKLOAD_CONTEXT"
 // The names of settings and sections directly below a section ("" for the top), as written there.
 std::vector<std::string_view> NamesBelow(std::string_view section);
 
-// Sets a setting back to its default.
+// Sets a setting to what another profile has, or back to its default.
+void Copy(const Setting& setting, const Profile& from, Profile& to);
 void Reset(const Setting& setting, Profile& profile);
+bool IsDefault(const Setting& setting, const Profile& profile);
 
 // The settings of a profile: "path  value" lines, with the origin of each if asked for; the same as
 // JSON {path: {value, origin}}; and a YAML text that reads back as the same profile.

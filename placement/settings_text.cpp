@@ -80,8 +80,7 @@ std::string ValueText(const YamlValue& value, const std::string& indent) {
 
 // Whether a YAML text of the profile must say this setting.
 bool Says(const Profile& profile, const Setting& setting) {
-  if (profile.origins.contains(std::string(setting.path))) return true;
-  return FlowText(setting.print(profile)) != FlowText(setting.print(Profile{}));
+  return profile.origins.contains(std::string(setting.path)) || !IsDefault(setting, profile);
 }
 
 Json& SchemaAt(Json& root, std::string_view path) {

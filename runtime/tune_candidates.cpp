@@ -6,10 +6,12 @@
 #include <functional>
 #include <numeric>
 #include <set>
+#include <string_view>
 
 #include "memory/error.h"
 #include "placement/profile_files.h"
 #include "placement/resources.h"
+#include "placement/settings.h"
 #include "runtime/pin_profile.h"
 
 namespace tandem {
@@ -49,19 +51,27 @@ int TotalThreads(const Plan& plan) {
   return threads;
 }
 
-// What a shipped profile says of placement, with what the user wants done.
-Profile WithWorkload(Profile shipped, const Profile& user) {
-  shipped.use = user.use;
-  shipped.context = user.context;
-  shipped.max_sequences = user.max_sequences;
-  shipped.prompt_tokens = user.prompt_tokens;
-  shipped.answer_tokens = user.answer_tokens;
-  shipped.least_context = user.least_context;
-  shipped.activation_type = user.activation_type;
-  shipped.f8_on_devices = user.f8_on_devices;
-  shipped.kv_type = user.kv_type;
-  shipped.statistics = user.statistics;
-  return shipped;
+// What a shipped profile may add: where things lie, and how much of them.
+bool PlacesThings(std::string_view path) {
+  constexpr std::string_view kPaths[] = {"device", "threads", "device_threads", "workload.chunk",
+                                         "rules"};
+  return path.starts_with("placement.") || path.starts_with("memory.") ||
+         std::ranges::find(kPaths, path) != std::end(kPaths);
+}
+
+// The user's profile with what a shipped one says of placement, where the user left it open: all
+// else, such as what changes results or how a device is driven, is no trial's to change.
+Profile WithPlacement(const Profile& user, const Profile& shipped) {
+  Profile both = user;
+  const auto is_budget = [](const Setting& s) { return s.path.starts_with("memory."); };
+  // A budget of one device goes before that of all: a user's would be overruled.
+  const bool has_budget = std::ranges::any_of(
+      Settings(), [&](const Setting& s) { return is_budget(s) && !IsDefault(s, user); });
+  for (const Setting& setting : Settings()) {
+    if (!PlacesThings(setting.path) || !IsDefault(setting, user)) continue;
+    if (!has_budget || !is_budget(setting)) Copy(setting, shipped, both);
+  }
+  return both;
 }
 
 // Whether the user left all of the placement to the planner.
@@ -165,11 +175,9 @@ std::vector<TuneCandidate> TuneCandidates::Shipped() const {
   if (!LeavesAll(profile_)) return list;
   for (const ShippedProfile& shipped : ShippedProfiles()) {
     try {
-      Profile profile = WithWorkload(ResolveProfile(std::string(shipped.name), {}), profile_);
-      if (profile_.device != "auto") {  // the user named it
-        if (profile.device == "none") continue;
-        profile.device = profile_.device;
-      }
+      const Profile theirs = ResolveProfile(std::string(shipped.name), {});
+      if (profile_.device != "auto" && theirs.device == "none") continue;  // the user named one
+      Profile profile = WithPlacement(profile_, theirs);
       if (DeviceThreads() > 0 && !profile.device_threads) {
         profile.device_threads = DeviceThreads();
       }

@@ -8,8 +8,10 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <map>
 
 #include "memory/error.h"
+#include "placement/settings.h"
 #include "runtime/abilities.h"
 #include "runtime/pin_profile.h"
 #include "tests/placement/invented.h"
@@ -198,6 +200,39 @@ TEST(Tune, DemandsAreNotVaried) {
       if (!layer.moe) continue;
       EXPECT_EQ(std::ranges::count_if(layer.experts, [](Place p) { return p.on_device(); }), 8)
           << candidate.change;
+    }
+  }
+}
+
+// What a shipped profile does not speak of stays the user's, and so does what he has said himself.
+TEST(Tune, ShippedProfilesKeepWhatTheUserSays) {
+  if (!HaveDevice()) GTEST_SKIP() << "no OpenCL device";
+  SessionOptions options = Tuning::OptionsOf("");
+  const std::map<std::string, std::string> said{{"hand_over", "events"},
+                                                {"deferral", "on"},
+                                                {"step_ahead", "on"},
+                                                {"device_threads", "1"},
+                                                {"memory.device", "192 MiB"},
+                                                {"activations.type", "f32"},
+                                                {"kv.type", "f32"},
+                                                {"workload.context", "777"},
+                                                {"placement.prefill_experts", "host"},
+                                                {"placement.stream_memory", "ring"},
+                                                {"placement.experts.policy", "order"},
+                                                {"placement.expert_cache", "1 MiB"}};
+  for (const auto& [path, text] : said) options.settings.push_back({path, text, "--" + path});
+  Tuning tuning(options, 1, "");
+  const TuneCandidates candidates(tuning.engine.model(), tuning.session.machine,
+                                  tuning.session.profile, tuning.options, tuning.engine.plan());
+  const auto shipped = candidates.Shipped();
+  EXPECT_FALSE(shipped.empty());
+  for (const TuneCandidate& candidate : shipped) {
+    for (const auto& [path, text] : said) {
+      if (path == "device_threads" && candidate.plan.devices.empty()) continue;
+      Profile profile = candidate.profile;
+      const std::string found = SettingsYaml(profile);
+      Copy(*FindSetting(path), tuning.session.profile, profile);
+      EXPECT_EQ(SettingsYaml(profile), found) << path << ", " << candidate.change;
     }
   }
 }
