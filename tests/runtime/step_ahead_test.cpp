@@ -8,7 +8,6 @@
 #include <cstdlib>
 #include <functional>
 #include <nlohmann/json.hpp>
-#include <regex>
 #include <string>
 #include <thread>
 
@@ -97,29 +96,38 @@ TEST_P(StepAhead, GivesTheSameTokensAndCounts) {
 
 // The demo without its shared experts, and its first layer alone, which is dense.
 TEST_P(StepAhead, ModelsWithoutSharedOrWithoutAnyExpertsHaveIt) {
-  const auto expect = [](const char* left_out, auto change) {
+  const auto expect = [](const char* what, auto leaves_out, auto change) {
     ModelCopy copy(DemoDir());
     change(copy.config);
-    std::erase_if(copy.tensors,
-                  [&](const auto& t) { return std::regex_search(t.first, std::regex(left_out)); });
+    std::erase_if(copy.tensors, [&](const auto& tensor) { return leaves_out(tensor.first); });
     copy.Open();
     const auto answer = [&](StepAheadWish wish) {
       Profile profile = Placement(GetParam());
       profile.step_ahead = wish;
       Engine engine = MakeEngine(copy.folder.path().string(), profile, Precision::kExact);
       const auto ids = Answer(engine, engine.NewSequence(), Prompt(30), 20);
-      EXPECT_EQ(engine.metrics().steps_ahead, wish == StepAheadWish::kOn ? 19 : 0) << left_out;
+      EXPECT_EQ(engine.metrics().steps_ahead, wish == StepAheadWish::kOn ? 19 : 0) << what;
       return ids;
     };
-    EXPECT_EQ(answer(StepAheadWish::kOn), answer(StepAheadWish::kOff)) << left_out;
+    EXPECT_EQ(answer(StepAheadWish::kOn), answer(StepAheadWish::kOff)) << what;
   };
-  expect("shared_experts", [](auto& config) { config["n_shared_experts"] = 0; });
-  expect("layers\\.[1-9]", [](auto& config) {
-    config["num_hidden_layers"] = 1;
-    for (const char* experts : {"n_routed_experts", "n_shared_experts", "num_experts_per_tok"}) {
-      config[experts] = 0;
-    }
-  });
+  expect(
+      "no shared experts",
+      [](const std::string& name) { return name.find("shared_experts") != std::string::npos; },
+      [](auto& config) { config["n_shared_experts"] = 0; });
+  expect(
+      "no experts",
+      [](const std::string& name) {
+        return name.find("layers.") != std::string::npos &&
+               name.find("layers.0.") == std::string::npos;
+      },
+      [](auto& config) {
+        config["num_hidden_layers"] = 1;
+        for (const char* experts :
+             {"n_routed_experts", "n_shared_experts", "num_experts_per_tok"}) {
+          config[experts] = 0;
+        }
+      });
 }
 
 TEST_P(StepAhead, LogitsAreTheSameAfterGreedySteps) {
